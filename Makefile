@@ -1,0 +1,110 @@
+# graft: one object tree per flavour under build/, so no `clean` is needed between them.
+#   make            build/release/graft          make asan     the tests under AddressSanitizer and UBSan
+#   make help       every target
+
+FLAVOUR ?= release
+CC      ?= cc
+BUILD   := build/$(FLAVOUR)
+LIBS    := libcjson yaml-0.1 libpcre2-8 libutf8proc libjpeg libwebp
+DEBIAN  := gcc make pkg-config binutils libc6-dev libcjson-dev libyaml-dev libpcre2-dev libutf8proc-dev \
+           libjpeg62-turbo-dev libwebp-dev libstb-dev libcmocka-dev
+
+WARN     := -Wall -Wextra -Wshadow -Wconversion -Wno-sign-conversion -Wstrict-prototypes -Wvla \
+            -Werror=incompatible-pointer-types -Werror=implicit-function-declaration
+CPPFLAGS += -I. -D_GNU_SOURCE -MMD -MP $(shell pkg-config --cflags $(LIBS) 2>/dev/null)
+CFLAGS   += -std=c11 -g $(WARN)
+LDLIBS   += $(shell pkg-config --libs $(LIBS) 2>/dev/null) -lpthread -lm
+
+ifeq ($(FLAVOUR),release)
+CFLAGS  += -O3
+else ifeq ($(FLAVOUR),asan)
+CFLAGS  += -O1 -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize-recover=undefined
+LDFLAGS += -fsanitize=address,undefined
+else ifeq ($(FLAVOUR),tsan)
+CFLAGS  += -O1 -fsanitize=thread
+LDFLAGS += -fsanitize=thread
+else
+$(error FLAVOUR is $(FLAVOUR), wanted release, asan or tsan)
+endif
+
+# The CPU kernels are compiled once per instruction set; each set becomes one object that shows only its op table.
+ifeq ($(shell uname -m),x86_64)
+ISAS := x86-64 x86-64-v3 x86-64-v4
+else
+ISAS := native
+endif
+ISA_SRC     := $(filter-out kernels/cpu/backend.c,$(wildcard kernels/cpu/*.c))
+ISA_FLAGS_x86-64    := -march=x86-64
+ISA_FLAGS_x86-64-v3 := -march=x86-64-v3
+ISA_FLAGS_x86-64-v4 := -march=x86-64-v4 -mprefer-vector-width=512
+ISA_FLAGS_native    :=
+isa_table    = cpu_ops_$(subst -,_,$(1))
+isa_objects  = $(patsubst %.c,$(BUILD)/isa-$(1)/%.o,$(ISA_SRC))
+
+LIB_SRC  := $(wildcard base/*.c quant/*.c kernels/*.c model/*.c data/*.c lora/*.c) kernels/cpu/backend.c
+LIB_OBJ  := $(LIB_SRC:%.c=$(BUILD)/%.o) $(ISAS:%=$(BUILD)/cpu-%.o)
+CLI_OBJ  := $(patsubst %.c,$(BUILD)/%.o,$(wildcard cli/*.c))
+TESTS    := $(patsubst tests/%.c,$(BUILD)/tests/%,$(wildcard tests/test_*.c))
+TEST_LIB := $(patsubst %.c,$(BUILD)/%.o,$(filter-out $(wildcard tests/test_*.c),$(wildcard tests/*.c)))
+BENCHES  := $(patsubst bench/%.c,$(BUILD)/bench/%,$(wildcard bench/*.c))
+
+.DEFAULT_GOAL := all
+.PHONY: all deps demo test asan tsan fuzz bench golden install clean help tests
+.SECONDARY:
+
+all: $(BUILD)/graft ## builds build/release/graft
+
+$(BUILD)/graft: $(CLI_OBJ) $(BUILD)/libgraft.a
+	$(CC) $(LDFLAGS) -o $@ $^ $(LDLIBS)
+
+$(BUILD)/libgraft.a: $(LIB_OBJ)
+	@rm -f $@
+	$(AR) rcs $@ $^
+
+$(BUILD)/%.o: %.c
+	@mkdir -p $(@D)
+	$(CC) $(CPPFLAGS) $(CFLAGS) -c $< -o $@
+
+define ISA_RULES
+$$(BUILD)/isa-$(1)/%.o: %.c
+	@mkdir -p $$(@D)
+	$$(CC) $$(CPPFLAGS) -DCPU_OPS=$$(call isa_table,$(1)) $$(CFLAGS) $$(ISA_FLAGS_$(1)) -ffp-contract=fast -fopenmp-simd -c $$< -o $$@
+
+$$(BUILD)/cpu-$(1).o: $$(call isa_objects,$(1))
+	$$(LD) -r -o $$@.all $$^
+	objcopy --keep-global-symbol=$$(call isa_table,$(1)) $$@.all $$@
+	@rm -f $$@.all
+endef
+$(foreach isa,$(ISAS),$(eval $(call ISA_RULES,$(isa))))
+
+$(BUILD)/tests/test_%: $(BUILD)/tests/test_%.o $(TEST_LIB) $(BUILD)/libgraft.a
+	$(CC) $(LDFLAGS) -o $@ $^ $(LDLIBS) -lcmocka
+
+$(BUILD)/bench/%: $(BUILD)/bench/%.o $(BUILD)/libgraft.a
+	$(CC) $(LDFLAGS) -o $@ $^ $(LDLIBS)
+
+deps: ## checks every dependency; names and installs the missing Debian packages
+	@sh tests/deps.sh "$(DEBIAN)"
+
+tests: $(BUILD)/graft $(TESTS)
+
+test: deps ## every test that this machine can run
+	@$(MAKE) --no-print-directory FLAVOUR=$(FLAVOUR) tests
+	@sh tests/run.sh $(BUILD)
+
+asan: ## the tests under AddressSanitizer and UndefinedBehaviorSanitizer
+	@$(MAKE) --no-print-directory FLAVOUR=asan test
+
+tsan: ## the tests under ThreadSanitizer
+	@$(MAKE) --no-print-directory FLAVOUR=tsan test
+
+bench: $(BUILD)/graft $(BENCHES) ## times what matters
+	@sh bench/run.sh $(BUILD)
+
+help: ## this list
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 18
+
+clean: ## removes build/
+	rm -rf build
+
+-include $(shell find build -name '*.d' 2>/dev/null)

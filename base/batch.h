@@ -1,0 +1,31 @@
+/* What data hands to a model: one micro-batch as plain arrays. data/ fills it and never sees a model; model/ reads it and
+ * never sees a tokenizer or a picture file. Rows (samples) lie end to end without padding; a row attends to itself only. */
+#ifndef BASE_BATCH_H
+#define BASE_BATCH_H
+
+#include <stdint.h>
+
+enum { IGNORED = -100 }; // a target that is not scored
+
+/* One picture, resized and normalised as the family wants it. */
+struct batch_image {
+    int64_t height, width;
+    float *pixels; // (3, height, width)
+};
+
+struct batch {
+    int64_t rows;       // samples
+    int64_t N;          // positions that the language model sees, all rows end to end
+    int64_t scored;     // targets that are not IGNORED
+    int64_t *offsets;   // (rows + 1), offsets[rows] == N
+    int32_t *ids;       // (N), -1 where a picture's feature stands
+    int32_t *positions; // (N), from 0 in each row
+    int32_t *targets;   // (N), the id that the position has to predict (already shifted), or IGNORED
+    int64_t *row_index; // (rows), which row of the data set each one is, for reports
+
+    int64_t images;
+    struct batch_image *image; // (images), in the order in which their features stand in ids; every picture takes the
+                               // same number of -1 positions (tokens per image of the family)
+};
+
+#endif

@@ -1,0 +1,41 @@
+/* Where tensors live and who computes on them. A model holds a struct backend and never knows the device.
+ *
+ * Memory comes in few, large pieces (backend_alloc) that arenas lay out; after set-up nothing allocates. Ops return
+ * nothing: a failure is remembered in `err`, later ops do nothing, backend_sync reports it. */
+#ifndef KERNELS_BACKEND_H
+#define KERNELS_BACKEND_H
+
+#include <stdbool.h>
+#include <stddef.h>
+
+#include "base/status.h"
+#include "base/tensor.h"
+#include "base/threads.h"
+
+struct ops;
+
+struct backend {
+    const struct ops *ops;   // kernels/ops_table.h
+    const char *name;        // "cpu", "cuda:0"
+    bool host_memory;        // the host may read and write tensors directly, so mapped weights are used in place
+    struct threads *threads; // for work on the host, whatever the device
+    struct err err;          // the first failure of an op
+};
+
+/* device: "auto", "cpu", "cuda", "cuda:N". threads 0: all that the machine has for us. NULL with the error set when the
+ * device is not to be had; says so in one sentence. */
+struct backend *backend_new(const char *device, int threads, struct err *e);
+void backend_free(struct backend *be);
+
+/* Zeroed memory of the device, aligned to ARENA_ALIGN; NULL with be->err set when there is not enough. */
+void *backend_alloc(struct backend *be, size_t bytes);
+void backend_release(struct backend *be, void *memory);
+
+void backend_upload(struct backend *be, const struct tensor *dst, const void *src);   // tensor_bytes(dst) bytes
+void backend_download(struct backend *be, void *dst, const struct tensor *src);       // waits until the bytes are there
+enum status backend_sync(struct backend *be, struct err *e);                          // the one place where op errors surface
+
+/* What computes, in words for a person: "CPU, AVX-512 and AMX, 2 threads". Lives as long as the backend. */
+const char *backend_describe(const struct backend *be);
+
+#endif
