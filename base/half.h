@@ -8,12 +8,18 @@ typedef uint16_t bf16;
 typedef uint16_t f16;
 
 static inline float float_of_bits(uint32_t bits) {
-    union { uint32_t u; float f; } v = {.u = bits};
+    union {
+        uint32_t u;
+        float f;
+    } v = {.u = bits};
     return v.f;
 }
 
 static inline uint32_t bits_of_float(float x) {
-    union { float f; uint32_t u; } v = {.f = x};
+    union {
+        float f;
+        uint32_t u;
+    } v = {.f = x};
     return v.u;
 }
 

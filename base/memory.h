@@ -5,10 +5,10 @@
 
 #include <stddef.h>
 
-void *mem_alloc(size_t bytes);              // zeroed; mem_alloc(0) is a valid pointer
-void *mem_resize(void *old, size_t bytes);  // as realloc; the new part is not zeroed
-char *mem_text(const char *s);              // a copy of s
-char *mem_text_n(const char *s, size_t n);  // a copy of the first n bytes, with a final zero
+void *mem_alloc(size_t bytes);             // zeroed; mem_alloc(0) is a valid pointer
+void *mem_resize(void *old, size_t bytes); // as realloc; the new part is not zeroed
+char *mem_text(const char *s);             // a copy of s
+char *mem_text_n(const char *s, size_t n); // a copy of the first n bytes, with a final zero
 char *mem_format(const char *format, ...) __attribute__((format(printf, 1, 2)));
 
 #endif

@@ -9,9 +9,9 @@
 /* Four words for block `index` of a stream. */
 void rng_block(uint64_t seed, uint64_t stream, uint64_t index, uint32_t out[4]);
 
-uint32_t rng_bits(uint64_t seed, uint64_t stream, uint64_t index);    // one word: number index of the stream
-double rng_uniform(uint64_t seed, uint64_t stream, uint64_t index);   // [0, 1)
-double rng_normal(uint64_t seed, uint64_t stream, uint64_t index);    // mean 0, deviation 1
+uint32_t rng_bits(uint64_t seed, uint64_t stream, uint64_t index);  // one word: number index of the stream
+double rng_uniform(uint64_t seed, uint64_t stream, uint64_t index); // [0, 1)
+double rng_normal(uint64_t seed, uint64_t stream, uint64_t index);  // mean 0, deviation 1
 
 /* A random order of 0..n-1 (Fisher-Yates). */
 void rng_shuffle(uint64_t seed, uint64_t stream, int64_t *order, int64_t n);

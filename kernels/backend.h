@@ -31,9 +31,9 @@ void backend_free(struct backend *be);
 void *backend_alloc(struct backend *be, size_t bytes);
 void backend_release(struct backend *be, void *memory);
 
-void backend_upload(struct backend *be, const struct tensor *dst, const void *src);   // tensor_bytes(dst) bytes
-void backend_download(struct backend *be, void *dst, const struct tensor *src);       // waits until the bytes are there
-enum status backend_sync(struct backend *be, struct err *e);                          // the one place where op errors surface
+void backend_upload(struct backend *be, const struct tensor *dst, const void *src); // tensor_bytes(dst) bytes
+void backend_download(struct backend *be, void *dst, const struct tensor *src);     // waits until the bytes are there
+enum status backend_sync(struct backend *be, struct err *e); // the one place where op errors surface
 
 /* What computes, in words for a person: "CPU, AVX-512 and AMX, 2 threads". Lives as long as the backend. */
 const char *backend_describe(const struct backend *be);

@@ -38,8 +38,7 @@ void op_scatter_rows(struct backend *be, const struct tensor *y, const struct te
 void op_add_rows(struct backend *be, const struct tensor *y, const struct tensor *table, const struct tensor *index);
 
 /* y (N,C) act: y[i] = table[ids[i]]; zeros where the id is -1. table (V,C) F32, BF16 or F16, ids (N) I32. */
-void op_embed_forward(struct backend *be, const struct tensor *y, const struct tensor *table,
-                      const struct tensor *ids);
+void op_embed_forward(struct backend *be, const struct tensor *y, const struct tensor *table, const struct tensor *ids);
 
 /* gtable (V,C) F32: gtable[ids[i]] += dy[i], in the order of i; -1 is skipped. */
 void op_embed_backward(struct backend *be, const struct tensor *gtable, const struct tensor *dy,
@@ -47,8 +46,8 @@ void op_embed_backward(struct backend *be, const struct tensor *gtable, const st
 
 /* y (n*P, 3*p*p) act: one row per p x p patch of pixels (n,3,H*W) F32, patches row-major, values in the order (channel,
  * row, column), which is that of a convolution's weight. H, W given; what a patch does not fill is left out. */
-void op_patchify(struct backend *be, const struct tensor *y, const struct tensor *pixels, int64_t height,
-                 int64_t width, int64_t patch);
+void op_patchify(struct backend *be, const struct tensor *y, const struct tensor *pixels, int64_t height, int64_t width,
+                 int64_t patch);
 
 /* x (N,C) act: x[n] += amplitude[n] * U(-1,1), amplitude (N) F32, drawn from (seed, stream, element). NEFTune. */
 void op_noise_add(struct backend *be, const struct tensor *x, const struct tensor *amplitude, uint64_t seed,
@@ -165,8 +164,8 @@ void op_scale_cols(struct backend *be, const struct tensor *y, const struct tens
 void op_divide(struct backend *be, const struct tensor *y, const struct tensor *a, const struct tensor *b);
 
 /* gm (O) F32 += (sum over n of dy * t) / norms; dy, t (N,O) act. The gradient of the magnitude. */
-void op_magnitude_backward(struct backend *be, const struct tensor *gm, const struct tensor *dy,
-                           const struct tensor *t, const struct tensor *norms);
+void op_magnitude_backward(struct backend *be, const struct tensor *gm, const struct tensor *dy, const struct tensor *t,
+                           const struct tensor *norms);
 
 /* --- loss, optimizer --------------------------------------------------------------------------------------------- */
 
