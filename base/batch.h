@@ -5,6 +5,12 @@
 
 #include <stdint.h>
 
+/* The kinds of model that graft knows, by what they take in. */
+enum family {
+    FAMILY_TEXT,   // Llama, Mistral, Qwen2: tokens
+    FAMILY_MLLAVA, // tokens and pictures of one size through SigLIP and a projector
+};
+
 enum { IGNORED = -100 }; // a target that is not scored
 
 /* One picture, resized and normalised as the family wants it. */

@@ -4,9 +4,7 @@
 
 #include <stdint.h>
 
-#include "data/processor.h"
-
-enum family { FAMILY_TEXT, FAMILY_MLLAVA };
+#include "base/batch.h"
 
 struct data_family {
     enum family family;

@@ -1,0 +1,283 @@
+#include "model/config.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/file.h"
+#include "base/json.h"
+#include "base/memory.h"
+#include "base/text.h"
+
+/* What a class of transformers assumes when config.json says nothing. */
+struct defaults {
+    const char *model_type;
+    int64_t vocab, dim, ffn, layers, heads, kv_heads, max_positions, window;
+    double eps;
+    bool qkv_bias;
+};
+
+static const struct defaults text_defaults[] = {
+    {"llama", 32000, 4096, 11008, 32, 32, 0, 2048, 0, 1e-6, false},
+    {"mistral", 32000, 4096, 14336, 32, 32, 8, 131072, 4096, 1e-6, false},
+    {"qwen2", 151936, 4096, 22016, 32, 32, 32, 32768, 4096, 1e-6, true},
+};
+
+static const struct defaults *find_defaults(const char *model_type) {
+    for (size_t i = 0; i < sizeof text_defaults / sizeof *text_defaults; i++)
+        if (strcmp(text_defaults[i].model_type, model_type) == 0) return &text_defaults[i];
+    return NULL;
+}
+
+/* One object of config.json with the place to name in an error; the first failure is kept in e. */
+struct section {
+    const cJSON *o;
+    const char *where;
+    struct err *e;
+};
+
+static int64_t whole(const struct section *s, const char *key, int64_t fallback) {
+    int64_t v;
+    json_int(s->o, s->where, key, fallback, &v, s->e);
+    return v;
+}
+
+static int64_t count(const struct section *s, const char *key, int64_t fallback) {
+    int64_t v = whole(s, key, fallback);
+    if (v < 1 || v > (1 << 28))
+        err_set(s->e, ST_FAIL, "%s: %s is %lld, wanted 1 or more", s->where, key, (long long)v);
+    return v;
+}
+
+static double number(const struct section *s, const char *key, double fallback) {
+    double v;
+    json_num(s->o, s->where, key, fallback, &v, s->e);
+    return v;
+}
+
+static bool flag(const struct section *s, const char *key, bool fallback) {
+    bool v;
+    json_bool(s->o, s->where, key, fallback, &v, s->e);
+    return v;
+}
+
+static const char *word(const struct section *s, const char *key, const char *fallback) {
+    const char *v;
+    json_str(s->o, s->where, key, fallback, &v, s->e);
+    return v;
+}
+
+static enum activation read_act(const struct section *s, const char *key, const char *fallback) {
+    static const struct {
+        const char *name;
+        enum activation act;
+    } known[] = {
+        {"silu", ACT_SILU},           {"swish", ACT_SILU},
+        {"gelu", ACT_GELU},           {"gelu_pytorch_tanh", ACT_GELU_TANH},
+        {"gelu_new", ACT_GELU_TANH},  {"quick_gelu", ACT_QUICK_GELU},
+        {"relu2", ACT_RELU2},
+    };
+    const char *name = word(s, key, fallback);
+    for (size_t i = 0; name && i < sizeof known / sizeof *known; i++)
+        if (strcmp(known[i].name, name) == 0) return known[i].act;
+    err_set(s->e, ST_FAIL, "%s: %s is \"%s\", which graft does not compute", s->where, key, name ? name : "");
+    return ACT_SILU;
+}
+
+static void read_rope(struct rope_config *r, const struct section *text) {
+    const cJSON *five = json_get(text->o, "rope_parameters"), *four = json_get(text->o, "rope_scaling");
+    struct section s = {five ? five : four, text->where, text->e};
+    r->theta = number(text, "rope_theta", 10000.0);
+    if (five) r->theta = number(&s, "rope_theta", r->theta);
+    if (!s.o) return;
+    const char *kind = word(&s, "rope_type", NULL);
+    if (!kind) kind = word(&s, "type", "default");
+    r->factor = number(&s, "factor", 1.0);
+    if (strcmp(kind, "default") == 0) {
+        r->kind = ROPE_PLAIN;
+    } else if (strcmp(kind, "linear") == 0) {
+        r->kind = ROPE_LINEAR;
+    } else if (strcmp(kind, "llama3") == 0) {
+        r->kind = ROPE_LLAMA3;
+        r->low_freq_factor = number(&s, "low_freq_factor", 1.0);
+        r->high_freq_factor = number(&s, "high_freq_factor", 4.0);
+        r->original_positions = count(&s, "original_max_position_embeddings", 8192);
+    } else {
+        err_set(s.e, ST_FAIL, "%s: rope type \"%s\" is not supported (default, linear and llama3 are)", s.where, kind);
+    }
+    if (!(r->factor > 0) || !(r->theta > 0)) err_set(s.e, ST_FAIL, "%s: rope factor and theta must be positive", s.where);
+}
+
+/* 5.x lists the kind of every layer; graft takes a list that is full first and sliding after, as qwen2 means it. */
+static void read_layer_types(struct text_config *t, const struct section *s) {
+    const cJSON *types = json_get(s->o, "layer_types");
+    if (!types) return;
+    int64_t at = 0, first = t->layers;
+    for (const cJSON *v = types->child; v; v = v->next, at++) {
+        bool sliding = cJSON_IsString(v) && strcmp(v->valuestring, "sliding_attention") == 0;
+        bool full = cJSON_IsString(v) && strcmp(v->valuestring, "full_attention") == 0;
+        if (sliding && first == t->layers) first = at;
+        if ((!sliding && !full) || (full && first < t->layers))
+            err_set(s->e, ST_FAIL, "%s: layer_types[%lld] is not supported here", s->where, (long long)at);
+    }
+    if (at != t->layers)
+        err_set(s->e, ST_FAIL, "%s: layer_types names %lld layers, num_hidden_layers is %lld", s->where, (long long)at,
+                (long long)t->layers);
+    t->first_window_layer = first;
+}
+
+static void read_text(struct text_config *t, const struct section *s, const struct defaults *d, bool tied_default) {
+    bool qwen = strcmp(d->model_type, "qwen2") == 0;
+    t->vocab = count(s, "vocab_size", d->vocab);
+    t->dim = count(s, "hidden_size", d->dim);
+    t->ffn = count(s, "intermediate_size", d->ffn);
+    t->layers = count(s, "num_hidden_layers", d->layers);
+    t->heads = count(s, "num_attention_heads", d->heads);
+    t->kv_heads = count(s, "num_key_value_heads", d->kv_heads ? d->kv_heads : t->heads);
+    t->max_positions = count(s, "max_position_embeddings", d->max_positions);
+    t->eps = (float)number(s, "rms_norm_eps", d->eps);
+    t->act = read_act(s, "hidden_act", "silu");
+    t->tied = flag(s, "tie_word_embeddings", tied_default);
+    bool attention_bias = flag(s, "attention_bias", d->qkv_bias);
+    t->qkv_bias = qwen || attention_bias;
+    t->o_bias = !qwen && attention_bias;
+    t->mlp_bias = flag(s, "mlp_bias", false);
+    if (s->e->code != ST_OK) return;
+
+    if (!json_get(s->o, "head_dim") && t->dim % t->heads != 0)
+        err_set(s->e, ST_FAIL, "%s: hidden_size %lld is no multiple of num_attention_heads %lld", s->where,
+                (long long)t->dim, (long long)t->heads);
+    t->head_dim = count(s, "head_dim", t->dim / t->heads);
+    if (t->heads % t->kv_heads != 0 || t->head_dim % 2 != 0 || t->head_dim > 256)
+        err_set(s->e, ST_FAIL, "%s: %lld heads, %lld key-value heads of size %lld do not fit together", s->where,
+                (long long)t->heads, (long long)t->kv_heads, (long long)t->head_dim);
+
+    const cJSON *said = cJSON_GetObjectItemCaseSensitive(s->o, "sliding_window");
+    bool none = said && cJSON_IsNull(said);
+    t->window = none || strcmp(d->model_type, "llama") == 0 ? 0 : whole(s, "sliding_window", d->window);
+    if (qwen && !flag(s, "use_sliding_window", false)) t->window = 0;
+    if (qwen) t->first_window_layer = whole(s, "max_window_layers", 28);
+    read_rope(&t->rope, s);
+    if (t->window) read_layer_types(t, s);
+}
+
+static const char *wanted_types = "llama, mistral, qwen2 and llava (mllava)";
+
+static void read_vision(struct model_config *c, const struct section *s) {
+    struct section v = {json_get(s->o, "vision_config"), s->where, s->e};
+    const char *type = word(&v, "model_type", "clip_vision_model");
+    if (strcmp(type, "siglip_vision_model") != 0) {
+        err_set(s->e, ST_FAIL, "%s: vision tower \"%s\" is not supported; siglip_vision_model is", s->where, type);
+        return;
+    }
+    struct vision_config *o = &c->vision;
+    o->dim = count(&v, "hidden_size", 768);
+    o->ffn = count(&v, "intermediate_size", 3072);
+    o->layers = count(&v, "num_hidden_layers", 12);
+    o->heads = count(&v, "num_attention_heads", 12);
+    o->image_size = count(&v, "image_size", 224);
+    o->patch = count(&v, "patch_size", 16);
+    o->eps = (float)number(&v, "layer_norm_eps", 1e-6);
+    o->act = read_act(&v, "hidden_act", "gelu_pytorch_tanh");
+    if (s->e->code != ST_OK) return;
+    if (o->dim % o->heads || o->dim / o->heads > 256 || o->image_size < o->patch)
+        err_set(s->e, ST_FAIL, "%s: vision_config: hidden_size, heads, image_size and patch_size do not fit together",
+                s->where);
+
+    int64_t layer = whole(s, "vision_feature_layer", -2);
+    o->used_layers = layer < 0 ? o->layers + 1 + layer : layer;
+    if (o->used_layers < 1 || o->used_layers > o->layers)
+        err_set(s->e, ST_FAIL, "%s: vision_feature_layer %lld is outside the tower's %lld layers", s->where,
+                (long long)layer, (long long)o->layers);
+    const char *strategy = word(s, "vision_feature_select_strategy", "default");
+    o->drop_first = strcmp(strategy, "default") == 0;
+    if (!o->drop_first && strcmp(strategy, "full") != 0)
+        err_set(s->e, ST_FAIL, "%s: vision_feature_select_strategy \"%s\" is unknown", s->where, strategy);
+}
+
+int64_t vision_tokens(const struct vision_config *v) {
+    int64_t side = v->image_size / v->patch;
+    return side * side - (v->drop_first ? 1 : 0);
+}
+
+/* Mantis' rule: a language model whose name contains "llama-3" talks the llama_3 template, others mllava_v1. */
+static const char *mllava_template(const struct section *text) {
+    const char *name = word(text, "_name_or_path", "");
+    return strcasestr(name, "llama-3") ? "llama_3" : "mllava_v1";
+}
+
+static void read_mllava(struct model_config *c, const struct section *s) {
+    struct section text = {json_get(s->o, "text_config"), s->where, s->e};
+    const char *type = word(&text, "model_type", "llama");
+    const struct defaults *d = find_defaults(type);
+    if (!json_get(s->o, "text_config") || !json_get(s->o, "vision_config") || !d) {
+        err_set(s->e, ST_FAIL, "%s: a llava model wants text_config (%s) and vision_config", s->where,
+                "llama, mistral or qwen2");
+        return;
+    }
+    c->family = FAMILY_MLLAVA;
+    read_text(&c->text, &text, d, false);
+    read_vision(c, s);
+    c->projector_act = read_act(s, "projector_hidden_act", "gelu");
+    c->image_token = (int32_t)whole(s, json_get(s->o, "image_token_index") ? "image_token_index" : "image_token_id", 32000);
+    c->default_template = mllava_template(&text);
+    if (c->image_token < 0 || c->image_token >= c->text.vocab)
+        err_set(s->e, ST_FAIL, "%s: image_token_index %d is outside the vocabulary of %lld", s->where, c->image_token,
+                (long long)c->text.vocab);
+}
+
+static void add_eos(struct model_config *c, const cJSON *v) {
+    int room = (int)(sizeof c->eos / sizeof *c->eos);
+    if (cJSON_IsArray(v))
+        for (const cJSON *item = v->child; item; item = item->next) add_eos(c, item);
+    else if (json_is_integer(v) && v->valuedouble >= 0 && v->valuedouble < 1 << 28 && c->eos_count < room)
+        c->eos[c->eos_count++] = (int32_t)v->valuedouble;
+}
+
+/* generation_config.json says where answers end, when it is there; else config.json. */
+static void read_eos(struct model_config *c, const char *dir) {
+    char *path = path_join(dir, "generation_config.json");
+    struct err quiet = {0};
+    cJSON *generation = file_exists(path) ? json_read(path, &quiet) : NULL;
+    const cJSON *text = json_get(c->json, "text_config");
+    add_eos(c, json_get(generation, "eos_token_id"));
+    if (c->eos_count == 0) add_eos(c, json_get(c->json, "eos_token_id"));
+    if (c->eos_count == 0) add_eos(c, json_get(text, "eos_token_id"));
+    cJSON_Delete(generation);
+    free(path);
+}
+
+static enum dtype read_dtype(const struct section *s) {
+    const char *name = word(s, json_get(s->o, "dtype") ? "dtype" : "torch_dtype", "float32");
+    if (strcmp(name, "bfloat16") == 0) return BF16;
+    return strcmp(name, "float16") == 0 ? F16 : F32;
+}
+
+enum status model_config_read(struct model_config *c, const char *dir, struct err *e) {
+    *c = (struct model_config){0};
+    if (!dir_exists(dir))
+        return err_set(e, ST_FAIL, "%s: no such model folder; wanted a Hugging Face folder with config.json", dir);
+    c->path = path_join(dir, "config.json");
+    c->json = json_read(c->path, e);
+    if (!c->json) return e->code;
+    struct section s = {c->json, c->path, e};
+    c->model_type = word(&s, "model_type", "");
+    c->dtype = read_dtype(&s);
+    c->quantization_config = json_get(c->json, "quantization_config");
+    const struct defaults *d = find_defaults(c->model_type ? c->model_type : "");
+    if (e->code != ST_OK) return e->code;
+    if (d)
+        read_text(&c->text, &s, d, false);
+    else if (strcmp(c->model_type, "llava") == 0)
+        read_mllava(c, &s);
+    else
+        err_set(e, ST_FAIL, "%s: model_type \"%s\" is not supported; graft knows %s", c->path, c->model_type, wanted_types);
+    read_eos(c, dir);
+    return e->code;
+}
+
+void model_config_free(struct model_config *c) {
+    cJSON_Delete(c->json);
+    free(c->path);
+    *c = (struct model_config){0};
+}

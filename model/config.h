@@ -1,0 +1,66 @@
+/* config.json of a Hugging Face model folder, as published: key layouts of transformers 4.x (rope_theta, rope_scaling,
+ * torch_dtype) and 5.x (rope_parameters, dtype). Strict: what would change the mathematics and is not supported is an
+ * error that names it; a missing key has the default of its transformers class. */
+#ifndef MODEL_CONFIG_H
+#define MODEL_CONFIG_H
+
+#include <cjson/cJSON.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "base/batch.h"
+#include "base/status.h"
+#include "base/tensor.h"
+#include "kernels/ops.h"
+
+enum rope_kind { ROPE_PLAIN, ROPE_LINEAR, ROPE_LLAMA3 };
+
+struct rope_config {
+    enum rope_kind kind;
+    double theta, factor, low_freq_factor, high_freq_factor;
+    int64_t original_positions; // llama3: context length before scaling
+};
+
+struct text_config {
+    int64_t vocab, dim, ffn, layers, heads, kv_heads, head_dim;
+    int64_t max_positions;
+    int64_t window;            // sliding window; 0: none
+    int64_t first_window_layer; // layers below it see everything (qwen2's max_window_layers)
+    float eps;
+    struct rope_config rope;
+    bool qkv_bias, o_bias, mlp_bias;
+    bool tied; // lm_head is the embedding
+    enum activation act;
+};
+
+struct vision_config {
+    int64_t dim, ffn, layers, heads, image_size, patch;
+    float eps;
+    enum activation act;
+    int64_t used_layers; // blocks that run: the feature is the output of the last of them, without post-norm
+    bool drop_first;     // feature_select_strategy "default": index 0 is left out
+};
+
+struct model_config {
+    enum family family;
+    const char *model_type; // "llama", "mistral", "qwen2", "llava"
+    struct text_config text;
+    struct vision_config vision;      // mllava
+    enum activation projector_act;    // mllava
+    int32_t image_token;              // mllava
+    const char *default_template;     // Mantis' template for this model; NULL: the tokenizer's own
+    int32_t eos[8];                   // end of generation, from generation_config.json and config.json
+    int eos_count;
+    enum dtype dtype;                 // of the published weights
+    const cJSON *quantization_config; // NULL: not quantised
+    cJSON *json;                      // owns all strings above
+    char *path;                       // of config.json
+};
+
+enum status model_config_read(struct model_config *c, const char *dir, struct err *e);
+void model_config_free(struct model_config *c);
+
+/* Positions that one picture takes in the language model. */
+int64_t vision_tokens(const struct vision_config *v);
+
+#endif
