@@ -1,0 +1,138 @@
+#include "model/linear.h"
+
+#include "base/hash.h"
+#include "kernels/ops.h"
+
+void linear_acts_layout(struct linear_acts *a, struct arena *m, const struct linear *l, int64_t N, enum dtype act) {
+    *a = (struct linear_acts){0};
+    if (!l->lora) return;
+    a->u = arena_tensor2(m, act, N, l->lora->rank);
+    if (l->lora->dora) a->t = arena_tensor2(m, act, N, l->W.dim[0]);
+}
+
+static bool drops(const struct pass *p, const struct lora *r) { return p->train && r->dropout > 0; }
+
+static uint64_t mask_stream(const struct pass *p, const struct lora *r) {
+    return hash_bytes(r->stream, &p->draw, sizeof p->draw);
+}
+
+/* The adapter's input: x itself, or a dropped-out copy of it in scratch. */
+static struct tensor adapter_input(const struct pass *p, const struct tensor *x, const struct lora *r) {
+    if (!drops(p, r)) return *x;
+    struct tensor xd = arena_tensor2(p->scratch, x->type, x->dim[0], x->dim[1]);
+    op_dropout(p->be, &xd, x, r->dropout, p->seed, mask_stream(p, r));
+    return xd;
+}
+
+/* y = W x + b with the magnitude's share; t = W xd + s B A xd. */
+static void dora_forward(const struct pass *p, struct linear_acts *a, const struct tensor *y, const struct tensor *x,
+                         const struct tensor *xd, const struct linear *l) {
+    const struct lora *r = l->lora;
+    const struct tensor *bias = l->b.data ? &l->b : NULL;
+    op_linear_forward(p->be, &a->t, xd, &l->W, NULL);
+    if (!drops(p, r)) {
+        op_matmul(p->be, &a->t, &a->u, false, &r->B, true, r->scale, 1);
+        op_scale_cols(p->be, y, &a->t, &r->g, bias);
+        return;
+    }
+    struct tensor low = arena_tensor2(p->scratch, y->type, y->dim[0], y->dim[1]);
+    op_linear_forward(p->be, y, x, &l->W, bias);
+    op_scale_cols_add(p->be, y, &a->t, &r->g_less_1);
+    op_matmul(p->be, &low, &a->u, false, &r->B, true, r->scale, 0);
+    op_scale_cols_add(p->be, y, &low, &r->g);
+    op_add(p->be, &a->t, &a->t, &low);
+}
+
+void linear_forward(const struct pass *p, struct linear_acts *a, const struct tensor *y, const struct tensor *x,
+                    const struct linear *l) {
+    const struct lora *r = l->lora;
+    if (!r || !r->dora) op_linear_forward(p->be, y, x, &l->W, l->b.data ? &l->b : NULL); // 1  y  = W x + b
+    if (!r) return;
+    size_t mark = p->scratch->used;
+    struct tensor xd = adapter_input(p, x, r);
+    op_matmul(p->be, &a->u, &xd, false, &r->A, true, 1, 0); // 2  u  = A xd
+    if (r->dora)
+        dora_forward(p, a, y, x, &xd, l);
+    else
+        op_matmul(p->be, y, &a->u, false, &r->B, true, r->scale, 1); // 3  y += s B u
+    if (r->b.data) op_add_bias(p->be, y, &r->b, r->scale);           // 4  y += s b
+    p->scratch->used = mark;
+}
+
+/* Gradients of A and B from dt, the gradient of W xd + s B A xd; adds the adapter's share to dxd unless it is NULL. */
+static void adapter_backward(const struct pass *p, const struct tensor *dxd, const struct tensor *dt,
+                             const struct tensor *xd, const struct linear_acts *a, const struct lora *r) {
+    struct tensor du = arena_tensor2(p->scratch, a->u.type, a->u.dim[0], a->u.dim[1]);
+    if (r->gB.data) op_matmul(p->be, &r->gB, dt, true, &a->u, false, r->scale, 1); // 3'  gB += s dt^T u
+    op_matmul(p->be, &du, dt, false, &r->B, false, r->scale, 0);                   // 3'  du  = s dt B
+    if (r->gA.data) op_matmul(p->be, &r->gA, &du, true, xd, false, 1, 1);          // 2'  gA += du^T xd
+    if (dxd) op_matmul(p->be, dxd, &du, false, &r->A, false, 1, 1);                // 2'  dxd += du A
+}
+
+/* dx = beta * dx + dt W + adapter, with the dropout mask around the adapter's share. */
+static void lora_backward(const struct pass *p, const struct tensor *dx, float beta, const struct tensor *dt,
+                          const struct tensor *xd, const struct linear_acts *a, const struct linear *l) {
+    const struct lora *r = l->lora;
+    if (dx) op_linear_backward(p->be, dx, dt, &l->W, beta); // 1'  first, because it may write
+    if (!dx || !drops(p, r)) {
+        adapter_backward(p, dx, dt, xd, a, r);
+        return;
+    }
+    struct tensor dxd = arena_tensor2(p->scratch, dx->type, dx->dim[0], dx->dim[1]);
+    op_zero(p->be, &dxd);
+    adapter_backward(p, &dxd, dt, xd, a, r);
+    op_dropout_add(p->be, dx, &dxd, r->dropout, p->seed, mask_stream(p, r));
+}
+
+/* The magnitude scales the gradient of t; under dropout W x and W xd are two products. */
+static void dora_backward(const struct pass *p, const struct tensor *dx, float beta, const struct tensor *dy,
+                          const struct tensor *xd, const struct linear_acts *a, const struct linear *l) {
+    const struct lora *r = l->lora;
+    struct tensor dt = arena_tensor2(p->scratch, dy->type, dy->dim[0], dy->dim[1]);
+    if (r->gm.data) op_magnitude_backward(p->be, &r->gm, dy, &a->t, &r->norms);
+    op_scale_cols(p->be, &dt, dy, &r->g, NULL);
+    if (!drops(p, r)) {
+        lora_backward(p, dx, beta, &dt, xd, a, l);
+        return;
+    }
+    if (!dx) {
+        adapter_backward(p, NULL, &dt, xd, a, r);
+        return;
+    }
+    struct tensor dz = arena_tensor2(p->scratch, dy->type, dy->dim[0], dy->dim[1]);
+    struct tensor dxd = arena_tensor2(p->scratch, dx->type, dx->dim[0], dx->dim[1]);
+    op_linear_backward(p->be, dx, dy, &l->W, beta);
+    op_scale_cols(p->be, &dz, dy, &r->g_less_1, NULL);
+    op_linear_backward(p->be, &dxd, &dz, &l->W, 0);
+    adapter_backward(p, &dxd, &dt, xd, a, r);
+    op_dropout_add(p->be, dx, &dxd, r->dropout, p->seed, mask_stream(p, r));
+}
+
+void linear_backward(const struct pass *p, const struct tensor *dx, float beta, const struct tensor *dy,
+                     const struct tensor *x, const struct linear_acts *a, const struct linear *l) {
+    const struct lora *r = l->lora;
+    size_t mark = p->scratch->used;
+    if (l->gW.data) op_matmul(p->be, &l->gW, dy, true, x, false, 1, 1);
+    if (l->gb.data) op_bias_backward(p->be, &l->gb, dy, 1);
+    if (r && r->gb.data) op_bias_backward(p->be, &r->gb, dy, r->scale);
+    if (!r) {
+        if (dx) op_linear_backward(p->be, dx, dy, &l->W, beta);
+    } else {
+        struct tensor xd = adapter_input(p, x, r);
+        if (r->dora)
+            dora_backward(p, dx, beta, dy, &xd, a, l);
+        else
+            lora_backward(p, dx, beta, dy, &xd, a, l);
+    }
+    p->scratch->used = mark;
+}
+
+void linear_refresh(struct backend *be, const struct linear *l) {
+    const struct lora *r = l->lora;
+    if (!r || !r->dora) return;
+    op_row_norms(be, &r->norms, &l->W, &r->A, &r->B, r->scale);
+    op_divide(be, &r->g, &r->m, &r->norms);
+    op_add_scalar(be, &r->g_less_1, &r->g, -1);
+}
+
+bool linear_is_trained(const struct linear *l) { return l->lora || l->gW.data || l->gb.data; }
