@@ -34,4 +34,9 @@ struct batch {
                                // same number of -1 positions (tokens per image of the family)
 };
 
+/* The largest of each over the batches of a run; `longest` is the longest single row. */
+struct batch_limits {
+    int64_t N, rows, images, scored, longest;
+};
+
 #endif

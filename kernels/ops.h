@@ -55,11 +55,12 @@ void op_noise_add(struct backend *be, const struct tensor *x, const struct tenso
 
 /* --- matrix products --------------------------------------------------------------------------------------------- */
 
-/* y (N,O) act = x (N,I) W^T + b. W (O,I): F32, BF16, F16, NF4 or FP4, never expanded whole; b (O) F32 or NULL. */
+/* y (N,O) = x (N,I) W^T + b. W (O,I): F32, BF16, F16, NF4 or FP4, never expanded whole; b (O) F32 or NULL. x act; y act,
+ * or F32 where more than BF16 is wanted of a BF16 input (logits). */
 void op_linear_forward(struct backend *be, const struct tensor *y, const struct tensor *x, const struct tensor *W,
                        const struct tensor *b);
 
-/* dx (N,I) act = dy (N,O) W + beta * dx; beta is 0 or 1, and with 0 dx is not read. */
+/* dx (N,I) act = dy (N,O) W + beta * dx; beta is 0 or 1, and with 0 dx is not read. dy act, or F32 with a BF16 dx. */
 void op_linear_backward(struct backend *be, const struct tensor *dx, const struct tensor *dy, const struct tensor *W,
                         float beta);
 
@@ -69,8 +70,11 @@ void op_linear_backward(struct backend *be, const struct tensor *dx, const struc
 void op_matmul(struct backend *be, const struct tensor *C, const struct tensor *A, bool ta, const struct tensor *B,
                bool tb, float alpha, float beta);
 
-/* gb (O) F32 += sum over n of dy (N,O). */
-void op_bias_backward(struct backend *be, const struct tensor *gb, const struct tensor *dy);
+/* y (N,O) act += scale * b, in every row; b (O) F32. */
+void op_bias_add(struct backend *be, const struct tensor *y, const struct tensor *b, float scale);
+
+/* gb (O) F32 += scale * sum over n of dy (N,O) act. */
+void op_bias_backward(struct backend *be, const struct tensor *gb, const struct tensor *dy, float scale);
 
 /* --- normalisation ----------------------------------------------------------------------------------------------- */
 
@@ -160,8 +164,12 @@ void op_row_norms(struct backend *be, const struct tensor *norms, const struct t
 void op_scale_cols(struct backend *be, const struct tensor *y, const struct tensor *x, const struct tensor *g,
                    const struct tensor *b);
 
-/* y (O) F32 = a / b. */
-void op_divide(struct backend *be, const struct tensor *y, const struct tensor *a, const struct tensor *b);
+/* y (N,O) act += x * g, over columns; g (O) F32. */
+void op_scale_cols_add(struct backend *be, const struct tensor *y, const struct tensor *x, const struct tensor *g);
+
+/* y (O) F32 = a / b - minus. */
+void op_divide(struct backend *be, const struct tensor *y, const struct tensor *a, const struct tensor *b,
+               float minus);
 
 /* gm (O) F32 += (sum over n of dy * t) / norms; dy, t (N,O) act. The gradient of the magnitude. */
 void op_magnitude_backward(struct backend *be, const struct tensor *gm, const struct tensor *dy, const struct tensor *t,

@@ -55,7 +55,7 @@ void linear_forward(const struct pass *p, struct linear_acts *a, const struct te
         dora_forward(p, a, y, x, &xd, l);
     else
         op_matmul(p->be, y, &a->u, false, &r->B, true, r->scale, 1); // 3  y += s B u
-    if (r->b.data) op_add_bias(p->be, y, &r->b, r->scale);           // 4  y += s b
+    if (r->b.data) op_bias_add(p->be, y, &r->b, r->scale);           // 4  y += s b
     p->scratch->used = mark;
 }
 
@@ -131,8 +131,8 @@ void linear_refresh(struct backend *be, const struct linear *l) {
     const struct lora *r = l->lora;
     if (!r || !r->dora) return;
     op_row_norms(be, &r->norms, &l->W, &r->A, &r->B, r->scale);
-    op_divide(be, &r->g, &r->m, &r->norms);
-    op_add_scalar(be, &r->g_less_1, &r->g, -1);
+    op_divide(be, &r->g, &r->m, &r->norms, 0);
+    op_divide(be, &r->g_less_1, &r->m, &r->norms, 1);
 }
 
 bool linear_is_trained(const struct linear *l) { return l->lora || l->gW.data || l->gb.data; }

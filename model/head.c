@@ -1,0 +1,72 @@
+/* The language-model head: only rows that are scored reach it, some at a time, so that logits never take more than
+ * LOGIT_BYTES; the gradient is formed in the same pass. */
+#include "kernels/ops.h"
+#include "model/model.h"
+
+enum { LOGIT_BYTES = 96 << 20 };
+
+static int64_t chunk_rows(const struct model *m, int64_t scored) {
+    int64_t rows = LOGIT_BYTES / (4 * m->config.text.vocab);
+    if (rows < 32) rows = 32;
+    return rows < scored ? rows : scored;
+}
+
+/* Rows [at, at + n) of the scored rows: logits, losses, and with dnormed the gradient of normed. */
+static void chunk_loss(const struct pass *p, struct workspace *w, const struct tensor *dnormed, float scale,
+                       int64_t at, int64_t n) {
+    struct acts *a = &w->acts;
+    const struct linear *head = &w->m->head;
+    size_t mark = p->scratch->used;
+    struct tensor x = tensor_rows(&a->normed, at, n), targets = tensor_rows(&a->targets, at, n);
+    struct tensor loss = tensor_rows(&a->loss, at, n);
+    struct tensor logits = arena_tensor2(p->scratch, F32, n, head->W.dim[0]);
+    struct linear_acts acts;
+    linear_acts_layout(&acts, p->scratch, head, n, p->act);
+    linear_forward(p, &acts, &logits, &x, head);
+    if (!dnormed) {
+        op_cross_entropy_forward(p->be, &loss, &logits, &targets);
+    } else {
+        struct tensor dx = tensor_rows(dnormed, at, n);
+        op_cross_entropy(p->be, &loss, &logits, &targets, scale);
+        linear_backward(p, &dx, 0, &logits, &x, &acts, head);
+    }
+    p->scratch->used = mark;
+}
+
+void head_loss(const struct pass *p, struct workspace *w, const struct tensor *dx, float scale) {
+    struct acts *a = &w->acts;
+    struct model *m = w->m;
+    const struct text_config *c = &m->config.text;
+    if (dx) op_zero(p->be, dx);
+    if (a->scored == 0) return;
+    size_t mark = p->scratch->used;
+    struct tensor dnormed = {0}, dlast = {0};
+    if (dx) dnormed = arena_tensor2(p->scratch, p->act, a->scored, c->dim);
+    if (dx) dlast = arena_tensor2(p->scratch, p->act, a->scored, c->dim);
+    op_gather_rows(p->be, &a->last, &a->x[c->layers], &a->scored_rows);
+    op_rmsnorm_forward(p->be, &a->normed, &a->rstd, &a->last, &m->norm, c->eps);
+    int64_t rows = chunk_rows(m, a->scored);
+    for (int64_t at = 0; at < a->scored; at += rows)
+        chunk_loss(p, w, dx ? &dnormed : NULL, scale, at, rows < a->scored - at ? rows : a->scored - at);
+    if (dx) {
+        op_zero(p->be, &dlast);
+        op_rmsnorm_backward_add(p->be, &dlast, m->gnorm.data ? &m->gnorm : NULL, &dnormed, &a->last, &a->rstd, &m->norm);
+        op_scatter_rows(p->be, dx, &dlast, &a->scored_rows);
+    }
+    p->scratch->used = mark;
+}
+
+void head_logits(const struct pass *p, struct workspace *w, float *logits) {
+    struct acts *a = &w->acts;
+    const struct text_config *c = &w->m->config.text;
+    size_t mark = p->scratch->used;
+    struct tensor x = tensor_rows(&a->x[c->layers], a->N - 1, 1);
+    struct tensor normed = arena_tensor2(p->scratch, p->act, 1, c->dim), rstd = arena_tensor1(p->scratch, F32, 1);
+    struct tensor out = arena_tensor2(p->scratch, F32, 1, c->vocab);
+    struct linear_acts acts;
+    linear_acts_layout(&acts, p->scratch, &w->m->head, 1, p->act);
+    op_rmsnorm_forward(p->be, &normed, &rstd, &x, &w->m->norm, c->eps);
+    linear_forward(p, &acts, &out, &normed, &w->m->head);
+    if (!w->dry) backend_download(p->be, logits, &out);
+    p->scratch->used = mark;
+}

@@ -1,0 +1,262 @@
+#include "model/model.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/memory.h"
+#include "base/text.h"
+
+/* --- names ------------------------------------------------------------------------------------------------------- */
+
+/* The prefix under which a tensor is found, of the layouts that transformers has written over time. */
+static const char *prefix_of(const struct weights *w, const char *const *prefixes, const char *name) {
+    for (; *prefixes; prefixes++) {
+        char *full = mem_format("%s.%s", *prefixes, name);
+        bool there = weights_has(w, full);
+        free(full);
+        if (there) return *prefixes;
+    }
+    return NULL;
+}
+
+static void find_prefixes(struct model *m) {
+    static const char *const plain[] = {"model", NULL};
+    static const char *const language[] = {"language_model.model", "model.language_model", NULL};
+    static const char *const tower[] = {"vision_tower.vision_model", "model.vision_tower.vision_model",
+                                        "model.vision_tower", NULL};
+    static const char *const projector[] = {"multi_modal_projector", "model.multi_modal_projector", NULL};
+    bool mllava = m->config.family == FAMILY_MLLAVA;
+    const char *text = prefix_of(&m->weights, mllava ? language : plain, "embed_tokens.weight");
+    m->text_prefix = text ? text : mllava ? language[0] : plain[0];
+    if (!mllava) return;
+    const char *vision = prefix_of(&m->weights, tower, "embeddings.position_embedding.weight");
+    const char *project = prefix_of(&m->weights, projector, "linear_1.bias");
+    m->vision_prefix = vision ? vision : tower[0];
+    m->projector_prefix = project ? project : projector[0];
+}
+
+static const char *head_path(const struct model *m) {
+    return strcmp(m->text_prefix, "language_model.model") == 0 ? "language_model.lm_head" : "lm_head";
+}
+
+/* --- loading ----------------------------------------------------------------------------------------------------- */
+
+static void load_linear(struct model *m, struct linear *l, int64_t layer, const char *name, int64_t O, int64_t I,
+                        bool bias) {
+    char *path = mem_format("%s.layers.%lld.%s", m->text_prefix, (long long)layer, name);
+    weights_linear(&m->weights, l, path, O, I, bias);
+    free(path);
+}
+
+static void load_norm(struct model *m, struct tensor *g, int64_t layer, const char *name) {
+    char *path = mem_format("%s.layers.%lld.%s", m->text_prefix, (long long)layer, name);
+    weights_norm(&m->weights, g, NULL, path, m->config.text.dim);
+    free(path);
+}
+
+static void load_block(struct model *m, int64_t i) {
+    const struct text_config *c = &m->config.text;
+    struct block *b = &m->blocks[i];
+    int64_t C = c->dim, F = c->ffn, Q = c->heads * c->head_dim, KV = c->kv_heads * c->head_dim;
+    b->window = i >= c->first_window_layer ? c->window : 0;
+    load_norm(m, &b->norm1, i, "input_layernorm");
+    load_linear(m, &b->q, i, "self_attn.q_proj", Q, C, c->qkv_bias);
+    load_linear(m, &b->k, i, "self_attn.k_proj", KV, C, c->qkv_bias);
+    load_linear(m, &b->v, i, "self_attn.v_proj", KV, C, c->qkv_bias);
+    load_linear(m, &b->o, i, "self_attn.o_proj", C, Q, c->o_bias);
+    load_norm(m, &b->norm2, i, "post_attention_layernorm");
+    load_linear(m, &b->gate, i, "mlp.gate_proj", F, C, c->mlp_bias);
+    load_linear(m, &b->up, i, "mlp.up_proj", F, C, c->mlp_bias);
+    load_linear(m, &b->down, i, "mlp.down_proj", C, F, c->mlp_bias);
+}
+
+static void load_head(struct model *m) {
+    const struct text_config *c = &m->config.text;
+    if (!c->tied) {
+        weights_linear(&m->weights, &m->head, head_path(m), c->vocab, c->dim, false);
+        return;
+    }
+    if (!m->head.path) m->head.path = mem_text(head_path(m));
+    m->head.W = m->embed;
+    weights_ignore_prefix(&m->weights, "lm_head.weight"); // some files hold the tied copy too
+}
+
+static void load_all(struct model *m) {
+    struct weights *w = &m->weights;
+    const struct text_config *c = &m->config.text;
+    char *embed = mem_format("%s.embed_tokens.weight", m->text_prefix), *norm = mem_format("%s.norm", m->text_prefix);
+    weights_matrix(w, &m->embed, embed, c->vocab, c->dim);
+    for (int64_t i = 0; i < c->layers; i++) load_block(m, i);
+    weights_norm(w, &m->norm, NULL, norm, c->dim);
+    load_head(m);
+    free(embed), free(norm);
+    weights_ignore_suffix(w, ".rotary_emb.inv_freq"); // computed, not learned
+    if (m->config.family != FAMILY_MLLAVA) return;
+
+    vit_load(&m->vit, w, &m->config.vision, m->vision_prefix);
+    char *one = mem_format("%s.linear_1", m->projector_prefix), *two = mem_format("%s.linear_2", m->projector_prefix);
+    char *head = mem_format("%s.head.", m->vision_prefix), *post = mem_format("%s.post_layernorm.", m->vision_prefix);
+    weights_linear(w, &m->project1, one, c->dim, m->config.vision.dim, true);
+    weights_linear(w, &m->project2, two, c->dim, c->dim, true);
+    weights_ignore_prefix(w, head); // the pooling head and the final norm come after the layer whose output is used
+    weights_ignore_prefix(w, post);
+    weights_ignore_suffix(w, ".embeddings.position_ids");
+    free(one), free(two), free(head), free(post);
+}
+
+/* --- registers of what is there ---------------------------------------------------------------------------------- */
+
+static void add_param(struct model *m, char *name, struct tensor *value, struct tensor *grad) {
+    if (!value->data) {
+        free(name);
+        return;
+    }
+    m->params = mem_resize(m->params, (size_t)(m->param_count + 1) * sizeof *m->params);
+    m->params[m->param_count++] = (struct param){name, value, grad};
+}
+
+static void add_linear(struct linear *l, void *arg) {
+    struct model *m = arg;
+    m->linears = mem_resize(m->linears, (size_t)(m->linear_count + 1) * sizeof *m->linears);
+    m->linears[m->linear_count++] = l;
+    add_param(m, mem_format("%s.weight", l->path), &l->W, &l->gW);
+    add_param(m, mem_format("%s.bias", l->path), &l->b, &l->gb);
+}
+
+static void register_text(struct model *m) {
+    add_param(m, mem_format("%s.embed_tokens.weight", m->text_prefix), &m->embed, &m->gembed);
+    for (int64_t i = 0; i < m->config.text.layers; i++) {
+        struct block *b = &m->blocks[i];
+        long long n = i;
+        add_param(m, mem_format("%s.layers.%lld.input_layernorm.weight", m->text_prefix, n), &b->norm1, &b->gnorm1);
+        block_linears(b, add_linear, m);
+        add_param(m, mem_format("%s.layers.%lld.post_attention_layernorm.weight", m->text_prefix, n), &b->norm2,
+                  &b->gnorm2);
+    }
+    add_param(m, mem_format("%s.norm.weight", m->text_prefix), &m->norm, &m->gnorm);
+    if (!m->config.text.tied) {
+        add_linear(&m->head, m);
+    } else { // a linear layer, but its weight is the embedding's
+        m->linears = mem_resize(m->linears, (size_t)(m->linear_count + 1) * sizeof *m->linears);
+        m->linears[m->linear_count++] = &m->head;
+    }
+}
+
+static void register_vision(struct model *m) {
+    const char *v = m->vision_prefix;
+    add_param(m, mem_format("%s.embeddings.patch_embedding.weight", v), &m->vit.patch.W, NULL);
+    add_param(m, mem_format("%s.embeddings.patch_embedding.bias", v), &m->vit.patch.b, NULL);
+    add_param(m, mem_format("%s.embeddings.position_embedding.weight", v), &m->vit.positions, NULL);
+    for (int64_t i = 0; i < m->vit.layers; i++) {
+        struct vit_block *b = &m->vit.blocks[i];
+        long long n = i;
+        add_param(m, mem_format("%s.encoder.layers.%lld.layer_norm1.weight", v, n), &b->norm1, &b->gnorm1);
+        add_param(m, mem_format("%s.encoder.layers.%lld.layer_norm1.bias", v, n), &b->bias1, &b->gbias1);
+        add_param(m, mem_format("%s.encoder.layers.%lld.layer_norm2.weight", v, n), &b->norm2, &b->gnorm2);
+        add_param(m, mem_format("%s.encoder.layers.%lld.layer_norm2.bias", v, n), &b->bias2, &b->gbias2);
+    }
+    vit_linears(&m->vit, add_linear, m);
+    add_linear(&m->project1, m);
+    add_linear(&m->project2, m);
+}
+
+/* --- the model --------------------------------------------------------------------------------------------------- */
+
+/* Modules that stay in their own type when a checkpoint is quantised while loading: transformers' rule, and for mllava
+ * the list that Mantis passes instead. */
+static void set_kept(struct quantize_on_load *q, const struct model_config *c) {
+    static const char *const head[] = {"lm_head"}, *const tower[] = {"vision_tower"};
+    q->keep = c->family == FAMILY_MLLAVA ? tower : head;
+    q->keep_count = 1;
+}
+
+static enum status place(struct model *m, struct err *e) {
+    struct arena count = {0};
+    m->weights.arena = &count;
+    load_all(m);
+    if (e->code != ST_OK) return e->code;
+    m->memory_bytes = count.peak;
+    m->memory = backend_alloc(m->be, count.peak);
+    if (!m->memory) return err_set(e, m->be->err.code, "%s", m->be->err.text);
+    struct arena real = arena_over(m->memory, count.peak);
+    m->weights.arena = &real;
+    m->weights.placing = true;
+    load_all(m);
+    m->weights.arena = NULL;
+    weights_check_all_used(&m->weights);
+    return e->code;
+}
+
+enum status model_load(struct model **out, const char *dir, struct backend *be, const struct load_options *o,
+                       struct err *e) {
+    struct model *m = *out = mem_alloc(sizeof *m);
+    struct quantize_on_load q = o->quantize;
+    m->be = be;
+    if (model_config_read(&m->config, dir, e) != ST_OK) goto failed;
+    if (q.type != F32 && m->config.quantization_config) {
+        err_set(e, ST_FAIL, "%s: the model is quantised already; leave out `quantization`", dir);
+        goto failed;
+    }
+    set_kept(&q, &m->config);
+    m->blocks = mem_alloc((size_t)m->config.text.layers * sizeof *m->blocks);
+    if (weights_open(&m->weights, dir, be, &q, e) != ST_OK) goto failed;
+    find_prefixes(m);
+    if (place(m, e) != ST_OK) goto failed;
+    register_text(m);
+    if (m->config.family == FAMILY_MLLAVA) register_vision(m);
+    return ST_OK;
+failed:
+    model_free(m);
+    *out = NULL;
+    return e->code;
+}
+
+static void free_path(struct linear *l, void *arg) {
+    (void)arg;
+    free((char *)l->path);
+}
+
+void model_free(struct model *m) {
+    if (!m) return;
+    for (int64_t i = 0; m->blocks && i < m->config.text.layers; i++) block_linears(&m->blocks[i], free_path, NULL);
+    for (int64_t i = 0; i < m->param_count; i++) free((char *)m->params[i].name);
+    if (m->config.family == FAMILY_MLLAVA) vit_free(&m->vit);
+    free((char *)m->head.path), free((char *)m->project1.path), free((char *)m->project2.path);
+    free(m->blocks), free(m->linears), free(m->params);
+    weights_close(&m->weights);
+    backend_release(m->be, m->memory);
+    model_config_free(&m->config);
+    free(m);
+}
+
+int64_t model_param_total(const struct model *m) {
+    int64_t n = 0;
+    for (int64_t i = 0; i < m->param_count; i++) n += tensor_count(m->params[i].value);
+    return n;
+}
+
+size_t model_weight_bytes(const struct model *m) {
+    size_t n = 0;
+    for (int64_t i = 0; i < m->param_count; i++) {
+        const struct tensor *t = m->params[i].value;
+        n += tensor_bytes(t);
+        if (!t->q4) continue;
+        int64_t blocks = (tensor_count(t) + t->q4->blocksize - 1) / t->q4->blocksize;
+        n += (size_t)blocks * (t->q4->absmax ? 4 : 1);
+    }
+    return n;
+}
+
+struct param *model_param(const struct model *m, const char *name) {
+    for (int64_t i = 0; i < m->param_count; i++)
+        if (strcmp(m->params[i].name, name) == 0) return &m->params[i];
+    return NULL;
+}
+
+struct linear *model_linear(const struct model *m, const char *path) {
+    for (int64_t i = 0; i < m->linear_count; i++)
+        if (strcmp(m->linears[i]->path, path) == 0) return m->linears[i];
+    return NULL;
+}
+
+bool model_is_output(const struct model *m, const struct linear *l) { return l == &m->head; }

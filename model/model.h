@@ -1,0 +1,152 @@
+/* A frozen network and one pass through it, forward and backward.
+ *
+ *   model.c      loads it: names, shapes, which parameter is where
+ *   workspace.c  the memory of a pass, measured by running the pass dry
+ *   pass.c       embed, pictures, a loop over block_forward, and the same backwards
+ *   head.c       final norm, logits of the scored positions, loss and its gradient
+ *   generate.c   a cache of keys and values, one token after the other
+ *
+ * Traps, each with a test: SigLIP's first patch is dropped (tests/test_golden.c, mllava); the label of a position lies one
+ * further on (data/batch.c shifts, the model never does). */
+#ifndef MODEL_MODEL_H
+#define MODEL_MODEL_H
+
+#include "base/batch.h"
+#include "model/block.h"
+#include "model/config.h"
+#include "model/vit.h"
+#include "model/weights.h"
+
+/* A parameter of the published model by its name there. value is where the network reads it; grad (F32, same shape) is
+ * added to by the backward when its data is set. NULL grad: cannot be trained. */
+struct param {
+    const char *name; // "model.norm.weight"
+    struct tensor *value, *grad;
+};
+
+struct model {
+    struct model_config config;
+    struct backend *be;
+    struct weights weights;
+    void *memory; // of vectors and of what cannot be used where it is mapped
+    size_t memory_bytes;
+
+    struct tensor embed, gembed; // (V,C)
+    struct block *blocks;        // (layers)
+    struct tensor norm, gnorm;   // (C)
+    struct linear head;          // (V,C); tied: shares the embedding's weight
+
+    struct vit vit;                   // mllava
+    struct linear project1, project2; // mllava: (C,Cv) (C,C)
+    const char *text_prefix;          // of module paths: "model", "language_model.model", ...
+    const char *vision_prefix, *projector_prefix;
+
+    struct linear **linears; // every nn.Linear, in the order of the network
+    int64_t linear_count;
+    struct param *params;
+    int64_t param_count;
+};
+
+struct load_options {
+    struct quantize_on_load quantize; // type F32: as it is
+};
+
+enum status model_load(struct model **m, const char *dir, struct backend *be, const struct load_options *o,
+                       struct err *e);
+void model_free(struct model *m);
+
+int64_t model_param_total(const struct model *m);     // numbers in the published model
+size_t model_weight_bytes(const struct model *m);     // of all frozen weights as they are held
+struct param *model_param(const struct model *m, const char *name);
+struct linear *model_linear(const struct model *m, const char *path);
+
+/* Whether a module is the output embedding (lm_head), which "all-linear" leaves out. */
+bool model_is_output(const struct model *m, const struct linear *l);
+
+/* --- the memory of passes of bounded size ------------------------------------------------------------------------ */
+
+struct kv_cache {
+    struct tensor *keys, *values; // (layers) of (room,K,D)
+    int64_t room, length;
+};
+
+struct acts {
+    int64_t N, scored, images;
+    struct tensor ids, positions, offsets; // (N) (N) I32, (rows+1) I64
+    struct tensor kv_offsets;              // (rows+1) I64, with a cache
+    struct tensor *x;                      // (layers + 1) of (N,C): input of each layer, then the last output
+    struct block_acts *blocks;             // (layers)
+    struct sequence sequence;
+
+    struct tensor scored_rows, targets; // (S) I32
+    struct tensor last, normed, rstd;   // (S,C) (S,C) (S): the scored rows of the last output
+    struct tensor loss;                 // (S) F32
+    struct linear_acts lhead;
+
+    struct tensor image_rows, patch_rows; // (n*T) I32: where the features go, which patch each one is
+    struct vit_acts vit;
+    struct tensor picked, hidden, active; // (n*T,Cv) (n*T,C) (n*T,C)
+    struct linear_acts lproject1, lproject2;
+    struct tensor noise; // (N) F32: NEFTune amplitude of each position
+};
+
+struct workspace {
+    struct model *m;
+    struct batch_limits limits;
+    bool train;
+    enum dtype act;
+    const enum keep *keep; // (layers), the caller's; unused unless train
+    struct arena arena;    // tables, then per pass: acts and scratch
+    size_t tables_end;
+    void *memory;
+    struct tensor rope; // (2,longest,D/2)
+    struct vit_tables vit;
+    struct acts acts;
+    struct kv_cache *cache; // the caller's; NULL: none
+    int32_t *host_index;    // staging for uploads
+    int64_t *host_offsets;
+    float *host_noise;
+    float neftune_alpha;
+    bool dry;
+};
+
+struct workspace_options {
+    struct batch_limits limits;
+    bool train;
+    enum dtype act;
+    const enum keep *keep;
+    float neftune_alpha;
+    int64_t cache_room; // > 0: a pass may follow others, whose keys and values are kept
+};
+
+/* Bytes that a workspace takes, found by running its largest pass without memory. */
+size_t workspace_measure(struct model *m, const struct workspace_options *o);
+enum status workspace_new(struct workspace **w, struct model *m, const struct workspace_options *o, struct err *e);
+void workspace_free(struct workspace *w);
+
+/* --- one pass ---------------------------------------------------------------------------------------------------- */
+
+/* seed and draw decide dropout and noise. Fills w->acts; with a cache the rows follow those that are in it. */
+struct pass pass_new(struct workspace *w, uint64_t seed, uint64_t draw);
+
+void model_forward(const struct pass *p, struct workspace *w, const struct batch *b);
+
+/* The losses of the scored positions go to acts.loss; with dx (N,C) also scale times the gradient of their sum with respect
+ * to the last layer's output, and the gradients of head and final norm are added to. */
+void head_loss(const struct pass *p, struct workspace *w, const struct tensor *dx, float scale);
+
+/* dx (N,C): gradient of the last layer's output. Adds to every gradient that is trained. */
+void model_backward(const struct pass *p, struct workspace *w, const struct batch *b, const struct tensor *dx);
+
+/* Forward, loss and, when training, backward of one batch; total (1) F32 += the sum of the losses. */
+void model_step(struct workspace *w, const struct batch *b, uint64_t seed, uint64_t draw, float scale,
+                const struct tensor *total);
+
+/* The lowest layer (or 0: the embedding or pictures; layers + 1: the head) whose output after model_forward holds a number
+ * that is not finite; -1: none. Needs a training workspace that keeps inputs. */
+int64_t model_find_nonfinite(struct workspace *w);
+
+/* logits (V) F32 on the host of the last position of the pass. */
+void head_logits(const struct pass *p, struct workspace *w, float *logits);
+
+#endif

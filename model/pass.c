@@ -1,0 +1,300 @@
+#include <math.h>
+
+#include "base/memory.h"
+#include "kernels/ops.h"
+#include "model/model.h"
+
+struct pass pass_new(struct workspace *w, uint64_t seed, uint64_t draw) {
+    return (struct pass){.be = w->m->be, .scratch = &w->arena, .act = w->act, .train = w->train, .seed = seed, .draw = draw};
+}
+
+/* --- pictures ---------------------------------------------------------------------------------------------------- */
+
+static bool vision_is_trained(const struct model *m) {
+    for (int64_t i = 0; i < m->config.vision.used_layers; i++)
+        if (vit_block_is_trained(&m->vit.blocks[i])) return true;
+    return false;
+}
+
+static bool projector_is_trained(const struct model *m) {
+    return linear_is_trained(&m->project1) || linear_is_trained(&m->project2);
+}
+
+static bool pictures_are_trained(const struct model *m) {
+    return m->config.family == FAMILY_MLLAVA && (vision_is_trained(m) || projector_is_trained(m));
+}
+
+static void pictures_layout(struct acts *a, struct workspace *w, int64_t n) {
+    struct model *m = w->m;
+    int64_t rows = n * vision_tokens(&m->config.vision), C = m->config.text.dim;
+    vit_acts_layout(&a->vit, &w->arena, &m->vit, &m->config.vision, &w->vit, n, w->act, w->train);
+    a->picked = arena_tensor2(&w->arena, w->act, rows, m->config.vision.dim);
+    a->hidden = arena_tensor2(&w->arena, w->act, rows, C);
+    a->active = arena_tensor2(&w->arena, w->act, rows, C);
+    linear_acts_layout(&a->lproject1, &w->arena, &m->project1, rows, w->act);
+    linear_acts_layout(&a->lproject2, &w->arena, &m->project2, rows, w->act);
+}
+
+/* Pictures [first, first + n) into their rows of x. Acts of the pictures must be laid out. */
+static void pictures_forward(const struct pass *p, struct workspace *w, const struct tensor *x,
+                             const struct batch_image *images, int64_t first, int64_t n) {
+    struct acts *a = &w->acts;
+    struct model *m = w->m;
+    int64_t T = vision_tokens(&m->config.vision);
+    struct tensor rows = tensor_rows(&a->image_rows, first * T, n * T);
+    struct tensor patches = tensor_rows(&a->patch_rows, 0, n * T);
+    size_t mark = p->scratch->used;
+    struct tensor features = arena_tensor2(p->scratch, p->act, n * T, m->config.text.dim);
+    vit_forward(p, &a->vit, &m->vit, &m->config.vision, images ? images + first : NULL, n);
+    op_gather_rows(p->be, &a->picked, &a->vit.out, &patches);
+    linear_forward(p, &a->lproject1, &a->hidden, &a->picked, &m->project1);
+    op_act_forward(p->be, &a->active, &a->hidden, m->config.projector_act);
+    linear_forward(p, &a->lproject2, &features, &a->active, &m->project2);
+    op_scatter_rows(p->be, x, &features, &rows);
+    p->scratch->used = mark;
+}
+
+/* All at once when a backward follows, else one by one through the same memory. */
+static void pictures_merge(const struct pass *p, struct workspace *w, const struct tensor *x, const struct batch *b) {
+    if (pictures_are_trained(w->m) && w->train) {
+        pictures_forward(p, w, x, b->image, 0, b->images);
+        return;
+    }
+    size_t mark = w->arena.used;
+    pictures_layout(&w->acts, w, 1);
+    for (int64_t i = 0; i < b->images; i++) pictures_forward(p, w, x, b->image, i, 1);
+    w->arena.used = mark;
+}
+
+static void pictures_backward(const struct pass *p, struct workspace *w, const struct tensor *dx) {
+    struct acts *a = &w->acts;
+    struct model *m = w->m;
+    int64_t rows = a->picked.dim[0], C = m->config.text.dim;
+    bool below = vision_is_trained(m);
+    struct tensor dfeatures = arena_tensor2(p->scratch, p->act, rows, C);
+    struct tensor dhidden = arena_tensor2(p->scratch, p->act, rows, C);
+    struct tensor dpicked = arena_tensor2(p->scratch, p->act, rows, m->config.vision.dim);
+    struct tensor dout = arena_tensor2(p->scratch, p->act, a->vit.out.dim[0], m->config.vision.dim);
+    op_gather_rows(p->be, &dfeatures, dx, &a->image_rows);
+    linear_backward(p, &dhidden, 0, &dfeatures, &a->active, &a->lproject2, &m->project2);
+    op_act_backward(p->be, &dhidden, &dhidden, &a->hidden, m->config.projector_act);
+    linear_backward(p, below ? &dpicked : NULL, 0, &dhidden, &a->picked, &a->lproject1, &m->project1);
+    if (!below) return;
+    op_zero(p->be, &dout);
+    op_scatter_rows(p->be, &dout, &dpicked, &a->patch_rows);
+    vit_backward(p, &dout, &a->vit, &m->vit, &m->config.vision);
+}
+
+/* --- memory ------------------------------------------------------------------------------------------------------ */
+
+/* Which layers share their acts: all of them without a backward; those that keep their input only, among themselves. */
+static void blocks_layout(struct workspace *w, int64_t N) {
+    struct model *m = w->m;
+    struct acts *a = &w->acts;
+    const struct text_config *c = &m->config.text;
+    struct block_shared shared;
+    bool any_smart = false, any_input = !w->train;
+    for (int64_t i = 0; w->train && i < c->layers; i++) {
+        any_smart |= w->keep[i] == KEEP_SMART;
+        any_input |= w->keep[i] == KEEP_INPUT;
+    }
+    if (any_smart) block_shared_layout(&shared, &w->arena, c, N, w->act);
+    size_t common = w->arena.used, after = common;
+    for (int64_t i = 0; any_input && i < c->layers; i++) { // one place for all, as large as the largest needs
+        if (w->train && w->keep[i] != KEEP_INPUT) continue;
+        w->arena.used = common;
+        block_acts_layout(&a->blocks[i], &w->arena, &m->blocks[i], c, N, w->act, NULL);
+        if (w->arena.used > after) after = w->arena.used;
+    }
+    w->arena.used = after;
+    for (int64_t i = 0; w->train && i < c->layers; i++)
+        if (w->keep[i] != KEEP_INPUT)
+            block_acts_layout(&a->blocks[i], &w->arena, &m->blocks[i], c, N, w->act,
+                              w->keep[i] == KEEP_SMART ? &shared : NULL);
+    for (int64_t i = 0; i <= c->layers; i++)
+        a->x[i] = w->train || i == 0 ? arena_tensor2(&w->arena, w->act, N, c->dim) : a->x[0];
+}
+
+static void cache_views(struct workspace *w, int64_t N) {
+    struct kv_cache *cache = w->cache;
+    for (int64_t i = 0; i < w->m->config.text.layers; i++) {
+        struct block_acts *b = &w->acts.blocks[i];
+        b->k = tensor_rows(&cache->keys[i], cache->length, N);
+        b->v = tensor_rows(&cache->values[i], cache->length, N);
+        b->keys = tensor_rows(&cache->keys[i], 0, cache->length + N);
+        b->values = tensor_rows(&cache->values[i], 0, cache->length + N);
+    }
+}
+
+static void acts_layout(struct workspace *w, const struct batch *b) {
+    struct acts *a = &w->acts;
+    struct arena *m = &w->arena;
+    int64_t C = w->m->config.text.dim, S = b->scored;
+    m->used = w->tables_end;
+    a->N = b->N, a->scored = S, a->images = b->images;
+    a->ids = arena_tensor1(m, I32, b->N);
+    a->positions = arena_tensor1(m, I32, b->N);
+    a->offsets = arena_tensor1(m, I64, b->rows + 1);
+    a->kv_offsets = w->cache ? arena_tensor1(m, I64, b->rows + 1) : a->offsets;
+    a->scored_rows = arena_tensor1(m, I32, S);
+    a->targets = arena_tensor1(m, I32, S);
+    a->loss = arena_tensor1(m, F32, S);
+    a->last = arena_tensor2(m, w->act, S, C);
+    a->normed = arena_tensor2(m, w->act, S, C);
+    a->rstd = arena_tensor1(m, F32, S);
+    if (w->neftune_alpha > 0 && w->train) a->noise = arena_tensor1(m, F32, b->N);
+    blocks_layout(w, b->N);
+    if (w->cache) cache_views(w, b->N);
+    if (b->images == 0) return;
+    int64_t rows = b->images * vision_tokens(&w->m->config.vision);
+    a->image_rows = arena_tensor1(m, I32, rows);
+    a->patch_rows = arena_tensor1(m, I32, rows);
+    if (pictures_are_trained(w->m) && w->train) pictures_layout(a, w, b->images);
+}
+
+/* --- what the batch holds, to where the backend reads it --------------------------------------------------------- */
+
+static void upload_scored(struct workspace *w, const struct batch *b) {
+    int64_t at = 0;
+    for (int64_t i = 0; i < b->N; i++)
+        if (b->targets[i] != IGNORED) w->host_index[at++] = (int32_t)i;
+    backend_upload(w->m->be, &w->acts.scored_rows, w->host_index);
+    for (int64_t i = 0; i < at; i++) w->host_index[i] = b->targets[w->host_index[i]];
+    backend_upload(w->m->be, &w->acts.targets, w->host_index);
+}
+
+static void upload_pictures(struct workspace *w, const struct batch *b) {
+    const struct vision_config *v = &w->m->config.vision;
+    int64_t T = vision_tokens(v), first = v->drop_first ? 1 : 0, at = 0;
+    for (int64_t i = 0; i < b->N; i++)
+        if (b->ids[i] < 0) w->host_index[at++] = (int32_t)i;
+    backend_upload(w->m->be, &w->acts.image_rows, w->host_index);
+    for (int64_t i = 0; i < b->images * T; i++) w->host_index[i] = (int32_t)(i / T * (T + first) + i % T + first);
+    backend_upload(w->m->be, &w->acts.patch_rows, w->host_index);
+}
+
+/* NEFTune (Jain et al., 2023): alpha / sqrt(L C) for a row of L positions. */
+static void upload_noise(struct workspace *w, const struct batch *b) {
+    for (int64_t r = 0; r < b->rows; r++) {
+        double cells = (double)(b->offsets[r + 1] - b->offsets[r]) * (double)w->m->config.text.dim;
+        for (int64_t i = b->offsets[r]; i < b->offsets[r + 1]; i++)
+            w->host_noise[i] = (float)(w->neftune_alpha / sqrt(cells));
+    }
+    backend_upload(w->m->be, &w->acts.noise, w->host_noise);
+}
+
+static void upload_batch(struct workspace *w, const struct batch *b) {
+    struct acts *a = &w->acts;
+    struct backend *be = w->m->be;
+    const struct text_config *c = &w->m->config.text;
+    int64_t past = w->cache ? w->cache->length : 0;
+    if (!w->dry) {
+        backend_upload(be, &a->ids, b->ids);
+        backend_upload(be, &a->positions, b->positions);
+        backend_upload(be, &a->offsets, b->offsets);
+        for (int64_t i = 0; i <= b->rows; i++) w->host_offsets[i] = b->offsets[i] + (i ? past : 0);
+        if (w->cache) backend_upload(be, &a->kv_offsets, w->host_offsets);
+        upload_scored(w, b);
+        if (b->images) upload_pictures(w, b);
+        if (a->noise.data && w->train) upload_noise(w, b);
+    }
+    int64_t longest = w->dry ? w->limits.longest : 0;
+    for (int64_t i = 0; !w->dry && i < b->rows; i++)
+        if (b->offsets[i + 1] - b->offsets[i] > longest) longest = b->offsets[i + 1] - b->offsets[i];
+    a->sequence = (struct sequence){
+        .positions = a->positions,
+        .rope = &w->rope,
+        .attention = {.q_offsets = &a->offsets,
+                      .kv_offsets = &a->kv_offsets,
+                      .sequences = b->rows,
+                      .max_q = longest,
+                      .max_kv = longest + past,
+                      .causal = true,
+                      .scale = 1.0f / sqrtf((float)c->head_dim)},
+    };
+}
+
+/* --- the pass ---------------------------------------------------------------------------------------------------- */
+
+static uint64_t noise_stream(const struct pass *p) { return p->draw ^ UINT64_C(0x4e45467475656e65); }
+
+void model_forward(const struct pass *p, struct workspace *w, const struct batch *b) {
+    struct model *m = w->m;
+    struct acts *a = &w->acts;
+    const struct text_config *c = &m->config.text;
+    acts_layout(w, b);
+    upload_batch(w, b);
+    op_embed_forward(p->be, &a->x[0], &m->embed, &a->ids);
+    if (a->noise.data && p->train) op_noise_add(p->be, &a->x[0], &a->noise, p->seed, noise_stream(p));
+    if (b->images) pictures_merge(p, w, &a->x[0], b);
+    for (int64_t i = 0; i < c->layers; i++)
+        block_forward(p, &a->blocks[i], &a->x[i + 1], &a->x[i], &m->blocks[i], c, &a->sequence);
+    if (w->cache) w->cache->length += b->N;
+}
+
+/* The lowest layer that the backward has to run through; layers: none. */
+static int64_t lowest_layer(const struct model *m) {
+    if (m->gembed.data || pictures_are_trained(m)) return 0;
+    for (int64_t i = 0; i < m->config.text.layers; i++)
+        if (block_is_trained(&m->blocks[i])) return i;
+    return m->config.text.layers;
+}
+
+/* A layer that kept its input only runs forward again, into memory that it has to itself until its backward is done. */
+static void run_again(const struct pass *p, struct workspace *w, int64_t layer) {
+    size_t mark = p->scratch->used;
+    struct acts *a = &w->acts;
+    const struct text_config *c = &w->m->config.text;
+    struct tensor y = arena_tensor2(p->scratch, p->act, a->N, c->dim);
+    block_forward(p, &a->blocks[layer], &y, &a->x[layer], &w->m->blocks[layer], c, &a->sequence);
+    p->scratch->used = mark;
+}
+
+void model_backward(const struct pass *p, struct workspace *w, const struct batch *b, const struct tensor *dx) {
+    struct model *m = w->m;
+    struct acts *a = &w->acts;
+    const struct text_config *c = &m->config.text;
+    int64_t lowest = lowest_layer(m);
+    bool below = m->gembed.data || (b->images && pictures_are_trained(m));
+    for (int64_t i = c->layers - 1; i >= lowest; i--) {
+        if (w->keep[i] == KEEP_INPUT) run_again(p, w, i);
+        block_backward(p, dx, i > lowest || below, &a->blocks[i], &a->x[i], &m->blocks[i], c, &a->sequence);
+    }
+    if (m->gembed.data) op_embed_backward(p->be, &m->gembed, dx, &a->ids);
+    if (b->images && pictures_are_trained(m)) pictures_backward(p, w, dx);
+}
+
+void model_step(struct workspace *w, const struct batch *b, uint64_t seed, uint64_t draw, float scale,
+                const struct tensor *total) {
+    struct pass p = pass_new(w, seed, draw);
+    model_forward(&p, w, b);
+    struct tensor dx = {0};
+    if (w->train) dx = arena_tensor2(&w->arena, w->act, b->N, w->m->config.text.dim);
+    head_loss(&p, w, w->train ? &dx : NULL, scale);
+    if (b->scored) op_sum_add(p.be, total, &w->acts.loss);
+    if (w->train && b->scored) model_backward(&p, w, b, &dx);
+}
+
+int64_t model_find_nonfinite(struct workspace *w) {
+    struct backend *be = w->m->be;
+    int64_t layers = w->m->config.text.layers;
+    size_t mark = w->arena.used;
+    struct tensor count = arena_tensor1(&w->arena, F32, 1);
+    int64_t found = -1;
+    for (int64_t i = 0; i <= layers && found < 0; i++) {
+        float n = 0;
+        op_zero(be, &count);
+        op_count_nonfinite_add(be, &count, &w->acts.x[i]);
+        backend_download(be, &n, &count);
+        if (n > 0) found = i;
+    }
+    if (found < 0 && w->acts.scored) {
+        float n = 0;
+        op_zero(be, &count);
+        op_count_nonfinite_add(be, &count, &w->acts.loss);
+        backend_download(be, &n, &count);
+        if (n > 0) found = layers + 1;
+    }
+    w->arena.used = mark;
+    return found;
+}

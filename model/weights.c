@@ -1,0 +1,203 @@
+#include "model/weights.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/half.h"
+#include "base/memory.h"
+#include "base/text.h"
+
+struct owned_weight {
+    struct q4_weight weight;
+    struct owned_weight *next;
+};
+
+enum status weights_open(struct weights *w, const char *dir, struct backend *be, const struct quantize_on_load *q,
+                         struct err *e) {
+    *w = (struct weights){.dir = dir, .be = be, .quantize = *q, .err = e};
+    if (st_open_dir(&w->files, dir, "model", e) != ST_OK) return e->code;
+    w->used = mem_alloc(w->files.count * sizeof *w->used);
+    if (q->skip) w->skip = regex_new(q->skip, "quant_skip_modules", e);
+    return e->code;
+}
+
+void weights_close(struct weights *w) {
+    while (w->owned) {
+        struct owned_weight *next = w->owned->next;
+        bnb_release(&w->owned->weight);
+        free(w->owned);
+        w->owned = next;
+    }
+    regex_free(w->skip);
+    free(w->used);
+    st_close(&w->files);
+    *w = (struct weights){0};
+}
+
+bool weights_has(const struct weights *w, const char *name) { return st_find(&w->files, name) != NULL; }
+
+static const char *shape_text(const struct st_entry *t, char *buffer, size_t size) {
+    size_t at = 0;
+    buffer[0] = 0;
+    for (int i = 0; i < t->rank && at < size; i++)
+        at += (size_t)snprintf(buffer + at, size - at, "%s%lld", i ? "," : "", (long long)t->dim[i]);
+    return buffer;
+}
+
+/* The entry of a dense tensor of (rows, cols), or (rows) with cols 0; NULL with the error set. */
+static const struct st_entry *find(struct weights *w, const char *name, int64_t rows, int64_t cols) {
+    if (w->err->code != ST_OK) return NULL;
+    const struct st_entry *t = st_find(&w->files, name);
+    if (!t) {
+        err_set(w->err, ST_FAIL, "%s: tensor %s is missing; config.json asks for it", w->dir, name);
+        return NULL;
+    }
+    int64_t rest = 1;
+    for (int i = 1; i < t->rank; i++) rest *= t->dim[i];
+    bool fits = t->rank >= 1 && t->dim[0] == rows && (cols ? t->rank > 1 && rest == cols : t->rank == 1);
+    char shape[128];
+    if (!fits && cols)
+        err_set(w->err, ST_FAIL, "%s: tensor %s has shape (%s), config.json asks for (%lld,%lld)", t->file, name,
+                shape_text(t, shape, sizeof shape), (long long)rows, (long long)cols);
+    else if (!fits)
+        err_set(w->err, ST_FAIL, "%s: tensor %s has shape (%s), config.json asks for (%lld)", t->file, name,
+                shape_text(t, shape, sizeof shape), (long long)rows);
+    else if (t->type != ST_F32 && t->type != ST_BF16 && t->type != ST_F16)
+        err_set(w->err, ST_FAIL, "%s: tensor %s has type %s, wanted F32, BF16 or F16", t->file, name,
+                st_type_name(t->type));
+    w->used[t - w->files.entries] = true;
+    return w->err->code == ST_OK ? t : NULL;
+}
+
+static enum dtype dtype_of(enum st_type type) { return type == ST_F32 ? F32 : type == ST_BF16 ? BF16 : F16; }
+
+static float element(const struct st_entry *t, int64_t i) {
+    float f;
+    uint16_t h;
+    if (t->type == ST_F32) return memcpy(&f, (const char *)t->data + 4 * i, 4), f;
+    memcpy(&h, (const char *)t->data + 2 * i, 2);
+    return t->type == ST_BF16 ? bf16_to_float(h) : f16_to_float(h);
+}
+
+void weights_vector(struct weights *w, struct tensor *t, const char *name, int64_t n) {
+    const struct st_entry *from = find(w, name, n, 0);
+    if (!from) return;
+    *t = arena_tensor1(w->arena, F32, n);
+    if (!w->placing) return;
+    float *values = mem_alloc((size_t)n * sizeof *values);
+    for (int64_t i = 0; i < n; i++) values[i] = element(from, i);
+    backend_upload(w->be, t, values);
+    free(values);
+}
+
+/* A tensor over the mapped bytes, or a copy in the arena where the backend cannot read them there. */
+static void place(struct weights *w, struct tensor *t, const struct st_entry *from, int64_t rows, int64_t cols) {
+    enum dtype type = dtype_of(from->type);
+    bool aligned = (uintptr_t)from->data % dtype_size(type) == 0;
+    if (w->be->host_memory && aligned) {
+        *t = tensor_over2((void *)from->data, type, rows, cols);
+        return;
+    }
+    *t = arena_tensor2(w->arena, type, rows, cols);
+    if (w->placing) backend_upload(w->be, t, from->data);
+}
+
+void weights_matrix(struct weights *w, struct tensor *t, const char *name, int64_t rows, int64_t cols) {
+    const struct st_entry *from = find(w, name, rows, cols);
+    if (from) place(w, t, from, rows, cols);
+}
+
+static struct owned_weight *new_owned(struct weights *w) {
+    struct owned_weight *o = mem_alloc(sizeof *o);
+    o->next = w->owned;
+    w->owned = o;
+    return o;
+}
+
+/* A weight that the files hold in 4 bits. */
+static void read_4bit(struct weights *w, struct tensor *t, const char *name, int64_t O, int64_t I) {
+    for (size_t i = 0; i < w->files.count; i++) {
+        size_t stem = 0;
+        const char *other = w->files.entries[i].name;
+        if (strcmp(other, name) == 0 || (bnb_is_side(other, &stem) && strlen(name) == stem && !memcmp(other, name, stem)))
+            w->used[i] = true;
+    }
+    struct owned_weight *o = new_owned(w);
+    if (bnb_read(&o->weight, &w->files, name, w->err) != ST_OK) return;
+    *t = o->weight.t;
+    if (t->dim[0] != O || t->dim[1] != I)
+        err_set(w->err, ST_FAIL, "%s: tensor %s has shape (%lld,%lld), config.json asks for (%lld,%lld)", w->dir, name,
+                (long long)t->dim[0], (long long)t->dim[1], (long long)O, (long long)I);
+}
+
+/* Whether transformers' rules, or the user's, leave a module in its own type. */
+static bool is_kept(const struct weights *w, const char *path) {
+    for (size_t i = 0; i < w->quantize.keep_count; i++) {
+        const char *entry = w->quantize.keep[i];
+        size_t n = strlen(entry);
+        const char *leaf = strrchr(path, '.');
+        if (strcmp(leaf ? leaf + 1 : path, entry) == 0 || (strncmp(path, entry, n) == 0 && (path[n] == 0 || path[n] == '.')))
+            return true;
+    }
+    return w->skip && regex_full(w->skip, path);
+}
+
+/* A dense weight that becomes 4-bit now; its codes and scales belong to the host. */
+static void quantise(struct weights *w, struct tensor *t, const char *name, int64_t O, int64_t I) {
+    struct tensor dense;
+    const struct st_entry *from = find(w, name, O, I);
+    if (!from) return;
+    place(w, &dense, from, O, I);
+    if (!w->placing) {
+        *t = dense;
+        return;
+    }
+    struct owned_weight *o = new_owned(w);
+    const struct block_options options = {w->quantize.type, w->quantize.blocksize, w->quantize.double_quant};
+    if (block_quantize_weight(&o->weight, &dense, &options, w->be->threads, name, w->err) == ST_OK) *t = o->weight.t;
+}
+
+void weights_linear(struct weights *w, struct linear *l, const char *path, int64_t O, int64_t I, bool bias) {
+    if (w->err->code != ST_OK) return;
+    if (!l->path) l->path = mem_text(path);
+    char *name = mem_format("%s.weight", path);
+    if (bnb_is_4bit(&w->files, name))
+        read_4bit(w, &l->W, name, O, I);
+    else if (w->quantize.type != F32 && !is_kept(w, path))
+        quantise(w, &l->W, name, O, I);
+    else
+        weights_matrix(w, &l->W, name, O, I);
+    free(name);
+    if (!bias) return;
+    name = mem_format("%s.bias", path);
+    weights_vector(w, &l->b, name, O);
+    free(name);
+}
+
+void weights_norm(struct weights *w, struct tensor *g, struct tensor *b, const char *prefix, int64_t n) {
+    char *name = mem_format("%s.weight", prefix);
+    weights_vector(w, g, name, n);
+    free(name);
+    if (!b) return;
+    name = mem_format("%s.bias", prefix);
+    weights_vector(w, b, name, n);
+    free(name);
+}
+
+void weights_ignore_prefix(struct weights *w, const char *prefix) {
+    for (size_t i = 0; i < w->files.count; i++)
+        if (text_starts(w->files.entries[i].name, prefix)) w->used[i] = true;
+}
+
+void weights_ignore_suffix(struct weights *w, const char *suffix) {
+    for (size_t i = 0; i < w->files.count; i++)
+        if (text_ends(w->files.entries[i].name, suffix)) w->used[i] = true;
+}
+
+enum status weights_check_all_used(struct weights *w) {
+    for (size_t i = 0; i < w->files.count && w->err->code == ST_OK; i++)
+        if (!w->used[i])
+            err_set(w->err, ST_FAIL, "%s: tensor %s is not part of the model that config.json describes",
+                    w->files.entries[i].file, w->files.entries[i].name);
+    return w->err->code;
+}

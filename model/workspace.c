@@ -1,0 +1,143 @@
+/* The memory of passes. The largest pass that can come is run once with a backend that has failed already, so that every
+ * op checks its shapes and computes nothing, in an arena whose pointers are not memory: what the arena's peak shows is
+ * what such a pass needs, to the byte, whatever the code above does. */
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/memory.h"
+#include "model/model.h"
+
+static void tables_layout(struct workspace *w) {
+    const struct model_config *c = &w->m->config;
+    w->rope = arena_tensor3(&w->arena, F32, 2, w->limits.longest, c->text.head_dim / 2);
+    if (c->family == FAMILY_MLLAVA) vit_tables_layout(&w->vit, &w->arena, &c->vision, w->limits.images);
+    w->tables_end = w->arena.used;
+}
+
+/* The largest pass: as many positions, rows, scored targets and pictures as any batch may have, all in one. */
+static void dry_pass(struct workspace *w) {
+    struct backend *be = w->m->be;
+    struct err kept = be->err;
+    struct batch largest = {.rows = w->limits.rows, .N = w->limits.N, .scored = w->limits.scored, .images = w->limits.images};
+    struct tensor total = tensor_over1(NULL, F32, 1);
+    be->err = (struct err){.code = ST_FAIL};
+    w->dry = true;
+    if (w->train) {
+        model_step(w, &largest, 0, 0, 1, &total);
+    } else {
+        struct pass p = pass_new(w, 0, 0);
+        model_forward(&p, w, &largest);
+        head_loss(&p, w, NULL, 1);
+        head_logits(&p, w, NULL);
+    }
+    w->dry = false;
+    if (w->cache) w->cache->length = 0;
+    be->err = kept;
+}
+
+static void workspace_init(struct workspace *w, struct model *m, const struct workspace_options *o) {
+    int64_t layers = m->config.text.layers;
+    *w = (struct workspace){.m = m, .limits = o->limits, .train = o->train, .act = o->act, .keep = o->keep,
+                            .neftune_alpha = o->neftune_alpha};
+    w->acts.x = mem_alloc((size_t)(layers + 1) * sizeof *w->acts.x);
+    w->acts.blocks = mem_alloc((size_t)layers * sizeof *w->acts.blocks);
+    if (o->cache_room) {
+        w->cache = mem_alloc(sizeof *w->cache);
+        w->cache->room = o->cache_room;
+        w->cache->keys = mem_alloc((size_t)layers * sizeof *w->cache->keys);
+        w->cache->values = mem_alloc((size_t)layers * sizeof *w->cache->values);
+    }
+}
+
+static void cache_layout(struct workspace *w) {
+    const struct text_config *c = &w->m->config.text;
+    for (int64_t i = 0; w->cache && i < c->layers; i++) {
+        w->cache->keys[i] = arena_tensor3(&w->arena, w->act, w->cache->room, c->kv_heads, c->head_dim);
+        w->cache->values[i] = arena_tensor3(&w->arena, w->act, w->cache->room, c->kv_heads, c->head_dim);
+    }
+}
+
+/* Lays tables out and runs dry over pointers that must not be followed. */
+static size_t measure(struct workspace *w) {
+    w->arena = arena_over((void *)ARENA_ALIGN, SIZE_MAX / 2);
+    cache_layout(w);
+    tables_layout(w);
+    dry_pass(w);
+    return w->arena.peak;
+}
+
+static void workspace_clear(struct workspace *w) {
+    vit_acts_free(&w->acts.vit);
+    free(w->acts.x), free(w->acts.blocks);
+    if (w->cache) free(w->cache->keys), free(w->cache->values);
+    free(w->cache);
+    free(w->host_index), free(w->host_offsets), free(w->host_noise);
+}
+
+size_t workspace_measure(struct model *m, const struct workspace_options *o) {
+    struct workspace w;
+    workspace_init(&w, m, o);
+    size_t bytes = measure(&w);
+    workspace_clear(&w);
+    return bytes;
+}
+
+/* One frequency per pair of a head's numbers; linear and llama3 scaling as in transformers' modeling_rope_utils. */
+static double frequency(const struct rope_config *r, int64_t pair, int64_t D) {
+    float f = (float)(1.0 / (float)pow(r->theta, (double)(2 * pair) / (double)D));
+    if (r->kind == ROPE_LINEAR) return (float)(f / r->factor);
+    if (r->kind == ROPE_PLAIN) return f;
+    double wavelength = 6.283185307179586 / f, old = (double)r->original_positions;
+    if (wavelength > old / r->low_freq_factor) return (float)(f / r->factor);
+    if (wavelength < old / r->high_freq_factor) return f;
+    double smooth = (old / wavelength - r->low_freq_factor) / (r->high_freq_factor - r->low_freq_factor);
+    return (float)((1 - smooth) * f / r->factor + smooth * f);
+}
+
+static void fill_rope(struct workspace *w) {
+    const struct text_config *c = &w->m->config.text;
+    int64_t P = w->limits.longest, half = c->head_dim / 2;
+    float *table = mem_alloc((size_t)(2 * P * half) * sizeof *table);
+    for (int64_t i = 0; i < half; i++) {
+        float f = (float)frequency(&c->rope, i, c->head_dim);
+        for (int64_t p = 0; p < P; p++) {
+            float angle = (float)p * f;
+            table[p * half + i] = (float)cos((double)angle);
+            table[(P + p) * half + i] = (float)sin((double)angle);
+        }
+    }
+    backend_upload(w->m->be, &w->rope, table);
+    free(table);
+}
+
+enum status workspace_new(struct workspace **out, struct model *m, const struct workspace_options *o, struct err *e) {
+    struct workspace *w = *out = mem_alloc(sizeof *w);
+    workspace_init(w, m, o);
+    size_t bytes = measure(w);
+    w->memory = backend_alloc(m->be, bytes);
+    if (!w->memory) {
+        err_set(e, m->be->err.code, "%s", m->be->err.text);
+        workspace_free(w);
+        *out = NULL;
+        return e->code;
+    }
+    w->arena = arena_over(w->memory, bytes);
+    cache_layout(w);
+    tables_layout(w);
+    int64_t image_rows = m->config.family == FAMILY_MLLAVA ? o->limits.images * vision_tokens(&m->config.vision) : 0;
+    int64_t staged = o->limits.N > image_rows ? o->limits.N : image_rows;
+    w->host_index = mem_alloc((size_t)staged * sizeof *w->host_index);
+    w->host_offsets = mem_alloc((size_t)(o->limits.rows + 1) * sizeof *w->host_offsets);
+    w->host_noise = mem_alloc((size_t)(o->neftune_alpha > 0 ? o->limits.N : 0) * sizeof *w->host_noise);
+    fill_rope(w);
+    if (m->config.family == FAMILY_MLLAVA) vit_tables_fill(&w->vit, m->be, &m->config.vision);
+    return ST_OK;
+}
+
+void workspace_free(struct workspace *w) {
+    if (!w) return;
+    backend_release(w->m->be, w->memory);
+    workspace_clear(w);
+    free(w);
+}
