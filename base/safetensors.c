@@ -1,8 +1,11 @@
 #include "base/safetensors.h"
 
+#include <errno.h>
 #include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
 
 #include "base/json.h"
 #include "base/memory.h"
@@ -220,6 +223,12 @@ const struct st_entry *st_find(const struct st_set *s, const char *name) {
     return s->count ? bsearch(&key, s->entries, s->count, sizeof key, by_name) : NULL;
 }
 
+void st_forget(const struct st_entry *t) {
+    uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE), first = (uintptr_t)t->data, last = first + t->bytes;
+    first = (first + page - 1) / page * page, last = last / page * page;
+    if (first < last) madvise((void *)first, last - first, MADV_DONTNEED);
+}
+
 /* --- a folder ---------------------------------------------------------------------------------------------------- */
 
 static int by_text(const void *a, const void *b) { return strcmp(*(char *const *)a, *(char *const *)b); }
@@ -334,38 +343,56 @@ static void add_entry(struct text *t, const struct st_entry *entry, uint64_t beg
     free(name);
 }
 
+/* The header of w->order as it stands in the file; fills bytes and begin. */
+static enum status lay_out(struct st_writer *w, struct text *t, const char *path, struct err *e) {
+    uint64_t at = 0, bytes = 0;
+    text_add_n(t, "\0\0\0\0\0\0\0\0", 8);
+    text_add(t, "{\"__metadata__\":{\"format\":\"pt\"}");
+    for (size_t i = 0; i < w->count; i++) {
+        struct st_entry *entry = &w->order[i];
+        if (!entry_bytes(entry, &bytes) || at + bytes > INT64_MAX / 2)
+            return err_set(e, ST_FAIL, "%s: tensor %.200s is too large", path, entry->name);
+        entry->bytes = (size_t)bytes;
+        w->begin[i] = at;
+        add_entry(t, entry, at);
+        at += bytes;
+    }
+    text_add_char(t, '}');
+    while (t->len % 8) text_add_char(t, ' ');
+    for (int i = 0; i < 8; i++) t->data[i] = (char)((uint64_t)(t->len - 8) >> 8 * i & 255);
+    for (size_t i = 0; i < w->count; i++) w->begin[i] += t->len;
+    return ST_OK;
+}
+
 enum status st_writer_open(struct st_writer *w, const char *path, const struct st_entry *entries, size_t count,
                            struct err *e) {
     struct text t = {0};
-    uint64_t at = 0, bytes = 0;
     *w = (struct st_writer){.order = mem_alloc(count * sizeof *entries), .count = count};
+    w->begin = mem_alloc(count * sizeof *w->begin);
     if (count) memcpy(w->order, entries, count * sizeof *entries);
     if (count) qsort(w->order, count, sizeof *entries, by_type_and_name);
-    text_add_n(&t, "\0\0\0\0\0\0\0\0", 8);
-    text_add(&t, "{\"__metadata__\":{\"format\":\"pt\"}");
-    for (size_t i = 0; i < count; i++) {
-        struct st_entry *entry = &w->order[i];
-        if (!entry_bytes(entry, &bytes)) {
-            err_set(e, ST_FAIL, "%s: tensor %.200s is too large", path, entry->name);
-            goto done;
-        }
-        entry->bytes = (size_t)bytes;
-        add_entry(&t, entry, at);
-        at += bytes;
-    }
-    text_add_char(&t, '}');
-    while (t.len % 8) text_add_char(&t, ' ');
-    for (int i = 0; i < 8; i++) t.data[i] = (char)((uint64_t)(t.len - 8) >> 8 * i & 255);
-    if (file_out_open(&w->out, path, e) == ST_OK) file_out_write(&w->out, t.data, t.len, e);
-done:
+    if (lay_out(w, &t, path, e) == ST_OK && file_out_open(&w->out, path, e) == ST_OK)
+        file_out_write(&w->out, t.data, t.len, e);
+    w->position = t.len;
     text_free(&t);
     if (e->code != ST_OK) st_writer_abandon(w);
     return e->code;
 }
 
-enum status st_writer_put(struct st_writer *w, const void *data, struct err *e) {
-    const struct st_entry *entry = &w->order[w->next++];
-    return file_out_write(&w->out, data, entry->bytes, e);
+static enum status put(struct st_writer *w, size_t i, const void *data, struct err *e) {
+    if (w->position != w->begin[i] && fseeko(w->out.stream, (off_t)w->begin[i], SEEK_SET) != 0)
+        return err_set(e, ST_FAIL, "%s: cannot write (%s)", w->out.path, strerror(errno));
+    w->position = w->begin[i] + w->order[i].bytes;
+    w->next++;
+    return file_out_write(&w->out, data, w->order[i].bytes, e);
+}
+
+enum status st_writer_put(struct st_writer *w, const void *data, struct err *e) { return put(w, w->next, data, e); }
+
+enum status st_writer_put_named(struct st_writer *w, const struct st_entry *entry, struct err *e) {
+    const struct st_entry *found = bsearch(entry, w->order, w->count, sizeof *entry, by_type_and_name);
+    if (!found) return err_set(e, ST_FAIL, "%s: tensor %.200s was not announced", w->out.path, entry->name);
+    return put(w, (size_t)(found - w->order), entry->data, e);
 }
 
 enum status st_writer_commit(struct st_writer *w, struct err *e) {
@@ -379,7 +406,7 @@ enum status st_writer_commit(struct st_writer *w, struct err *e) {
 
 void st_writer_abandon(struct st_writer *w) {
     file_out_abandon(&w->out);
-    free(w->order);
+    free(w->order), free(w->begin);
     *w = (struct st_writer){0};
 }
 

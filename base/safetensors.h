@@ -22,7 +22,7 @@ struct st_entry {
     enum st_type type;
     int rank;
     int64_t dim[ST_MAX_RANK];
-    const void *data; // into the map (reader), or the caller's bytes (writer: may be NULL, see st_writer)
+    const void *data; // into the map, not always aligned (reader), or the caller's bytes (writer: see st_writer)
     size_t bytes;
     const char *file; // path of the shard it came from
 };
@@ -46,6 +46,9 @@ void st_close(struct st_set *s);
 
 const struct st_entry *st_find(const struct st_set *s, const char *name); // NULL when absent
 
+/* The entry's data will not be read soon: its pages leave the process (reading them again brings them back). */
+void st_forget(const struct st_entry *t);
+
 const char *st_type_name(enum st_type type); // "F32"
 size_t st_type_size(enum st_type type);
 
@@ -53,15 +56,18 @@ size_t st_type_size(enum st_type type);
 enum status st_write(const char *path, const struct st_entry *entries, size_t count, struct err *e);
 
 /* Writes a file whose tensors are produced one after the other, so that no more than one need be in memory. All names,
- * types and shapes are given first; then st_writer_put is called once for each, in the order of st_writer_order. */
+ * types and shapes are given first; then each is put once: st_writer_put puts order[next], st_writer_put_named any. */
 struct st_writer {
     struct file_out out;
-    struct st_entry *order; // (count), in file order
-    size_t count, next;
+    struct st_entry *order; // (count), in file order; names are the caller's
+    uint64_t *begin;        // (count), place in the file
+    uint64_t position;      // of the stream
+    size_t count, next;     // next: how many were put
 };
 enum status st_writer_open(struct st_writer *w, const char *path, const struct st_entry *entries, size_t count,
                            struct err *e);
 enum status st_writer_put(struct st_writer *w, const void *data, struct err *e); // the bytes of order[next]
+enum status st_writer_put_named(struct st_writer *w, const struct st_entry *entry, struct err *e); // its data
 enum status st_writer_commit(struct st_writer *w, struct err *e);
 void st_writer_abandon(struct st_writer *w); // fine after commit
 

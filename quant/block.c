@@ -108,7 +108,7 @@ static int by_value(const void *a, const void *b) {
 /* NF4 is cut in the middle between neighbours. FP4 is cut as its GPU kernel does, on the magnitude with rounded
  * constants: x > -(the next float after a cut) is x >= -cut, and the sign bit is set when x < 0. */
 static void set_cuts(struct quantize_job *q, enum dtype type) {
-    static const float magnitude[7] = {0x1.655572p-9f, 0x1.6p-4f,     0x1.aaaaaap-3f, 0x1.2aaaaap-2f,
+    static const float magnitude[7] = {0x1.555572p-9f, 0x1.6p-4f,     0x1.aaaaaap-3f, 0x1.2aaaaap-2f,
                                        0x1.aaaaacp-2f, 0x1.2aaaap-1f, 0x1.aaaaaap-1f};
     static const uint8_t fp4_order[16] = {11, 10, 13, 12, 15, 14, 9, 8, 0, 1, 6, 7, 4, 5, 2, 3};
     q->cuts[15] = INFINITY;

@@ -220,21 +220,19 @@ void bnb_release(struct q4_weight *w) {
 
 /* --- writing ----------------------------------------------------------------------------------------------------- */
 
-char *bnb_state_text(enum dtype type, const struct q4 *q, int64_t out, int64_t in) {
-    cJSON *o = cJSON_CreateObject(), *shape = NULL;
-    cJSON_AddStringToObject(o, "quant_type", kinds[type == FP4].name);
-    cJSON_AddNumberToObject(o, "blocksize", q->blocksize);
+static const char *source_name(enum dtype type) {
     for (int i = 0; i < SOURCES; i++)
-        if (sources[i].type == q->source) cJSON_AddStringToObject(o, "dtype", sources[i].name);
-    shape = cJSON_AddArrayToObject(o, "shape");
-    cJSON_AddItemToArray(shape, cJSON_CreateNumber((double)out));
-    cJSON_AddItemToArray(shape, cJSON_CreateNumber((double)in));
-    if (q->absmax8) {
-        cJSON_AddNumberToObject(o, "nested_blocksize", q->nested_blocksize);
-        cJSON_AddStringToObject(o, "nested_dtype", "float32");
-        cJSON_AddNumberToObject(o, "nested_offset", (double)q->nested_offset);
-    }
-    char *text = json_text(o, true);
-    cJSON_Delete(o);
-    return text;
+        if (sources[i].type == type) return sources[i].name;
+    return "float32";
+}
+
+char *bnb_state_text(enum dtype type, const struct q4 *q, int64_t out, int64_t in) {
+    struct text t = {0};
+    text_addf(&t, "{\"quant_type\": \"%s\", \"blocksize\": %d, \"dtype\": \"%s\", \"shape\": [%lld, %lld]",
+              kinds[type == FP4].name, q->blocksize, source_name(q->source), (long long)out, (long long)in);
+    if (q->nested_blocksize)
+        text_addf(&t, ", \"nested_blocksize\": %d, \"nested_dtype\": \"float32\", \"nested_offset\": %.16e",
+                  q->nested_blocksize, (double)q->nested_offset);
+    text_add_char(&t, '}');
+    return t.data;
 }

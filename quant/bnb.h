@@ -33,7 +33,8 @@ bool bnb_is_side(const char *name, size_t *stem);
 /* The last part of the name of the quant_state: "bitsandbytes__nf4". */
 const char *bnb_state_suffix(enum dtype type);
 
-/* The JSON of the quant_state; nested_offset is written when q has absmax8. The caller frees it. */
+/* The JSON of the quant_state; with nested_offset, whose value does not change the length, when nested_blocksize is not
+ * 0. The caller frees it. */
 char *bnb_state_text(enum dtype type, const struct q4 *q, int64_t out, int64_t in);
 
 #endif
