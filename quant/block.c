@@ -267,11 +267,33 @@ static void nest_task(void *arg, int64_t task, int thread) {
     for (int i = 0; i < n; i++) q->out[first + i] = most == 0.0f ? 0 : nearest(q->code, v[i] * factor);
 }
 
+/* x summed in fp32 in the order that gives bitsandbytes its offset on the CPU, so that the offset is the same number:
+ * 32 running sums (4 when there are fewer than 8 numbers), each kept small by moving it up a level after 2^power rows,
+ * then the rows that are left, then across. */
+static float sum_in_lanes(const float *x, int64_t n) {
+    float level[4][32] = {{0}}, sum = 0;
+    int lanes = n < 8 ? 1 : 8, width = 4 * lanes, power = 0;
+    int64_t rows = n / width, at = 0;
+    while ((int64_t)1 << power < rows) power++;
+    power = power / 4 > 4 ? power / 4 : 4;
+    for (int64_t row = 1; row <= rows; row++, at += width) {
+        for (int k = 0; k < width; k++) level[0][k] += x[at + k];
+        for (int up = 1; up < 4 && row % ((int64_t)1 << up * power) == 0; up++)
+            for (int k = 0; k < width; k++) level[up][k] += level[up - 1][k], level[up - 1][k] = 0;
+    }
+    for (int up = 1; up < 4; up++)
+        for (int k = 0; k < width; k++) level[0][k] += level[up][k];
+    for (; at + lanes <= n; at += lanes)
+        for (int k = 0; k < lanes; k++) level[0][k] += x[at + k];
+    for (int k = lanes; k < width; k++) level[0][k % lanes] += level[0][k];
+    for (; at < n; at++) sum += x[at];
+    for (int k = 0; k < lanes; k++) sum += level[0][k];
+    return sum;
+}
+
 float block_nest(uint8_t *absmax8, float *nested_absmax, const float *absmax, int64_t n, const float code[256],
                  struct threads *t) {
-    double sum = 0;
-    for (int64_t i = 0; i < n; i++) sum += (double)absmax[i];
-    struct nest_job q = {absmax8, nested_absmax, absmax, code, n ? (float)(sum / (double)n) : 0.0f, n};
+    struct nest_job q = {absmax8, nested_absmax, absmax, code, n ? sum_in_lanes(absmax, n) / (float)n : 0.0f, n};
     threads_for(t, block_count(n, NESTED_BLOCKSIZE), nest_task, &q);
     return q.offset;
 }

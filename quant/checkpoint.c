@@ -273,45 +273,44 @@ static const char *compute_dtype(const struct job *j) {
     return strcmp(name, "float16") == 0 ? "float16" : "bfloat16";
 }
 
-/* The keys as transformers writes them; takes skip_modules over. */
-static cJSON *quantization_config(struct job *j) {
-    cJSON *o = cJSON_CreateObject();
-    cJSON_AddTrueToObject(o, "_load_in_4bit");
-    cJSON_AddFalseToObject(o, "_load_in_8bit");
-    cJSON_AddStringToObject(o, "bnb_4bit_compute_dtype", compute_dtype(j));
-    cJSON_AddStringToObject(o, "bnb_4bit_quant_storage", "uint8");
-    cJSON_AddStringToObject(o, "bnb_4bit_quant_type", dtype_name(j->o->type));
-    cJSON_AddBoolToObject(o, "bnb_4bit_use_double_quant", j->o->double_quant);
-    cJSON_AddFalseToObject(o, "llm_int8_enable_fp32_cpu_offload");
-    cJSON_AddFalseToObject(o, "llm_int8_has_fp16_weight");
-    cJSON_AddItemToObject(o, "llm_int8_skip_modules", j->skip_modules);
-    j->skip_modules = NULL;
-    cJSON_AddNumberToObject(o, "llm_int8_threshold", 6.0);
-    cJSON_AddTrueToObject(o, "load_in_4bit");
-    cJSON_AddFalseToObject(o, "load_in_8bit");
-    cJSON_AddStringToObject(o, "quant_method", "bitsandbytes");
-    return o;
+/* The keys as transformers writes them; it insists on a threshold that is written as a float. */
+static void add_quantization_config(struct text *t, const struct job *j) {
+    char *skip = json_text(j->skip_modules, true);
+    text_addf(t,
+              "\n  \"quantization_config\": {\n"
+              "    \"_load_in_4bit\": true,\n"
+              "    \"_load_in_8bit\": false,\n"
+              "    \"bnb_4bit_compute_dtype\": \"%s\",\n"
+              "    \"bnb_4bit_quant_storage\": \"uint8\",\n"
+              "    \"bnb_4bit_quant_type\": \"%s\",\n"
+              "    \"bnb_4bit_use_double_quant\": %s,\n"
+              "    \"llm_int8_enable_fp32_cpu_offload\": false,\n"
+              "    \"llm_int8_has_fp16_weight\": false,\n"
+              "    \"llm_int8_skip_modules\": %s,\n"
+              "    \"llm_int8_threshold\": 6.0,\n"
+              "    \"load_in_4bit\": true,\n"
+              "    \"load_in_8bit\": false,\n"
+              "    \"quant_method\": \"bitsandbytes\"\n"
+              "  }\n}\n",
+              compute_dtype(j), dtype_name(j->o->type), j->o->double_quant ? "true" : "false", skip);
+    free(skip);
 }
 
 /* The text of the source with one key more, so that every number in it stays written as it was. */
-static enum status write_config(struct job *j, const char *dir, struct err *e) {
-    cJSON *added = cJSON_CreateObject();
-    cJSON_AddItemToObject(added, "quantization_config", quantization_config(j));
+static enum status write_config(const struct job *j, const char *dir, struct err *e) {
     struct text t = {0};
     bool null_there = cJSON_HasObjectItem(j->config, "quantization_config");
     if (null_there) cJSON_DeleteItemFromObjectCaseSensitive(j->config, "quantization_config");
-    char *base = null_there ? json_text(j->config, false) : mem_text(j->config_text), *more = json_text(added, false);
+    char *base = null_there ? json_text(j->config, false) : mem_text(j->config_text);
     size_t end = (size_t)(strrchr(base, '}') - base);
     while (end > 0 && strchr(" \t\r\n", base[end - 1])) end--;
     text_add_n(&t, base, end);
     text_add(&t, j->config->child ? "," : "");
-    text_add(&t, more + 1); // without its first brace
-    text_add_char(&t, '\n');
+    add_quantization_config(&t, j);
     char *path = path_join(dir, "config.json");
     file_write(path, t.data, t.len, e);
-    free(path), free(base), free(more);
+    free(path), free(base);
     text_free(&t);
-    cJSON_Delete(added);
     return e->code;
 }
 
