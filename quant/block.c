@@ -5,8 +5,11 @@
 #include <stdlib.h>
 #include <string.h>
 
-#if defined(__x86_64__)
+#if defined(__x86_64__) && defined(__GNUC__)
 #include <immintrin.h>
+#define X86 1
+#else
+#define X86 0
 #endif
 
 #include "base/half.h"
@@ -56,6 +59,16 @@ void block_map8(float code[256]) {
 #define INLINE static inline __attribute__((always_inline))
 #else
 #define INLINE static inline
+#endif
+
+#if X86
+#define AVX2   __attribute__((target("avx2")))
+#define AVX512 __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl")))
+
+static bool has_avx512(void) {
+    return __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
+           __builtin_cpu_supports("avx512vl");
+}
 #endif
 
 /* n elements, from element `first` of x, as floats. */
@@ -164,10 +177,8 @@ static void piece_plain(const struct quantize_job *q, int64_t first, int64_t las
     quantize_piece(q, first, last, pack);
 }
 
-#if defined(__x86_64__) && defined(__GNUC__)
-#define AVX512 __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl")))
-
-__attribute__((target("avx2"))) static void piece_avx2(const struct quantize_job *q, int64_t first, int64_t last) {
+#if X86
+AVX2 static void piece_avx2(const struct quantize_job *q, int64_t first, int64_t last) {
     quantize_piece(q, first, last, pack);
 }
 
@@ -198,9 +209,7 @@ AVX512 static void piece_avx512(const struct quantize_job *q, int64_t first, int
 }
 
 static quantize_piece_fn *fastest_piece(void) {
-    if (__builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl"))
-        return piece_avx512;
-    return __builtin_cpu_supports("avx2") ? piece_avx2 : piece_plain;
+    return has_avx512() ? piece_avx512 : __builtin_cpu_supports("avx2") ? piece_avx2 : piece_plain;
 }
 #else
 static quantize_piece_fn *fastest_piece(void) { return piece_plain; }
@@ -241,19 +250,36 @@ struct nest_job {
     int64_t n;
 };
 
-/* The entry nearest to x. Between two entries exactly, the one that the search stands on wins: the search halves the
- * map from its middle, as the library does on the GPU. NaN gives 0. */
-static uint8_t nearest(const float *code, float x) {
-    int pivot = 127, lower = 0, upper = 255;
-    for (int step = 64; step > 0; step >>= 1) {
-        if (x > code[pivot])
-            lower = pivot, pivot += step;
-        else
-            upper = pivot, pivot -= step;
+/* The entries nearest to x (n). Between two exactly, the one that the search ends on wins: it halves the map from its
+ * middle and ends on an even entry, as the library does on the GPU. NaN gives 0. Step by step over all of x, so that
+ * the searches overlap. */
+INLINE void nearest(uint8_t *out, const float *x, int n, const float *code) {
+    int32_t at[NESTED_BLOCKSIZE];
+    for (int i = 0; i < n; i++) at[i] = 127;
+    for (int step = 64; step > 0; step >>= 1)
+        for (int i = 0; i < n; i++) at[i] += x[i] > code[at[i]] ? step : -step;
+    for (int i = 0; i < n; i++) {
+        int32_t here = at[i], below = here > 0 ? here - 1 : 0;
+        int32_t up = x[i] > (code[here + 1] + code[here]) * 0.5f, down = x[i] < (code[below] + code[here]) * 0.5f;
+        out[i] = (uint8_t)(here + up - (here > 0 ? down : 0));
     }
-    if (x > code[pivot]) return (uint8_t)(x > (code[upper] + code[pivot]) * 0.5f ? upper : pivot);
-    return (uint8_t)(x < (code[lower] + code[pivot]) * 0.5f ? lower : pivot);
 }
+
+typedef void nearest_fn(uint8_t *out, const float *x, int n, const float *code);
+
+static void nearest_plain(uint8_t *out, const float *x, int n, const float *code) { nearest(out, x, n, code); }
+
+#if X86
+AVX2 static void nearest_avx2(uint8_t *out, const float *x, int n, const float *code) { nearest(out, x, n, code); }
+
+AVX512 static void nearest_avx512(uint8_t *out, const float *x, int n, const float *code) { nearest(out, x, n, code); }
+
+static nearest_fn *fastest_nearest(void) {
+    return has_avx512() ? nearest_avx512 : __builtin_cpu_supports("avx2") ? nearest_avx2 : nearest_plain;
+}
+#else
+static nearest_fn *fastest_nearest(void) { return nearest_plain; }
+#endif
 
 static void nest_task(void *arg, int64_t task, int thread) {
     const struct nest_job *q = arg;
@@ -264,7 +290,8 @@ static void nest_task(void *arg, int64_t task, int thread) {
     for (int i = 0; i < n; i++) v[i] = q->absmax[first + i] - q->offset;
     float most = q->nested_absmax[task] = largest(v, n);
     float factor = 1.0f / most;
-    for (int i = 0; i < n; i++) q->out[first + i] = most == 0.0f ? 0 : nearest(q->code, v[i] * factor);
+    for (int i = 0; i < n; i++) v[i] = most == 0.0f ? -1.0f : v[i] * factor; // zeros take entry 0
+    fastest_nearest()(q->out + first, v, n, q->code);
 }
 
 /* x summed in fp32 in the order that gives bitsandbytes its offset on the CPU, so that the offset is the same number:
@@ -306,31 +333,71 @@ struct dequantize_job {
     const struct tensor *w;
 };
 
-/* A block has 16 different values at most. */
-static void dequantize_block(const struct dequantize_job *d, int64_t block, int64_t first, int64_t last) {
-    const struct q4 *q = d->w->q4;
+/* A block has 16 different values at most: value, and the bits of those in a 16-bit type. */
+static void block_values(float value[16], uint16_t half[16], const struct dequantize_job *d, int64_t block) {
+    float absmax = q4_absmax(d->w->q4, block);
+    for (int i = 0; i < 16; i++) value[i] = d->w->q4->code[i] * absmax;
+    if (d->type == BF16)
+        for (int i = 0; i < 16; i++) half[i] = bf16_of_float(value[i]);
+    else if (d->type == F16)
+        for (int i = 0; i < 16; i++) half[i] = f16_of_float(value[i]);
+}
+
+/* Elements first .. last of one block. */
+static void unpack(const struct dequantize_job *d, int64_t first, int64_t last, const float *value,
+                   const uint16_t *half) {
     const uint8_t *packed = d->w->data;
-    float absmax = q4_absmax(q, block), value[16];
-    uint16_t half[16];
-    for (int i = 0; i < 16; i++) {
-        value[i] = q->code[i] * absmax;
-        half[i] = d->type == F16 ? f16_of_float(value[i]) : bf16_of_float(value[i]);
+    float *wide = (float *)(void *)d->out;
+    uint16_t *narrow = (uint16_t *)(void *)d->out;
+    if (d->type == F32)
+        for (int64_t i = first; i < last; i++) wide[i] = value[packed[i / 2] >> (i % 2 ? 0 : 4) & 15];
+    else
+        for (int64_t i = first; i < last; i++) narrow[i] = half[packed[i / 2] >> (i % 2 ? 0 : 4) & 15];
+}
+
+#if X86
+/* The same for a multiple of 32 elements: the values lie in a register and are looked up 16 or 32 at a time. */
+AVX512 static void unpack_avx512(const struct dequantize_job *d, int64_t first, int64_t last, const float *value,
+                                 const uint16_t *half) {
+    const uint8_t *packed = d->w->data;
+    __m512 values = _mm512_loadu_ps(value);
+    __m512i halves = _mm512_broadcast_i64x4(_mm256_loadu_si256((const __m256i *)(const void *)half));
+    for (int64_t i = first; d->type == F32 && i < last; i += 16) {
+        __m512i byte = _mm512_cvtepu8_epi64(_mm_loadl_epi64((const __m128i *)(const void *)(packed + i / 2)));
+        __m512i low = _mm512_and_si512(byte, _mm512_set1_epi64(15));
+        __m512i at = _mm512_or_si512(_mm512_srli_epi64(byte, 4), _mm512_slli_epi64(low, 32));
+        _mm512_storeu_ps(d->out + 4 * i, _mm512_permutexvar_ps(at, values));
     }
-    if (d->type == F32) {
-        float *out = (float *)(void *)d->out;
-        for (int64_t i = first; i < last; i++) out[i] = value[packed[i / 2] >> (i % 2 ? 0 : 4) & 15];
-    } else {
-        uint16_t *out = (uint16_t *)(void *)d->out;
-        for (int64_t i = first; i < last; i++) out[i] = half[packed[i / 2] >> (i % 2 ? 0 : 4) & 15];
+    for (int64_t i = first; d->type != F32 && i < last; i += 32) {
+        __m512i byte = _mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)(const void *)(packed + i / 2)));
+        __m512i low = _mm512_and_si512(byte, _mm512_set1_epi32(15));
+        __m512i at = _mm512_or_si512(_mm512_srli_epi32(byte, 4), _mm512_slli_epi32(low, 16));
+        _mm512_storeu_si512(d->out + 2 * i, _mm512_permutexvar_epi16(at, halves));
     }
 }
+#else
+static bool has_avx512(void) { return false; }
+static void unpack_avx512(const struct dequantize_job *d, int64_t first, int64_t last, const float *value,
+                          const uint16_t *half) {
+    unpack(d, first, last, value, half);
+}
+#endif
 
 static void dequantize_task(void *arg, int64_t task, int thread) {
     const struct dequantize_job *d = arg;
     (void)thread;
     int64_t size = d->w->q4->blocksize, n = tensor_count(d->w), end = (task + 1) * PIECE < n ? (task + 1) * PIECE : n;
-    for (int64_t i = task * PIECE; i < end; i += size)
-        dequantize_block(d, i / size, i, i + size < end ? i + size : end);
+    bool fast = has_avx512();
+    float value[16];
+    uint16_t half[16] = {0};
+    for (int64_t i = task * PIECE; i < end; i += size) {
+        int64_t last = i + size < end ? i + size : end;
+        block_values(value, half, d, i / size);
+        if (fast && (last - i) % 32 == 0)
+            unpack_avx512(d, i, last, value, half);
+        else
+            unpack(d, i, last, value, half);
+    }
 }
 
 void block_dequantize(void *out, enum dtype type, const struct tensor *w, struct threads *t) {
