@@ -253,7 +253,7 @@ struct nest_job {
 /* The entries nearest to x (n). Between two exactly, the one that the search ends on wins: it halves the map from its
  * middle and ends on an even entry, as the library does on the GPU. NaN gives 0. Step by step over all of x, so that
  * the searches overlap. */
-INLINE void nearest(uint8_t *out, const float *x, int n, const float *code) {
+static void nearest(uint8_t *out, const float *x, int n, const float *code) {
     int32_t at[NESTED_BLOCKSIZE];
     for (int i = 0; i < n; i++) at[i] = 127;
     for (int step = 64; step > 0; step >>= 1)
@@ -265,22 +265,6 @@ INLINE void nearest(uint8_t *out, const float *x, int n, const float *code) {
     }
 }
 
-typedef void nearest_fn(uint8_t *out, const float *x, int n, const float *code);
-
-static void nearest_plain(uint8_t *out, const float *x, int n, const float *code) { nearest(out, x, n, code); }
-
-#if X86
-AVX2 static void nearest_avx2(uint8_t *out, const float *x, int n, const float *code) { nearest(out, x, n, code); }
-
-AVX512 static void nearest_avx512(uint8_t *out, const float *x, int n, const float *code) { nearest(out, x, n, code); }
-
-static nearest_fn *fastest_nearest(void) {
-    return has_avx512() ? nearest_avx512 : __builtin_cpu_supports("avx2") ? nearest_avx2 : nearest_plain;
-}
-#else
-static nearest_fn *fastest_nearest(void) { return nearest_plain; }
-#endif
-
 static void nest_task(void *arg, int64_t task, int thread) {
     const struct nest_job *q = arg;
     (void)thread;
@@ -291,7 +275,7 @@ static void nest_task(void *arg, int64_t task, int thread) {
     float most = q->nested_absmax[task] = largest(v, n);
     float factor = 1.0f / most;
     for (int i = 0; i < n; i++) v[i] = most == 0.0f ? -1.0f : v[i] * factor; // zeros take entry 0
-    fastest_nearest()(q->out + first, v, n, q->code);
+    nearest(q->out + first, v, n, q->code);
 }
 
 /* x summed in fp32 in the order that gives bitsandbytes its offset on the CPU, so that the offset is the same number:

@@ -211,6 +211,8 @@ static struct st_entry state_entry(const char *text) {
 static void test_damaged_states(void **state) {
     static const char *const good =
         "{\"quant_type\": \"nf4\", \"blocksize\": 64, \"dtype\": \"float32\", \"shape\": [33, 129]}";
+    static const char *const fp4 =
+        "{\"quant_type\": \"fp4\", \"blocksize\": 64, \"dtype\": \"float32\", \"shape\": [33, 129]}";
     static const char *const bad[] = {
         "",
         "{",
@@ -237,7 +239,7 @@ static void test_damaged_states(void **state) {
     assert_int_equal(read_damaged(*state, "nf4", part, state_entry(good), &e), ST_OK);
     for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++)
         assert_damage_found(*state, "nf4", part, state_entry(bad[i]), bad[i]);
-    assert_damage_found(*state, "nf4", ".quant_state.bitsandbytes__fp4", state_entry(good), "a second state");
+    assert_damage_found(*state, "nf4", ".quant_state.bitsandbytes__fp4", state_entry(fp4), "a second state");
 }
 
 static void test_damaged_parts(void **state) {
@@ -249,6 +251,8 @@ static void test_damaged_parts(void **state) {
         assert_damage_found(*state, "nf4_bf16_double", parts[i], none, "missing");
         assert_damage_found(*state, "nf4_bf16_double", parts[i], three, "three floats");
     }
+    struct st_entry whole = {.type = ST_I32, .rank = 1, .dim = {16}, .data = (float[16]){0}};
+    assert_damage_found(*state, "nf4_bf16_double", ".quant_map", whole, "integers");
     struct st_entry map = {.type = ST_F32, .rank = 1, .dim = {16}, .data = nans};
     assert_damage_found(*state, "nf4_bf16_double", ".quant_map", map, "NaN");
     map.dim[0] = 256;

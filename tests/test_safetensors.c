@@ -201,6 +201,9 @@ static void test_headers(void **state) {
         {false, 2,
          "{\"a\":{\"dtype\":\"U8\",\"shape\":[2],\"data_offsets\":[0,2]},\"b\":{\"dtype\":\"U8\",\"shape\":[1],"
          "\"data_offsets\":[1,2]}}"},
+        {false, 4,
+         "{\"a\":{\"dtype\":\"U8\",\"shape\":[2],\"data_offsets\":[0,2]},\"b\":{\"dtype\":\"U8\",\"shape\":[2],"
+         "\"data_offsets\":[1,3]}}"},
         {false, 2, "{\"a\":{\"dtype\":\"U8\",\"shape\":[1],\"data_offsets\":[0,1]}}"},
         {false, 2, "{\"a\":{\"dtype\":\"U8\",\"shape\":[1],\"data_offsets\":[1,2]}}"},
     };
@@ -233,6 +236,10 @@ static void test_deep_json_and_lengths(void **state) {
         memcpy(all, lengths[i], 8), memcpy(all + 8, "{}", 2);
         write_bytes(path, all, sizeof all);
         assert_refused(path, "a header length beyond the file");
+        struct st_set s;
+        struct err e = {0};
+        assert_int_equal(st_open_file(&s, path, &e), ST_FAIL);
+        assert_non_null(strstr(e.text, "header claims"));
     }
     struct st_set s;
     struct err e = {0};
