@@ -21,6 +21,7 @@ struct ids {
     size_t len, room;
 };
 void ids_add(struct ids *ids, int32_t id);
+void ids_repeat(struct ids *ids, size_t at, size_t n); // adds a copy of its own n ids that start at `at`
 void ids_clear(struct ids *ids);
 void ids_free(struct ids *ids);
 
