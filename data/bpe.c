@@ -338,7 +338,7 @@ static size_t merge_long(const struct bpe *b, struct bpe_scratch *w, int32_t *s,
     while (count > 0) {
         uint64_t top = heap_pop(w->heap, &count);
         uint32_t at = (uint32_t)top, right = l[at].after;
-        int32_t result;
+        int32_t result = -1;
         if (l[at].id < 0 || right == NOWHERE) continue;
         if (pair_rank(&b->merges, l[at].id, l[right].id, &result) != (uint32_t)(top >> 32)) continue;
         l[at].id = result;
@@ -447,11 +447,12 @@ static void encode_known(const struct bpe *b, struct bpe_scratch *w, const char 
 static size_t known_stretch(const struct bpe *b, const char *s, size_t n, size_t at, bool *cut) {
     int len;
     *cut = true;
-    for (unsigned last = 0; at < n; at += (size_t)len) {
+    unsigned last = 0;
+    for (size_t from = at; at < n; at += (size_t)len) {
         unsigned rune = utf8_rune(s + at, &len);
         if (rune_id(b, rune) < 0) return *cut = false, at;
-        if (last && !may_join(b, last, rune)) return at;
-        last = rune ? rune : 1; // U+0000 starts no stretch twice
+        if (at > from && !may_join(b, last, rune)) return at;
+        last = rune;
     }
     return at;
 }
