@@ -43,15 +43,17 @@ const struct added_token *added_find(const struct added *a, const char *content)
     return NULL;
 }
 
-/* Contents to ids while the list is read: the same content keeps its id. */
-static int32_t id_of(const struct bpe *b, struct bpe *names, const char *content, size_t len, int32_t *next) {
-    int32_t id = bpe_id(b, content, len);
-    if (id >= 0) return id;
-    id = bpe_id(names, content, len);
-    if (id >= 0) return id;
-    struct err ignored = {0}; // ids below TOKEN_LIMIT and distinct: cannot fail
-    bpe_add_token(names, content, len, (*next)++, &ignored);
-    return *next - 1;
+/* Contents to ids while the list is read: the same content keeps its id, a new one gets the id after the largest so
+ * far, which is at least the size of the vocabulary. */
+static enum status number(const struct bpe *b, struct bpe *names, struct added_token *t, int32_t *next, struct err *e) {
+    t->id = bpe_id(b, t->content, t->len);
+    if (t->id < 0) t->id = bpe_id(names, t->content, t->len);
+    if (t->id < 0) {
+        t->id = *next;
+        if (bpe_add_token(names, t->content, t->len, t->id, e) != ST_OK) return e->code;
+    }
+    if (t->id >= *next) *next = t->id + 1;
+    return ST_OK;
 }
 
 static int by_bytes(const void *x, const void *y) {
@@ -117,8 +119,8 @@ enum status added_init(struct added *a, const cJSON *json, const struct bpe *b, 
             free(t->content);
             continue;
         }
-        t->id = id_of(b, names, t->content, t->len, &next);
         a->count++;
+        if (number(b, names, t, &next, e) != ST_OK) break;
     }
     bpe_free(names);
     if (e->code != ST_OK) return e->code;
