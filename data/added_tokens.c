@@ -5,6 +5,7 @@
 
 #include "base/json.h"
 #include "base/memory.h"
+#include "data/bpe_table.h"
 
 static enum status need_flag(const cJSON *o, const char *where, const char *key, bool *out, struct err *e) {
     if (!json_get(o, key)) return err_set(e, ST_FAIL, "%s: an added token has no %s", where, key);
@@ -62,7 +63,7 @@ static int by_bytes(const void *x, const void *y) {
     int c = memcmp(a->s, b->s, n);
     if (c) return c;
     if (a->len != b->len) return a->len < b->len ? -1 : 1;
-    return a->order < b->order ? -1 : a->order > b->order;
+    return a->order > b->order ? -1 : a->order < b->order;
 }
 
 static void add_word(struct added_set *set, const char *s, size_t n, int32_t id) {
@@ -72,17 +73,17 @@ static void add_word(struct added_set *set, const char *s, size_t n, int32_t id)
     set->count++;
 }
 
-/* Special tokens come first, so that they win over others of the same text. */
 static void fill_sets(struct added *a, const struct normalizer *z, const struct runes *r) {
     struct text buffers[2] = {{0}, {0}};
     a->raw.words = mem_alloc(a->count * sizeof *a->raw.words);
     a->normal.words = mem_alloc(a->count * sizeof *a->normal.words);
-    for (size_t pass = 0; pass < 2 * a->count; pass++) {
-        const struct added_token *t = &a->tokens[pass % a->count];
-        if (t->special != (pass < a->count)) continue;
+    for (size_t i = 0; i < a->count; i++) {
+        struct added_token *t = &a->tokens[i];
         const char *s = t->content;
         size_t n = t->len;
         if (t->normalized) normalizer_apply(z, r, buffers, &s, &n);
+        t->shown = mem_text_n(s, n);
+        t->shown_len = n;
         add_word(t->normalized ? &a->normal : &a->raw, s, n, t->id);
     }
     qsort(a->raw.words, a->raw.count, sizeof *a->raw.words, by_bytes);
@@ -95,12 +96,15 @@ static void index_ids(struct added *a) {
     for (size_t i = 0; i < a->count; i++)
         if (a->tokens[i].id >= a->limit) a->limit = a->tokens[i].id + 1;
     a->by_id = mem_alloc((size_t)a->limit * sizeof *a->by_id);
-    for (size_t i = 0; i < a->count; i++) {
-        size_t *slot = &a->by_id[a->tokens[i].id];
-        bool special = *slot && a->tokens[*slot - 1].special; // once special, a content stays so
-        a->tokens[i].special |= special;
-        *slot = i + 1;
-    }
+    for (size_t i = 0; i < a->count; i++) a->by_id[a->tokens[i].id] = i + 1;
+}
+
+/* A content that comes again: the later flags hold, but once special it stays so. */
+static void replace_token(struct added *a, size_t old, struct added_token *t) {
+    t->special |= a->tokens[old].special;
+    free(a->tokens[old].content);
+    a->tokens[old] = *t;
+    *t = (struct added_token){0};
 }
 
 enum status added_init(struct added *a, const cJSON *json, const struct bpe *b, const struct normalizer *z,
@@ -108,7 +112,9 @@ enum status added_init(struct added *a, const cJSON *json, const struct bpe *b, 
     *a = (struct added){0};
     if (!json) return ST_OK;
     if (!cJSON_IsArray(json)) return err_set(e, ST_FAIL, "%s: added_tokens is not a list", where);
-    struct bpe *names = bpe_new(where);
+    struct bpe *names = bpe_new(where); // contents that are not in the vocabulary -> id
+    struct string_table seen;           // contents -> index into tokens
+    string_table_init(&seen, 16);
     int32_t next = (int32_t)bpe_count(b);
     a->tokens = mem_alloc((size_t)cJSON_GetArraySize(json) * sizeof *a->tokens);
     const cJSON *item;
@@ -119,9 +125,17 @@ enum status added_init(struct added *a, const cJSON *json, const struct bpe *b, 
             free(t->content);
             continue;
         }
-        a->count++;
-        if (number(b, names, t, &next, e) != ST_OK) break;
+        if (number(b, names, t, &next, e) != ST_OK) {
+            free(t->content);
+            break;
+        }
+        struct string_slot *slot = string_table_put(&seen, cJSON_GetStringValue(json_get(item, "content")), t->len);
+        if (slot->id >= 0)
+            replace_token(a, (size_t)slot->id, t);
+        else
+            slot->id = (int32_t)a->count++;
     }
+    string_table_free(&seen);
     bpe_free(names);
     if (e->code != ST_OK) return e->code;
     fill_sets(a, z, r);
@@ -137,7 +151,7 @@ static void free_set(struct added_set *set) {
 void added_free(struct added *a) {
     free_set(&a->raw);
     free_set(&a->normal);
-    for (size_t i = 0; i < a->count; i++) free(a->tokens[i].content);
+    for (size_t i = 0; i < a->count; i++) free(a->tokens[i].content), free(a->tokens[i].shown);
     free(a->tokens);
     free(a->by_id);
     *a = (struct added){0};

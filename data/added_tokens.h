@@ -14,8 +14,10 @@
 
 struct added {
     struct added_token {
-        char *content; // in its text
+        char *content;
         size_t len;
+        char *shown; // what decoding shows for it: the content, normalised when the token is
+        size_t shown_len;
         int32_t id;
         bool single_word, lstrip, rstrip, normalized, special;
     } *tokens;
@@ -23,7 +25,7 @@ struct added {
     struct added_set { // contents in bytewise order
         struct added_word {
             char *s;
-            size_t len, order; // order: the earlier of two equal words wins
+            size_t len, order; // order: the later of two equal words wins
             int32_t id;
         } *words;
         size_t count;
@@ -43,7 +45,8 @@ const struct added_token *added_get(const struct added *a, int32_t id);         
 const struct added_token *added_find(const struct added *a, const char *content); // the same, by content
 
 /* The next token at or after *from (stripped white space included in [*start, *end)), or NULL. *done is the end of the
- * one before, and is where the text between them starts; *from is where to search on. */
+ * one before, and is where the text between them starts; *from is where to search on.
+ * A token of white space may lie in what the one before it stripped: then it is empty (*end <= *start) and gives no id. */
 const struct added_token *added_next(const struct added *a, const struct added_set *set, const struct runes *r,
                                      const char *s, size_t n, size_t *from, size_t done, size_t *start, size_t *end);
 

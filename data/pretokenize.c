@@ -45,15 +45,50 @@ static enum status add_stage(struct pretokenizer *p, struct stage g, const char 
     return ST_OK;
 }
 
-static void *compile(const char *pattern, const char *where, struct err *e) {
+/* The pattern as PCRE2 must have it to mean what it means to Oniguruma: \s and \w are spelled out. False for what the
+ * two read differently and the published tokenizers do not use. */
+static bool translate(const char *p, struct text *out) {
+    static const char space[] = "\\x{9}-\\x{d}\\x{20}\\x{85}\\x{a0}\\x{1680}\\x{2000}-\\x{200a}\\x{2028}\\x{2029}"
+                                "\\x{202f}\\x{205f}\\x{3000}";
+    static const char word[] = "\\p{L}\\p{M}\\p{N}\\p{Pc}";
+    bool in_class = false;
+    for (; *p; p++) {
+        char c = p[0], next = p[1];
+        if (c == '\\' && next && strchr("sSwW", next)) {
+            bool not = next == 'S' || next == 'W';
+            if (not && in_class) return false;
+            const char *set = next == 's' || next == 'S' ? space : word;
+            text_addf(out, in_class ? "%s" : not ? "[^%s]" : "[%s]", set);
+            p++;
+            continue;
+        }
+        if (c == '\\' && next && strchr("bBhHRXGK", next)) return false;
+        if (in_class && (c == '[' || (c == '&' && next == '&'))) return false;
+        if (c == '[') in_class = true;
+        if (c == ']') in_class = false;
+        text_add_char(out, c);
+        if (c == '\\' && next) text_add_char(out, *++p);
+    }
+    return true;
+}
+
+static void *compile(const char *original, const char *where, struct err *e) {
     int number;
     PCRE2_SIZE at;
+    struct text pattern = {0};
+    if (!translate(original, &pattern)) {
+        text_free(&pattern);
+        err_set(e, ST_FAIL, "%s: Split: \"%.200s\" is not supported", where, original);
+        return NULL;
+    }
     pcre2_code *code =
-        pcre2_compile((PCRE2_SPTR)pattern, PCRE2_ZERO_TERMINATED, PCRE2_UTF | PCRE2_UCP, &number, &at, NULL);
+        pcre2_compile((PCRE2_SPTR)text_str(&pattern), PCRE2_ZERO_TERMINATED, PCRE2_UTF | PCRE2_UCP | PCRE2_MULTILINE, &number,
+                      &at, NULL);
+    text_free(&pattern);
     if (!code) {
         char why[128] = "";
         pcre2_get_error_message(number, (PCRE2_UCHAR *)why, sizeof why);
-        err_set(e, ST_FAIL, "%s: Split: \"%.200s\" is not supported: %s at character %zu", where, pattern, why, at);
+        err_set(e, ST_FAIL, "%s: Split: \"%.200s\" is not supported: %s", where, original, why);
         return NULL;
     }
     pcre2_jit_compile(code, PCRE2_JIT_COMPLETE);

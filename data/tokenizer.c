@@ -79,7 +79,7 @@ static enum status encode_normal(struct encoder *c, const char *s, size_t n, boo
     size_t from = 0, done = 0, start, end;
     while ((t = added_next(a, &a->normal, c->t->runes, s, n, &from, done, &start, &end))) {
         if (start > done && encode_piece(c, 0, s + done, start - done, first && done == 0) != ST_OK) return c->e->code;
-        ids_add(c->out, t->id);
+        if (end > start) ids_add(c->out, t->id);
         done = end;
     }
     return done < n ? encode_piece(c, 0, s + done, n - done, first && done == 0) : ST_OK;
@@ -96,7 +96,7 @@ static enum status encode_text(struct encoder *c, const char *s, size_t n) {
     size_t from = 0, done = 0, start, end;
     while ((t = added_next(a, &a->raw, c->t->runes, s, n, &from, done, &start, &end))) {
         if (start > done && encode_part(c, s + done, start - done, done == 0) != ST_OK) return c->e->code;
-        ids_add(c->out, t->id);
+        if (end > start) ids_add(c->out, t->id);
         done = end;
     }
     return done < n ? encode_part(c, s + done, n - done, done == 0) : ST_OK;
@@ -125,9 +125,10 @@ void tokenizer_decode(const struct tokenizer *t, const int32_t *ids, size_t n, b
     struct strings tokens = {0};
     for (size_t i = 0; i < n; i++) {
         const struct added_token *a = added_get(&t->added, ids[i]);
-        if (a && skip_special && a->special) continue;
+        bool as_typed = a && strcmp(a->shown, a->content) == 0; // special tokens are known by what they show
+        if (a && skip_special && a->special && as_typed) continue;
         if (a)
-            strings_add(&tokens, a->content, a->len);
+            strings_add(&tokens, a->shown, a->shown_len);
         else if (bpe_token(t->bpe, ids[i]))
             strings_add(&tokens, bpe_token(t->bpe, ids[i]), bpe_token_len(t->bpe, ids[i]));
     }
