@@ -140,6 +140,10 @@ enum status added_init(struct added *a, const cJSON *json, const struct bpe *b, 
     if (e->code != ST_OK) return e->code;
     fill_sets(a, z, r);
     index_ids(a);
+    for (size_t i = 0; i < a->count; i++)
+        if (a->tokens[i].shown_len == 0)
+            return err_set(e, ST_FAIL, "%s: the normalizer leaves nothing of the added token \"%.40s\"", where,
+                           a->tokens[i].content);
     return ST_OK;
 }
 

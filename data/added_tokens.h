@@ -20,14 +20,14 @@ struct added {
         size_t shown_len;
         int32_t id;
         bool single_word, lstrip, rstrip, normalized, special;
-    } *tokens;
+    } * tokens;
     size_t count;
     struct added_set { // contents in bytewise order
         struct added_word {
             char *s;
             size_t len, order; // order: the later of two equal words wins
             int32_t id;
-        } *words;
+        } * words;
         size_t count;
         bool starts[256]; // bytes that a word starts with
     } raw, normal;        // matched in the text as given; in normalised text

@@ -35,8 +35,8 @@ struct bpe {
     struct string_table raw; // byte_level: the bytes that a token stands for -> id
     struct pair_table merges;
     uint32_t merge_count;
-    int32_t byte_id[256];            // byte_level: a byte's own token; else its <0xHH>; -1: none
-    int32_t *rune_pages[RUNE_PAGES]; // the token of a single character; NULL page, -1: none
+    int32_t byte_id[256];              // byte_level: a byte's own token; else its <0xHH>; -1: none
+    int32_t *rune_pages[RUNE_PAGES];   // the token of a single character; NULL page, -1: none
     uint64_t border[BORDER_BITS / 64]; // bit of (last character, first character): a merge may join the two
 };
 
@@ -239,9 +239,7 @@ size_t bpe_count(const struct bpe *b) { return b->ids.count; }
 int32_t bpe_limit(const struct bpe *b) { return b->limit; }
 int32_t bpe_id(const struct bpe *b, const char *s, size_t n) { return string_table_get(&b->ids, s, n); }
 
-const char *bpe_token(const struct bpe *b, int32_t id) {
-    return id >= 0 && id < b->limit ? b->tokens[id].text : NULL;
-}
+const char *bpe_token(const struct bpe *b, int32_t id) { return id >= 0 && id < b->limit ? b->tokens[id].text : NULL; }
 
 size_t bpe_token_len(const struct bpe *b, int32_t id) { return bpe_token(b, id) ? b->tokens[id].len : 0; }
 

@@ -31,11 +31,11 @@ enum status bpe_add_token(struct bpe *b, const char *s, size_t n, int64_t id, st
 enum status bpe_add_merge(struct bpe *b, struct text *left, struct text *right, struct err *e); // the next rank
 enum status bpe_finish(struct bpe *b, const struct bpe_rules *rules, const char *unk, struct err *e);
 
-size_t bpe_count(const struct bpe *b);                          // tokens, each counted once
-int32_t bpe_limit(const struct bpe *b);                         // largest id + 1
-int32_t bpe_id(const struct bpe *b, const char *s, size_t n);   // -1 when there is no such token
-const char *bpe_token(const struct bpe *b, int32_t id);         // NULL when there is none
-size_t bpe_token_len(const struct bpe *b, int32_t id);          // bytes of bpe_token
+size_t bpe_count(const struct bpe *b);                        // tokens, each counted once
+int32_t bpe_limit(const struct bpe *b);                       // largest id + 1
+int32_t bpe_id(const struct bpe *b, const char *s, size_t n); // -1 when there is no such token
+const char *bpe_token(const struct bpe *b, int32_t id);       // NULL when there is none
+size_t bpe_token_len(const struct bpe *b, int32_t id);        // bytes of bpe_token
 
 /* What one call of the tokenizer keeps between pieces; not shared by threads. expected: bytes of text to come. */
 struct bpe_scratch;

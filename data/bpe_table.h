@@ -15,7 +15,7 @@ struct string_table {
         const char *s; // NULL: empty
         uint32_t len;
         int32_t id;
-    } *slots;
+    } * slots;
     size_t mask, count;
 };
 void string_table_init(struct string_table *t, size_t expected);
@@ -30,7 +30,7 @@ struct pair_table {
         uint64_t pair; // left in the high half
         uint32_t rank; // NO_RANK: empty
         int32_t result;
-    } *slots;
+    } * slots;
     size_t mask, count;
 };
 #define NO_RANK UINT32_MAX

@@ -12,8 +12,8 @@ bool json_scan_wrong(struct json_scan *c, const char *wanted) {
 }
 
 static void skip_space(struct json_scan *c) {
-    while (c->at < c->n && (c->text[c->at] == ' ' || c->text[c->at] == '\n' || c->text[c->at] == '\r' ||
-                            c->text[c->at] == '\t'))
+    while (c->at < c->n &&
+           (c->text[c->at] == ' ' || c->text[c->at] == '\n' || c->text[c->at] == '\r' || c->text[c->at] == '\t'))
         c->at++;
 }
 
@@ -149,10 +149,14 @@ static bool skip_value(struct json_scan *c, int depth, struct text *ignored) {
         while (json_scan_item(c, &first, &failed))
             if (!skip_value(c, depth + 1, ignored)) return false;
         return !failed;
-    case '"': return json_scan_string(c, ignored);
-    case 't': return skip_word(c, "true");
-    case 'f': return skip_word(c, "false");
-    case 'n': return skip_word(c, "null");
+    case '"':
+        return json_scan_string(c, ignored);
+    case 't':
+        return skip_word(c, "true");
+    case 'f':
+        return skip_word(c, "false");
+    case 'n':
+        return skip_word(c, "null");
     case '-':
     case '0':
     case '1':
@@ -163,8 +167,10 @@ static bool skip_value(struct json_scan *c, int depth, struct text *ignored) {
     case '6':
     case '7':
     case '8':
-    case '9': return skip_number(c);
-    default: return json_scan_wrong(c, "a value");
+    case '9':
+        return skip_number(c);
+    default:
+        return json_scan_wrong(c, "a value");
     }
 }
 

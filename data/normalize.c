@@ -38,8 +38,7 @@ static enum status sequence_of(struct normalizer *z, const cJSON *json, const ch
     if (!cJSON_IsArray(list) || depth > DEEPEST)
         return err_set(e, ST_FAIL, "%s: normalizer: normalizers is not a list", where);
     cJSON_ArrayForEach(item, list) {
-        if (z->count >= DEEPEST)
-            return err_set(e, ST_FAIL, "%s: more than %d normalizers in sequence", where, DEEPEST);
+        if (z->count >= DEEPEST) return err_set(e, ST_FAIL, "%s: more than %d normalizers in sequence", where, DEEPEST);
         if (step_of(z, item, where, depth + 1, e) != ST_OK) return e->code;
     }
     return ST_OK;
@@ -62,6 +61,12 @@ enum status normalizer_init(struct normalizer *z, const cJSON *json, const char 
     return json ? step_of(z, json, where, 0, e) : ST_OK;
 }
 
+bool normalizer_prepends(const struct normalizer *z) {
+    for (int i = 0; i < z->count; i++)
+        if (z->steps[i].kind == PREPEND) return true;
+    return false;
+}
+
 void normalizer_free(struct normalizer *z) {
     for (int i = 0; i < z->count; i++) free(z->steps[i].from), free(z->steps[i].to);
     free(z->steps);
@@ -79,7 +84,7 @@ static void replace(const struct step *step, const char *s, size_t n, struct tex
 
 void normalizer_apply(const struct normalizer *z, const struct runes *r, struct text buffers[2], const char **s,
                       size_t *n) {
-    for (int i = 0; i < z->count && *n > 0; i++) {
+    for (int i = 0; i<z->count && * n> 0; i++) {
         const struct step *step = &z->steps[i];
         if (step->kind == COMPOSE && rune_composed(r, *s, *n)) continue;
         struct text *out = &buffers[*s == buffers[0].data];

@@ -16,6 +16,7 @@ struct normalizer {
 
 /* json may be NULL (null). Anything not supported is refused by name. */
 enum status normalizer_init(struct normalizer *z, const cJSON *json, const char *where, struct err *e);
+bool normalizer_prepends(const struct normalizer *z);
 void normalizer_free(struct normalizer *z);
 
 /* Normalises *s (*n bytes, UTF-8). Where that changes nothing *s stays; else it points into one of the two texts, until

@@ -56,7 +56,7 @@ static bool translate(const char *p, struct text *out) {
         char c = p[0], next = p[1];
         if (c == '\\' && next && strchr("sSwW", next)) {
             bool not = next == 'S' || next == 'W';
-            if (not && in_class) return false;
+            if (not &&in_class) return false;
             const char *set = next == 's' || next == 'S' ? space : word;
             text_addf(out, in_class ? "%s" : not ? "[^%s]" : "[%s]", set);
             p++;
@@ -81,9 +81,8 @@ static void *compile(const char *original, const char *where, struct err *e) {
         err_set(e, ST_FAIL, "%s: Split: \"%.200s\" is not supported", where, original);
         return NULL;
     }
-    pcre2_code *code =
-        pcre2_compile((PCRE2_SPTR)text_str(&pattern), PCRE2_ZERO_TERMINATED, PCRE2_UTF | PCRE2_UCP | PCRE2_MULTILINE, &number,
-                      &at, NULL);
+    pcre2_code *code = pcre2_compile((PCRE2_SPTR)text_str(&pattern), PCRE2_ZERO_TERMINATED,
+                                     PCRE2_UTF | PCRE2_UCP | PCRE2_MULTILINE, &number, &at, NULL);
     text_free(&pattern);
     if (!code) {
         char why[128] = "";
@@ -205,7 +204,8 @@ struct look {
 
 static inline struct look look_at(const struct runes *r, const char *s, size_t n, size_t at) {
     if (at >= n) return (struct look){0, RUNE_SPACE, n}; // what follows the end is neither letter, number nor other
-    if ((unsigned char)s[at] < 0x80) return (struct look){(unsigned char)s[at], r->classes[(unsigned char)s[at]], at + 1};
+    if ((unsigned char)s[at] < 0x80)
+        return (struct look){(unsigned char)s[at], r->classes[(unsigned char)s[at]], at + 1};
     int len;
     unsigned rune = utf8_rune(s + at, &len);
     return (struct look){rune, rune_classes(r, rune), at + (size_t)len};

@@ -69,15 +69,20 @@ static unsigned class_of(const utf8proc_property_t *p) {
     case UTF8PROC_CATEGORY_LL:
     case UTF8PROC_CATEGORY_LT:
     case UTF8PROC_CATEGORY_LM:
-    case UTF8PROC_CATEGORY_LO: return RUNE_LETTER | RUNE_WORD;
+    case UTF8PROC_CATEGORY_LO:
+        return RUNE_LETTER | RUNE_WORD;
     case UTF8PROC_CATEGORY_ND:
-    case UTF8PROC_CATEGORY_NL: return RUNE_NUMBER | RUNE_DIGIT | RUNE_WORD;
-    case UTF8PROC_CATEGORY_NO: return RUNE_NUMBER | RUNE_DIGIT;
+    case UTF8PROC_CATEGORY_NL:
+        return RUNE_NUMBER | RUNE_DIGIT | RUNE_WORD;
+    case UTF8PROC_CATEGORY_NO:
+        return RUNE_NUMBER | RUNE_DIGIT;
     case UTF8PROC_CATEGORY_MN:
     case UTF8PROC_CATEGORY_MC:
     case UTF8PROC_CATEGORY_ME:
-    case UTF8PROC_CATEGORY_PC: return RUNE_WORD;
-    default: return 0;
+    case UTF8PROC_CATEGORY_PC:
+        return RUNE_WORD;
+    default:
+        return 0;
     }
 }
 

@@ -106,7 +106,8 @@ enum status tokenizer_encode(const struct tokenizer *t, const char *text, size_t
                              struct err *e) {
     size_t valid = utf8_valid_prefix(text, n);
     if (valid < n) return err_set(e, ST_FAIL, "the text to tokenize is not UTF-8 at byte %zu", valid);
-    if (n > INT32_MAX) return err_set(e, ST_FAIL, "the text to tokenize has %zu bytes, wanted at most %d", n, INT32_MAX);
+    if (n > INT32_MAX)
+        return err_set(e, ST_FAIL, "the text to tokenize has %zu bytes, wanted at most %d", n, INT32_MAX);
     struct encoder c = {.t = t, .out = out, .e = e};
     c.scratch = bpe_scratch_new(n);
     c.match = pretokenizer_match_new(&t->pretokenizer);

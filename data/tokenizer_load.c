@@ -102,8 +102,9 @@ static enum status refuse_other_members(const cJSON *o, const char *const *known
 
 static enum status read_rules(const cJSON *o, const char *where, bool byte_level, struct bpe_rules *rules,
                               const char **unk, struct err *e) {
-    static const char *const known[] = {"type", "dropout", "unk_token", "continuing_subword_prefix",
-                                        "end_of_word_suffix", "fuse_unk", "byte_fallback", "ignore_merges"};
+    static const char *const known[] = {
+        "type",     "dropout",       "unk_token",    "continuing_subword_prefix", "end_of_word_suffix",
+        "fuse_unk", "byte_fallback", "ignore_merges"};
     const char *type, *prefix, *suffix;
     double dropout;
     if (json_str(o, where, "type", "BPE", &type, e) != ST_OK) return e->code;
@@ -214,8 +215,8 @@ static enum status read_post_processor(struct tokenizer *t, const cJSON *json, c
 
 /* Settings that would change what encoding one text gives. */
 static enum status check_settings(const cJSON *json, const char *where, struct err *e) {
-    static const char *const known[] = {"version",       "truncation",     "padding", "added_tokens", "normalizer",
-                                        "pre_tokenizer", "post_processor", "decoder"};
+    static const char *const known[] = {"version",    "truncation",    "padding",        "added_tokens",
+                                        "normalizer", "pre_tokenizer", "post_processor", "decoder"};
     const char *version;
     if (refuse_other_members(json, known, sizeof known / sizeof known[0], where, "the member", e) != ST_OK ||
         json_str(json, where, "version", "1.0", &version, e) != ST_OK)
@@ -246,9 +247,13 @@ static enum status read_tokenizer(struct tokenizer *t, struct json_scan *c, stru
     if (normalizer_init(&t->normalizer, json_get(json, "normalizer"), where, e) != ST_OK ||
         pretokenizer_init(&t->pretokenizer, json_get(json, "pre_tokenizer"), where, e) != ST_OK ||
         detokenizer_init(&t->detokenizer, json_get(json, "decoder"), where, e) != ST_OK ||
-        read_post_processor(t, json_get(json, "post_processor"), where, 0, e) != ST_OK ||
-        read_model(t, c, model, e) != ST_OK)
+        read_post_processor(t, json_get(json, "post_processor"), where, 0, e) != ST_OK)
         goto done;
+    if (normalizer_prepends(&t->normalizer) && t->pretokenizer.prefix == META_FIRST) {
+        err_set(e, ST_FAIL, "%s: Prepend together with Metaspace's prepend_scheme \"first\" is not supported", where);
+        goto done;
+    }
+    if (read_model(t, c, model, e) != ST_OK) goto done;
     added_init(&t->added, json_get(json, "added_tokens"), t->bpe, &t->normalizer, t->runes, where, e);
 done:
     cJSON_Delete(json);
