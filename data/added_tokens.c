@@ -28,6 +28,7 @@ static enum status read_token(const cJSON *o, const char *where, struct added_to
     if (id < 0 || id >= TOKEN_LIMIT)
         return err_set(e, ST_FAIL, "%s: the id of the added token \"%.40s\" is %lld, wanted 0 to %d", where, content,
                        (long long)id, TOKEN_LIMIT - 1);
+    t->shown_normal = t->normalized;
     t->content = mem_text(content);
     t->len = strlen(content);
     return ST_OK;
@@ -46,11 +47,15 @@ const struct added_token *added_find(const struct added *a, const char *content)
 
 /* Contents to ids while the list is read: the same content keeps its id, a new one gets the id after the largest so
  * far, which is at least the size of the vocabulary. */
-static enum status number(const struct bpe *b, struct bpe *names, struct added_token *t, int32_t *next, struct err *e) {
+static enum status number(const struct bpe *b, struct bpe *names, struct added_token *t, int32_t *next,
+                          const char *where, struct err *e) {
     t->id = bpe_id(b, t->content, t->len);
     if (t->id < 0) t->id = bpe_id(names, t->content, t->len);
     if (t->id < 0) {
         t->id = *next;
+        if (bpe_token(b, t->id))
+            return err_set(e, ST_FAIL, "%s: the added token \"%.40s\" would get id %d, which is \"%.40s\" already",
+                           where, t->content, t->id, bpe_token(b, t->id));
         if (bpe_add_token(names, t->content, t->len, t->id, e) != ST_OK) return e->code;
     }
     if (t->id >= *next) *next = t->id + 1;
@@ -81,10 +86,13 @@ static void fill_sets(struct added *a, const struct normalizer *z, const struct 
         struct added_token *t = &a->tokens[i];
         const char *s = t->content;
         size_t n = t->len;
-        if (t->normalized) normalizer_apply(z, r, buffers, &s, &n);
+        if (t->shown_normal) normalizer_apply(z, r, buffers, &s, &n);
         t->shown = mem_text_n(s, n);
         t->shown_len = n;
-        add_word(t->normalized ? &a->normal : &a->raw, s, n, t->id);
+        if (t->normalized)
+            add_word(&a->normal, t->shown, n, t->id);
+        else
+            add_word(&a->raw, t->content, t->len, t->id);
     }
     qsort(a->raw.words, a->raw.count, sizeof *a->raw.words, by_bytes);
     qsort(a->normal.words, a->normal.count, sizeof *a->normal.words, by_bytes);
@@ -99,9 +107,10 @@ static void index_ids(struct added *a) {
     for (size_t i = 0; i < a->count; i++) a->by_id[a->tokens[i].id] = i + 1;
 }
 
-/* A content that comes again: the later flags hold, but once special it stays so. */
+/* A content that comes again: the later flags hold, but once special, or shown normalised, it stays so. */
 static void replace_token(struct added *a, size_t old, struct added_token *t) {
     t->special |= a->tokens[old].special;
+    t->shown_normal |= a->tokens[old].shown_normal;
     free(a->tokens[old].content);
     a->tokens[old] = *t;
     *t = (struct added_token){0};
@@ -125,7 +134,7 @@ enum status added_init(struct added *a, const cJSON *json, const struct bpe *b, 
             free(t->content);
             continue;
         }
-        if (number(b, names, t, &next, e) != ST_OK) {
+        if (number(b, names, t, &next, where, e) != ST_OK) {
             free(t->content);
             break;
         }

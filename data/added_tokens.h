@@ -20,6 +20,7 @@ struct added {
         size_t shown_len;
         int32_t id;
         bool single_word, lstrip, rstrip, normalized, special;
+        bool shown_normal; // some definition of this content was normalized
     } * tokens;
     size_t count;
     struct added_set { // contents in bytewise order

@@ -50,7 +50,8 @@ static enum status add_stage(struct pretokenizer *p, struct stage g, const char 
 static bool translate(const char *p, struct text *out) {
     static const char space[] = "\\x{9}-\\x{d}\\x{20}\\x{85}\\x{a0}\\x{1680}\\x{2000}-\\x{200a}\\x{2028}\\x{2029}"
                                 "\\x{202f}\\x{205f}\\x{3000}";
-    static const char word[] = "\\p{L}\\p{M}\\p{N}\\p{Pc}";
+    static const char word[] = "\\p{L}\\p{M}\\p{Nd}\\p{Nl}\\p{Pc}";
+    static const char latin[] = "\\x{b2}\\x{b3}\\x{b9}\\x{bc}-\\x{be}"; // \w too, but not within a class
     bool in_class = false;
     for (; *p; p++) {
         char c = p[0], next = p[1];
@@ -58,7 +59,7 @@ static bool translate(const char *p, struct text *out) {
             bool not = next == 'S' || next == 'W';
             if (not &&in_class) return false;
             const char *set = next == 's' || next == 'S' ? space : word;
-            text_addf(out, in_class ? "%s" : not ? "[^%s]" : "[%s]", set);
+            text_addf(out, in_class ? "%s%s" : not ? "[^%s%s]" : "[%s%s]", set, set == word && !in_class ? latin : "");
             p++;
             continue;
         }
