@@ -56,10 +56,14 @@ static bool translate(const char *p, struct text *out) {
     for (; *p; p++) {
         char c = p[0], next = p[1];
         if (c == '\\' && next && strchr("sSwW", next)) {
-            bool not = next == 'S' || next == 'W';
-            if (not &&in_class) return false;
+            bool negated = next == 'S' || next == 'W';
+            if (negated && in_class) return false;
             const char *set = next == 's' || next == 'S' ? space : word;
-            text_addf(out, in_class ? "%s%s" : not ? "[^%s%s]" : "[%s%s]", set, set == word && !in_class ? latin : "");
+            text_addf(out,
+                      in_class  ? "%s%s"
+                      : negated ? "[^%s%s]"
+                                : "[%s%s]",
+                      set, set == word && !in_class ? latin : "");
             p++;
             continue;
         }
