@@ -1,7 +1,11 @@
 /* Pictures as Pillow sees them: decode, convert to RGB, resize, bit for bit.
  *
- * JPEG through libjpeg-turbo (Pillow's own decoder), WebP through libwebp, PNG, GIF (first frame) and BMP through
- * stb_image. Orientation tags are left alone, as Image.open().convert("RGB") does. Alpha is dropped, not composited. */
+ * JPEG through libjpeg-turbo (Pillow's own decoder), PNG through libpng, WebP through libwebp; GIF (first frame) and BMP
+ * are read here. The format is told by the first bytes. Orientation tags are left alone, as
+ * Image.open().convert("RGB") does. Alpha is dropped, not composited. A file that is cut short or damaged is refused with
+ * a sentence, and so are more than 178956970 pixels, where Pillow sees a decompression bomb.
+ *
+ * Nothing here keeps state between calls, so threads may decode at once. */
 #ifndef DATA_IMAGE_H
 #define DATA_IMAGE_H
 
@@ -22,6 +26,10 @@ enum status image_decode(struct image *im, const void *data, size_t n, const cha
 enum status image_size(const char *path, int64_t *width, int64_t *height, struct err *e);
 void image_free(struct image *im);
 
+/* Which file Mantis opens for a path: the path itself if anything is there, else the first of .jpg .png .jpeg .gif that is
+ * there in place of its suffix. *found is the caller's to free. */
+enum status image_find(const char *path, char **found, struct err *e);
+
 enum resample {
     RESAMPLE_NEAREST = 0,
     RESAMPLE_LANCZOS = 1,
@@ -36,5 +44,10 @@ void image_resize(struct image *out, const struct image *in, int64_t width, int6
 
 /* The part of `in` from (left, top); out is made anew. The rectangle must lie inside. */
 void image_crop(struct image *out, const struct image *in, int64_t left, int64_t top, int64_t width, int64_t height);
+
+/* What every Mantis data set does to a picture before the processor: when max_size > 0 and the longest side is longer,
+ * shrink it to max_size; then, when a side is under 16 pixels, enlarge by max(16/w, 16/h). Both are bicubic with the sides
+ * truncated, so a side may come out as 15; where Mantis would be left with no pixels, one remains. */
+void image_mantis_size(struct image *im, int64_t max_size);
 
 #endif

@@ -28,8 +28,4 @@ enum status processor_load(struct processor *p, const char *dir, struct err *e);
 /* pixels (3, p->height, p->width) are the caller's. */
 void processor_run(const struct processor *p, const struct image *im, float *pixels);
 
-/* What every Mantis data set does to a picture before the processor: when max_size > 0 and the longest side is longer, shrink it
- * to max_size (bicubic, sides truncated); when a side is under 16 pixels, enlarge by max(16/w, 16/h), truncated. */
-void image_mantis_size(struct image *im, int64_t max_size);
-
 #endif

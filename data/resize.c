@@ -1,0 +1,250 @@
+/* Pillow's resize of 8-bit pixels, bit for bit: each axis has a table of weights in fixed point (22 bits), a horizontal
+ * pass rounds to bytes, then a vertical pass does. A kernel widens when it shrinks, so every input pixel counts.
+ *
+ * The inner loops multiply 8 lanes at a time: the horizontal pass runs over two rows of 4 bytes side by side, the
+ * vertical pass over 32 bytes along a row. Sums are of int32 and so exact in any order. */
+#include <math.h>
+#include <stdbool.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/memory.h"
+#include "data/image.h"
+
+typedef uint8_t bytes8 __attribute__((vector_size(8)));
+typedef int32_t lanes8 __attribute__((vector_size(32)));
+
+/* The same C for the machine at hand and for its wider registers; the loader picks. */
+#if defined(__x86_64__) && defined(__gnu_linux__)
+#define WIDE __attribute__((target_clones("avx2", "default")))
+#else
+#define WIDE
+#endif
+
+enum { FRACTION = 22 };
+
+/* What one axis needs: output i is the sum of weight[i * most + k] * input[first[i] + k], k < count[i]. */
+struct axis {
+    int64_t out, most;
+    int64_t *first;  // (out)
+    int64_t *count;  // (out), at least 1
+    int32_t *weight; // (out, most), of 2^22
+};
+
+struct filter {
+    double (*at)(double x);
+    double support;
+};
+
+static double box_at(double x) { return x > -0.5 && x <= 0.5 ? 1.0 : 0.0; }
+
+static double triangle_at(double x) {
+    x = fabs(x);
+    return x < 1.0 ? 1.0 - x : 0.0;
+}
+
+static double hamming_at(double x) {
+    x = fabs(x);
+    if (x == 0.0) return 1.0;
+    if (x >= 1.0) return 0.0;
+    x *= M_PI;
+    return sin(x) / x * (0.54 + 0.46 * cos(x));
+}
+
+/* The cubic with a = -1/2. */
+static double cubic_at(double x) {
+    const double a = -0.5;
+    x = fabs(x);
+    if (x < 1.0) return ((a + 2.0) * x - (a + 3.0)) * x * x + 1;
+    return x < 2.0 ? (((x - 5) * x + 8) * x - 4) * a : 0.0;
+}
+
+static double sinc(double x) {
+    if (x == 0.0) return 1.0;
+    x *= M_PI;
+    return sin(x) / x;
+}
+
+static double lanczos_at(double x) { return x >= -3.0 && x < 3.0 ? sinc(x) * sinc(x / 3) : 0.0; }
+
+static struct filter filter_of(enum resample r) {
+    switch (r) {
+    case RESAMPLE_BOX:
+        return (struct filter){box_at, 0.5};
+    case RESAMPLE_BILINEAR:
+        return (struct filter){triangle_at, 1.0};
+    case RESAMPLE_HAMMING:
+        return (struct filter){hamming_at, 1.0};
+    case RESAMPLE_LANCZOS:
+        return (struct filter){lanczos_at, 3.0};
+    default:
+        return (struct filter){cubic_at, 2.0};
+    }
+}
+
+/* The weights of one output pixel, for inputs lo to lo + count - 1 around center: w (count) in double, made to sum to 1,
+ * then rounded to fixed point. */
+static void axis_weigh(int32_t *weight, double *w, int64_t lo, int64_t count, double center, double scale,
+                       struct filter f) {
+    double sum = 0.0, per = 1.0 / scale;
+    for (int64_t k = 0; k < count; k++) sum += w[k] = f.at(((double)(k + lo) - center + 0.5) * per);
+    for (int64_t k = 0; k < count; k++) {
+        double fixed = (sum != 0.0 ? w[k] / sum : w[k]) * (1 << FRACTION);
+        weight[k] = (int32_t)(fixed < 0 ? fixed - 0.5 : fixed + 0.5);
+    }
+}
+
+static struct axis axis_new(int64_t in, int64_t out, struct filter f) {
+    double step = (double)in / (double)out, scale = step < 1.0 ? 1.0 : step, support = f.support * scale;
+    struct axis a = {.out = out, .most = (int64_t)ceil(support) * 2 + 1};
+    a.first = mem_alloc((size_t)out * sizeof *a.first);
+    a.count = mem_alloc((size_t)out * sizeof *a.count);
+    a.weight = mem_alloc((size_t)(out * a.most) * sizeof *a.weight);
+    double *w = mem_alloc((size_t)a.most * sizeof *w);
+    for (int64_t i = 0; i < out; i++) {
+        double center = ((double)i + 0.5) * step;
+        int64_t lo = (int64_t)(center - support + 0.5), hi = (int64_t)(center + support + 0.5);
+        if (lo < 0) lo = 0;
+        if (hi > in) hi = in;
+        a.first[i] = lo;
+        a.count[i] = hi - lo;
+        axis_weigh(a.weight + i * a.most, w, lo, hi - lo, center, scale, f);
+    }
+    free(w);
+    return a;
+}
+
+static void axis_free(struct axis *a) {
+    free(a->first);
+    free(a->count);
+    free(a->weight);
+}
+
+static inline uint8_t to_byte(int32_t sum) {
+    sum >>= FRACTION;
+    return (uint8_t)(sum < 0 ? 0 : sum > 255 ? 255 : sum);
+}
+
+/* sum += weight * p[0..7] */
+static inline void add8(lanes8 *sum, const uint8_t *p, int32_t weight) {
+    bytes8 b;
+    memcpy(&b, p, sizeof b);
+    *sum += __builtin_convertvector(b, lanes8) * weight;
+}
+
+/* Two rows of R, G, B side by side: pairs (width, 2, 4). */
+static void pair_rows(uint8_t *pairs, const uint8_t *upper, const uint8_t *lower, int64_t width) {
+    for (int64_t x = 0; x < width; x++) {
+        memcpy(pairs + 8 * x, upper + 3 * x, 3);
+        memcpy(pairs + 8 * x + 4, lower + 3 * x, 3);
+    }
+}
+
+/* Two rows of the horizontal pass, from pairs. */
+WIDE static void squeeze_pair(uint8_t *upper, uint8_t *lower, const uint8_t *pairs, const struct axis *a) {
+    for (int64_t i = 0; i < a->out; i++) {
+        const int32_t *weight = a->weight + i * a->most;
+        const uint8_t *in = pairs + 8 * a->first[i];
+        lanes8 sum = {0};
+        sum += 1 << (FRACTION - 1);
+        for (int64_t k = 0, n = a->count[i]; k < n; k++) add8(&sum, in + 8 * k, weight[k]);
+        for (int c = 0; c < 3; c++) {
+            upper[3 * i + c] = to_byte(sum[c]);
+            lower[3 * i + c] = to_byte(sum[4 + c]);
+        }
+    }
+}
+
+/* out is the picture at a->out columns. */
+static void squeeze_columns(struct image *out, const struct image *in, const struct axis *a) {
+    uint8_t *pairs = mem_alloc((size_t)in->width * 8);
+    for (int64_t y = 0; y < in->height; y += 2) {
+        int64_t other = y + 1 < in->height ? y + 1 : y;
+        pair_rows(pairs, in->rgb + y * in->width * 3, in->rgb + other * in->width * 3, in->width);
+        squeeze_pair(out->rgb + y * out->width * 3, out->rgb + other * out->width * 3, pairs, a);
+    }
+    free(pairs);
+}
+
+/* One row of the vertical pass: n bytes from `count` rows of n bytes that follow each other from in on. */
+WIDE static void squeeze_row(uint8_t *out, const uint8_t *in, int64_t n, const int32_t *weight, int64_t count) {
+    int64_t x = 0;
+    for (; x + 32 <= n; x += 32) {
+        lanes8 a = {0}, b, c, d;
+        b = c = d = a += 1 << (FRACTION - 1);
+        for (int64_t k = 0; k < count; k++) {
+            const uint8_t *p = in + k * n + x;
+            add8(&a, p, weight[k]);
+            add8(&b, p + 8, weight[k]);
+            add8(&c, p + 16, weight[k]);
+            add8(&d, p + 24, weight[k]);
+        }
+        for (int i = 0; i < 8; i++) {
+            out[x + i] = to_byte(a[i]);
+            out[x + 8 + i] = to_byte(b[i]);
+            out[x + 16 + i] = to_byte(c[i]);
+            out[x + 24 + i] = to_byte(d[i]);
+        }
+    }
+    for (; x < n; x++) {
+        int32_t sum = 1 << (FRACTION - 1);
+        for (int64_t k = 0; k < count; k++) sum += in[k * n + x] * weight[k];
+        out[x] = to_byte(sum);
+    }
+}
+
+static void squeeze_rows(struct image *out, const struct image *in, const struct axis *a) {
+    int64_t n = in->width * 3;
+    for (int64_t i = 0; i < a->out; i++)
+        squeeze_row(out->rgb + i * n, in->rgb + a->first[i] * n, n, a->weight + i * a->most, a->count[i]);
+}
+
+static struct image picture(int64_t width, int64_t height) {
+    return (struct image){width, height, mem_alloc((size_t)(width * height * 3))};
+}
+
+/* Pillow steps along an axis by adding, and the sum's rounding is part of the result. */
+static int64_t *nearest_table(int64_t in, int64_t out) {
+    int64_t *at = mem_alloc((size_t)out * sizeof *at);
+    double step = (double)in / (double)out, x = step * 0.5;
+    for (int64_t i = 0; i < out; i++, x += step) at[i] = x < (double)in ? (int64_t)x : in - 1;
+    return at;
+}
+
+static void resize_nearest(struct image *out, const struct image *in) {
+    int64_t *across = nearest_table(in->width, out->width), *down = nearest_table(in->height, out->height);
+    for (int64_t y = 0; y < out->height; y++) {
+        const uint8_t *from = in->rgb + down[y] * in->width * 3;
+        uint8_t *to = out->rgb + y * out->width * 3;
+        for (int64_t x = 0; x < out->width; x++) memcpy(to + 3 * x, from + 3 * across[x], 3);
+    }
+    free(across);
+    free(down);
+}
+
+void image_resize(struct image *out, const struct image *in, int64_t width, int64_t height, enum resample filter) {
+    struct image narrow = {0};
+    const struct image *from = in;
+    *out = picture(width, height);
+    if (width == in->width && height == in->height) {
+        memcpy(out->rgb, in->rgb, (size_t)(width * height * 3));
+        return;
+    }
+    if (filter == RESAMPLE_NEAREST) {
+        resize_nearest(out, in);
+        return;
+    }
+    if (width != in->width) {
+        struct axis a = axis_new(in->width, width, filter_of(filter));
+        if (height != in->height) narrow = picture(width, in->height);
+        squeeze_columns(narrow.rgb ? &narrow : out, in, &a);
+        axis_free(&a);
+        from = &narrow;
+    }
+    if (height != in->height) {
+        struct axis a = axis_new(in->height, height, filter_of(filter));
+        squeeze_rows(out, from, &a);
+        axis_free(&a);
+    }
+    image_free(&narrow);
+}
