@@ -93,9 +93,13 @@ static int mask_byte(uint32_t mask) {
 /* Byte positions of red, green, blue in a pixel of 24 or 32 bits. False: a layout that is not read. */
 static bool find_channels(const struct header *h, int at[3]) {
     at[0] = 2, at[1] = 1, at[2] = 0;
-    if (h->compression != BITFIELDS || !(h->mask[0] | h->mask[1] | h->mask[2] | h->mask[3])) return true;
-    for (int c = 0; c < 3; c++) at[c] = mask_byte(h->mask[c]);
-    return at[0] >= 0 && at[1] >= 0 && at[2] >= 0 && (h->bits == 32 || (at[0] < 3 && at[1] < 3 && at[2] < 3));
+    if (h->bits <= 16 || h->compression != BITFIELDS) return true;
+    if (h->bits == 32 && !(h->mask[0] | h->mask[1] | h->mask[2] | h->mask[3])) return true;
+    for (int c = 0; c < 3; c++) {
+        at[c] = mask_byte(h->mask[c]);
+        if (at[c] < 0 || at[c] >= (int)h->bits / 8) return false;
+    }
+    return true;
 }
 
 static void copy_indices(uint8_t *rgb, const uint8_t *row, const struct header *h) {
