@@ -106,21 +106,26 @@ void image_crop(struct image *out, const struct image *in, int64_t left, int64_t
         memcpy(out->rgb + y * width * 3, in->rgb + ((top + y) * in->width + left) * 3, (size_t)(width * 3));
 }
 
-/* Both sides times scale, truncated as Python's int() does, but never to nothing. */
-static void scale_by(struct image *im, double scale) {
+/* Both sides times scale, truncated as Python's int() does. */
+static enum status scale_by(struct image *im, double scale, const char *where, struct err *e) {
     int64_t width = (int64_t)((double)im->width * scale), height = (int64_t)((double)im->height * scale);
     struct image out;
-    image_resize(&out, im, width > 0 ? width : 1, height > 0 ? height : 1, RESAMPLE_BICUBIC);
+    enum status st = image_check_size(width, height, where, e);
+    if (st != ST_OK) return st;
+    image_resize(&out, im, width, height, RESAMPLE_BICUBIC);
     image_free(im);
     *im = out;
+    return ST_OK;
 }
 
-/* Either step must round as Python does, so each scale is one division of doubles. */
-void image_mantis_size(struct image *im, int64_t max_size) {
+/* Each scale is one division of doubles, so that the truncated sides are those of Python. */
+enum status image_mantis_size(struct image *im, int64_t max_size, const char *where, struct err *e) {
     int64_t longest = im->width > im->height ? im->width : im->height;
-    if (max_size > 0 && longest > max_size) scale_by(im, (double)max_size / (double)longest);
-    if (im->width < 16 || im->height < 16) {
+    enum status st = ST_OK;
+    if (max_size > 0 && longest > max_size) st = scale_by(im, (double)max_size / (double)longest, where, e);
+    if (st == ST_OK && (im->width < 16 || im->height < 16)) {
         double across = 16.0 / (double)im->width, down = 16.0 / (double)im->height;
-        scale_by(im, across > down ? across : down);
+        st = scale_by(im, across > down ? across : down, where, e);
     }
+    return st;
 }

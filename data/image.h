@@ -47,7 +47,8 @@ void image_crop(struct image *out, const struct image *in, int64_t left, int64_t
 
 /* What every Mantis data set does to a picture before the processor: when max_size > 0 and the longest side is longer,
  * shrink it to max_size; then, when a side is under 16 pixels, enlarge by max(16/w, 16/h). Both are bicubic with the sides
- * truncated, so a side may come out as 15; where Mantis would be left with no pixels, one remains. */
-void image_mantis_size(struct image *im, int64_t max_size);
+ * truncated, so a side may come out as 15. Fails when a side would come out as 0 or the picture larger
+ * than one may be; `where` names it then. */
+enum status image_mantis_size(struct image *im, int64_t max_size, const char *where, struct err *e);
 
 #endif

@@ -1,0 +1,250 @@
+#include "data/processor.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/file.h"
+#include "base/json.h"
+#include "data/image_format.h"
+
+/* Keys that are read below. */
+static const char *const known_keys[] = {
+    "image_processor_type", "do_resize",      "size",         "resample",   "do_center_crop", "crop_size",
+    "do_rescale",           "rescale_factor", "do_normalize", "image_mean", "image_std",
+};
+
+/* Keys that leave the pixels alone. Pictures are RGB before they come here, so do_convert_rgb may say either. */
+static const char *const harmless_keys[] = {
+    "do_convert_rgb",        "processor_class",  "feature_extractor_type", "auto_map",   "data_format",
+    "return_tensors",        "device",           "disable_grouping",       "patch_size", "default_to_square",
+    "_valid_processor_keys", "image_seq_length", "transformers_version",
+};
+
+/* Keys that leave the pixels alone when they are null or false. */
+static const char *const idle_keys[] = {
+    "size_divisor",          "do_pad", "pad_size", "input_data_format", "use_square_size", "do_reduce_labels",
+    "do_flip_channel_order",
+};
+
+static bool listed(const char *key, const char *const *list, size_t count) {
+    for (size_t i = 0; i < count; i++)
+        if (strcmp(key, list[i]) == 0) return true;
+    return false;
+}
+
+#define LISTED(key, list) listed(key, list, sizeof(list) / sizeof *(list))
+
+static enum status check_keys(const cJSON *o, const char *where, struct err *e) {
+    for (const cJSON *v = o->child; v; v = v->next) {
+        if (LISTED(v->string, known_keys) || LISTED(v->string, harmless_keys)) continue;
+        if (LISTED(v->string, idle_keys) && (cJSON_IsNull(v) || cJSON_IsFalse(v))) continue;
+        return err_set(e, ST_FAIL,
+                       "%s: the key \"%s\" may change the pixels and is not honoured; remove it if it does not", where,
+                       v->string);
+    }
+    return ST_OK;
+}
+
+static enum status read_kind(struct processor *p, const cJSON *o, const char *where, struct err *e) {
+    const char *name;
+    enum status st = json_str(o, where, "image_processor_type", NULL, &name, e);
+    if (st != ST_OK) return st;
+    if (!name) st = json_str(o, where, "feature_extractor_type", "", &name, e); // as folders of old releases say it
+    if (st != ST_OK) return st;
+    size_t n = strlen(name);
+    if (n > 4 && strcmp(name + n - 4, "Fast") == 0) n -= 4;
+    if ((n == 20 && memcmp(name, "SiglipImageProcessor", n) == 0))
+        p->kind = PROCESSOR_SIGLIP;
+    else if ((n == 18 && memcmp(name, "CLIPImageProcessor", n) == 0) || strcmp(name, "CLIPFeatureExtractor") == 0)
+        p->kind = PROCESSOR_CLIP;
+    else
+        return err_set(e, ST_FAIL,
+                       "%s: image_processor_type is \"%s\", wanted SiglipImageProcessor or CLIPImageProcessor", where,
+                       name);
+    return ST_OK;
+}
+
+/* A side in pixels; limits what a file can make us allocate. */
+static enum status read_side(const cJSON *v, const char *where, const char *key, int64_t *side, struct err *e) {
+    enum { MOST = 16384 };
+    if (!cJSON_IsNumber(v) || !json_is_integer(v) || v->valuedouble < 1 || v->valuedouble > MOST)
+        return err_set(e, ST_FAIL, "%s: %s holds a side that is not a whole number from 1 to %d", where, key, MOST);
+    *side = (int64_t)v->valuedouble;
+    return ST_OK;
+}
+
+/* {height, width}, or {shortest_edge} when that is not NULL; nothing else. */
+static enum status read_sides(const cJSON *o, const char *where, const char *key, int64_t *height, int64_t *width,
+                              int64_t *shortest, struct err *e) {
+    const cJSON *h = json_get(o, "height"), *w = json_get(o, "width"), *s = json_get(o, "shortest_edge");
+    int given = 0;
+    for (const cJSON *v = o->child; v; v = v->next) given += !cJSON_IsNull(v);
+    enum status st = ST_OK;
+    *height = *width = 0;
+    if (h && w && given == 2) {
+        st = read_side(h, where, key, height, e);
+        return st == ST_OK ? read_side(w, where, key, width, e) : st;
+    }
+    if (shortest && s && given == 1) return read_side(s, where, key, shortest, e);
+    return err_set(e, ST_FAIL, "%s: %s must hold height and width%s, and nothing else", where, key,
+                   shortest ? " or shortest_edge" : "");
+}
+
+/* A bare number is CLIP's shortest_edge. SigLIP has no use for one: transformers itself fails or stretches by it. */
+static enum status read_size(struct processor *p, const cJSON *o, const char *where, struct err *e) {
+    const cJSON *v = json_get(o, "size");
+    bool clip = p->kind == PROCESSOR_CLIP;
+    if (!v && clip) p->shortest_edge = 224;
+    if (!v && !clip) p->resize_height = p->resize_width = 224;
+    if (!v) return ST_OK;
+    if (cJSON_IsNumber(v) && clip) return read_side(v, where, "size", &p->shortest_edge, e);
+    return read_sides(v, where, "size", &p->resize_height, &p->resize_width, clip ? &p->shortest_edge : NULL, e);
+}
+
+/* A bare number is a square. */
+static enum status read_crop(struct processor *p, const cJSON *o, const char *where, struct err *e) {
+    const cJSON *v = json_get(o, "crop_size");
+    p->height = p->width = 224;
+    if (!v) return ST_OK;
+    if (!cJSON_IsNumber(v)) return read_sides(v, where, "crop_size", &p->height, &p->width, NULL, e);
+    enum status st = read_side(v, where, "crop_size", &p->height, e);
+    p->width = p->height;
+    return st;
+}
+
+/* The size of the result must not depend on the picture. */
+static enum status read_shape(struct processor *p, const cJSON *o, const char *where, struct err *e) {
+    enum status st = read_size(p, o, where, e);
+    if (st != ST_OK) return st;
+    if (p->do_center_crop) return read_crop(p, o, where, e);
+    if (!p->do_resize || p->shortest_edge)
+        return err_set(e, ST_FAIL,
+                       "%s: without do_center_crop, %s gives pictures of different sizes; wanted size with "
+                       "height and width",
+                       where, p->do_resize ? "shortest_edge" : "do_resize false");
+    p->height = p->resize_height;
+    p->width = p->resize_width;
+    return ST_OK;
+}
+
+/* A number for all channels, or three. */
+static enum status read_channels(float out[3], const float fallback[3], const cJSON *o, const char *where,
+                                 const char *key, struct err *e) {
+    const cJSON *v = json_get(o, key);
+    memcpy(out, fallback, 3 * sizeof *out);
+    if (!v) return ST_OK;
+    if (!cJSON_IsNumber(v) && (!cJSON_IsArray(v) || cJSON_GetArraySize(v) != 3))
+        return err_set(e, ST_FAIL, "%s: %s is not a number or a list of three", where, key);
+    for (int c = 0; c < 3; c++) {
+        const cJSON *n = cJSON_IsArray(v) ? cJSON_GetArrayItem(v, c) : v;
+        if (!cJSON_IsNumber(n) || !isfinite((float)n->valuedouble))
+            return err_set(e, ST_FAIL, "%s: %s holds something that is not a number", where, key);
+        out[c] = (float)n->valuedouble;
+    }
+    return ST_OK;
+}
+
+static enum status read_numbers(struct processor *p, const cJSON *o, const char *where, struct err *e) {
+    static const float half[3] = {0.5f, 0.5f, 0.5f};
+    static const float clip_mean[3] = {0.48145466f, 0.4578275f, 0.40821073f};
+    static const float clip_std[3] = {0.26862954f, 0.26130258f, 0.27577711f};
+    bool clip = p->kind == PROCESSOR_CLIP;
+    enum status st = json_num(o, where, "rescale_factor", 1 / 255.0, &p->rescale_factor, e);
+    if (st == ST_OK) st = read_channels(p->mean, clip ? clip_mean : half, o, where, "image_mean", e);
+    if (st == ST_OK) st = read_channels(p->std, clip ? clip_std : half, o, where, "image_std", e);
+    for (int c = 0; c < 3 && st == ST_OK; c++)
+        if (p->std[c] == 0.0f) st = err_set(e, ST_FAIL, "%s: image_std is 0", where);
+    return st;
+}
+
+static enum status read_steps(struct processor *p, const cJSON *o, const char *where, struct err *e) {
+    int64_t resample;
+    enum status st = json_bool(o, where, "do_resize", true, &p->do_resize, e);
+    if (st == ST_OK) st = json_bool(o, where, "do_rescale", true, &p->do_rescale, e);
+    if (st == ST_OK) st = json_bool(o, where, "do_normalize", true, &p->do_normalize, e);
+    if (st == ST_OK) st = json_bool(o, where, "do_center_crop", p->kind == PROCESSOR_CLIP, &p->do_center_crop, e);
+    if (st == ST_OK) st = json_int(o, where, "resample", RESAMPLE_BICUBIC, &resample, e);
+    if (st != ST_OK) return st;
+    if (resample < RESAMPLE_NEAREST || resample > RESAMPLE_HAMMING)
+        return err_set(e, ST_FAIL, "%s: resample is %lld, wanted 0 to 5", where, (long long)resample);
+    if (p->kind == PROCESSOR_SIGLIP && p->do_center_crop)
+        return err_set(e, ST_FAIL, "%s: do_center_crop is true, which SiglipImageProcessor does not do", where);
+    p->resample = (enum resample)resample;
+    return ST_OK;
+}
+
+enum status processor_load(struct processor *p, const char *dir, struct err *e) {
+    *p = (struct processor){0};
+    char *path = path_join(dir, "preprocessor_config.json");
+    enum status st = ST_OK;
+    cJSON *o = json_read(path, e);
+    if (!o)
+        st = e->code;
+    else if (!cJSON_IsObject(o))
+        st = err_set(e, ST_FAIL, "%s: not a JSON object", path);
+    if (st == ST_OK) st = read_kind(p, o, path, e);
+    if (st == ST_OK) st = check_keys(o, path, e);
+    if (st == ST_OK) st = read_steps(p, o, path, e);
+    if (st == ST_OK) st = read_shape(p, o, path, e);
+    if (st == ST_OK) st = read_numbers(p, o, path, e);
+    cJSON_Delete(o);
+    free(path);
+    return st;
+}
+
+/* The picture at the size that the resize asks for. shortest_edge: the short side becomes it, the long side is
+ * int(edge * long / short). */
+static enum status resize(const struct processor *p, struct image *out, const struct image *in, const char *where,
+                          struct err *e) {
+    int64_t width = p->resize_width, height = p->resize_height, edge = p->shortest_edge;
+    if (edge) {
+        bool upright = in->width <= in->height;
+        int64_t shorter = upright ? in->width : in->height, longer = upright ? in->height : in->width;
+        longer = (int64_t)((double)(edge * longer) / (double)shorter);
+        width = upright ? edge : longer;
+        height = upright ? longer : edge;
+    }
+    enum status st = image_check_size(width, height, where, e);
+    if (st == ST_OK) image_resize(out, in, width, height, p->resample);
+    return st;
+}
+
+/* What each byte of each channel becomes. */
+static void fill_table(const struct processor *p, float table[3][256]) {
+    for (int c = 0; c < 3; c++)
+        for (int i = 0; i < 256; i++) {
+            float value = p->do_rescale ? (float)(i * p->rescale_factor) : (float)i;
+            table[c][i] = p->do_normalize ? (value - p->mean[c]) / p->std[c] : value;
+        }
+}
+
+/* Where the result's first row lies in the picture: half of what is too much. Below 0: the larger half of what is
+ * missing comes before the picture. */
+static int64_t crop_start(int64_t have, int64_t want) {
+    return have >= want ? (have - want) / 2 : -((want - have + 1) / 2);
+}
+
+/* The middle of the picture; pixels beyond it are black before rescaling, as the slow processors pad. */
+static void fill_pixels(const struct processor *p, const struct image *im, float *pixels) {
+    float table[3][256];
+    fill_table(p, table);
+    int64_t top = crop_start(im->height, p->height), left = crop_start(im->width, p->width);
+    for (int c = 0; c < 3; c++)
+        for (int64_t y = 0; y < p->height; y++) {
+            float *out = pixels + (c * p->height + y) * p->width;
+            bool inside = top + y >= 0 && top + y < im->height;
+            const uint8_t *row = im->rgb + (inside ? (top + y) * im->width * 3 : 0) + c;
+            for (int64_t x = 0, from = left; x < p->width; x++, from++)
+                out[x] = table[c][inside && from >= 0 && from < im->width ? row[3 * from] : 0];
+        }
+}
+
+enum status processor_run(const struct processor *p, const struct image *im, const char *where, float *pixels,
+                          struct err *e) {
+    struct image resized = {0};
+    enum status st = p->do_resize ? resize(p, &resized, im, where, e) : ST_OK;
+    if (st == ST_OK) fill_pixels(p, p->do_resize ? &resized : im, pixels);
+    image_free(&resized);
+    return st;
+}
