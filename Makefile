@@ -45,7 +45,7 @@ LIB_SRC  := $(wildcard base/*.c quant/*.c kernels/*.c model/*.c data/*.c lora/*.
 LIB_OBJ  := $(LIB_SRC:%.c=$(BUILD)/%.o) $(ISAS:%=$(BUILD)/cpu-%.o)
 CLI_OBJ  := $(patsubst %.c,$(BUILD)/%.o,$(wildcard cli/*.c))
 TESTS    := $(patsubst tests/%.c,$(BUILD)/tests/%,$(wildcard tests/test_*.c))
-TEST_LIB := $(patsubst %.c,$(BUILD)/%.o,$(filter-out $(wildcard tests/test_*.c),$(wildcard tests/*.c)))
+TEST_LIB := $(patsubst %.c,$(BUILD)/%.o,$(filter-out $(wildcard tests/test_*.c tests/fuzz_*.c),$(wildcard tests/*.c)))
 BENCHES  := $(patsubst bench/%.c,$(BUILD)/bench/%,$(wildcard bench/*.c))
 
 .DEFAULT_GOAL := all
