@@ -1,8 +1,9 @@
 /* Pillow's resize of 8-bit pixels, bit for bit: each axis has a table of weights in fixed point (22 bits), a horizontal
  * pass rounds to bytes and a vertical pass does. A kernel widens when it shrinks, so every input pixel counts.
  *
- * The inner loops multiply 8 lanes at a time: the horizontal pass runs over two rows of 4 bytes side by side, the
- * vertical pass over 32 bytes along a row. Sums are of int32 and so exact in any order. */
+ * Both passes are one loop over taps around one over neighbouring bytes, which the compiler turns into vectors: along a
+ * row in the vertical pass, across a group of rows laid side by side in the horizontal one. Sums are of int32, exact in
+ * any order. */
 #include <math.h>
 #include <stdbool.h>
 #include <stdlib.h>
@@ -11,9 +12,6 @@
 #include "base/memory.h"
 #include "data/image.h"
 
-typedef uint8_t bytes8 __attribute__((vector_size(8)));
-typedef int32_t lanes8 __attribute__((vector_size(32)));
-
 /* The same C for the machine at hand and for its wider registers; the loader picks. */
 #if defined(__x86_64__) && defined(__gnu_linux__)
 #define WIDE __attribute__((target_clones("avx2", "default")))
@@ -21,7 +19,11 @@ typedef int32_t lanes8 __attribute__((vector_size(32)));
 #define WIDE
 #endif
 
-enum { FRACTION = 22 };
+enum {
+    FRACTION = 22,
+    BLOCK = 128, // bytes that are summed up at once
+    ROWS = 8,    // that the horizontal pass takes at once
+};
 
 /* What one axis needs: output i is the sum of weight[i * most + k] * input[first[i] + k], k < count[i]. */
 struct axis {
@@ -125,72 +127,59 @@ static inline uint8_t to_byte(int32_t sum) {
     return (uint8_t)(sum < 0 ? 0 : sum > 255 ? 255 : sum);
 }
 
-/* sum += weight * p[0..7] */
-static inline void add8(lanes8 *sum, const uint8_t *p, int32_t weight) {
-    bytes8 b;
-    memcpy(&b, p, sizeof b);
-    *sum += __builtin_convertvector(b, lanes8) * weight;
+/* n bytes of one output: from `count` inputs of n bytes, `stride` bytes apart. Inlined, so that n is a constant where the
+ * caller's is, and compiled for the caller's registers. */
+static inline __attribute__((always_inline)) void weigh(uint8_t *restrict out, const uint8_t *restrict in,
+                                                        int64_t stride, int64_t n, const int32_t *restrict weight,
+                                                        int64_t count) {
+    int32_t sum[BLOCK];
+    int64_t k = 0;
+    for (int64_t x = 0; x < n; x++) sum[x] = 1 << (FRACTION - 1);
+    for (; k + 1 < count; k += 2) {
+        const uint8_t *p = in + k * stride, *q = p + stride;
+        for (int64_t x = 0; x < n; x++) sum[x] += p[x] * weight[k] + q[x] * weight[k + 1];
+    }
+    for (; k < count; k++)
+        for (int64_t x = 0; x < n; x++) sum[x] += in[k * stride + x] * weight[k];
+    for (int64_t x = 0; x < n; x++) out[x] = to_byte(sum[x]);
 }
 
-/* Two rows of R, G, B side by side: pairs (width, 2, 4). */
-static void pair_rows(uint8_t *pairs, const uint8_t *upper, const uint8_t *lower, int64_t width) {
-    for (int64_t x = 0; x < width; x++) {
-        memcpy(pairs + 8 * x, upper + 3 * x, 3);
-        memcpy(pairs + 8 * x + 4, lower + 3 * x, 3);
+/* The rows of a group side by side: group (width, ROWS, 4). A row that is not there leaves what was. The fourth byte is
+ * the next pixel's first, since four are copied faster than three; the last pixel has none. */
+static void group_rows(uint8_t *group, const uint8_t *rgb, int64_t width, int64_t rows) {
+    for (int64_t r = 0; r < rows; r++) {
+        const uint8_t *row = rgb + r * width * 3;
+        uint8_t *to = group + r * 4;
+        for (int64_t x = 0; x + 1 < width; x++) memcpy(to + x * ROWS * 4, row + 3 * x, 4);
+        memcpy(to + (width - 1) * ROWS * 4, row + 3 * (width - 1), 3);
     }
 }
 
-/* Two rows of the horizontal pass, from pairs. */
-WIDE static void squeeze_pair(uint8_t *upper, uint8_t *lower, const uint8_t *pairs, const struct axis *a) {
+/* The horizontal pass for a group: rgb (rows, a->out, 3). */
+WIDE static void squeeze_group(uint8_t *restrict rgb, const uint8_t *restrict group, const struct axis *a,
+                               int64_t rows) {
     for (int64_t i = 0; i < a->out; i++) {
-        const int32_t *weight = a->weight + i * a->most;
-        const uint8_t *in = pairs + 8 * a->first[i];
-        lanes8 sum = {0};
-        sum += 1 << (FRACTION - 1);
-        for (int64_t k = 0, n = a->count[i]; k < n; k++) add8(&sum, in + 8 * k, weight[k]);
-        for (int c = 0; c < 3; c++) {
-            upper[3 * i + c] = to_byte(sum[c]);
-            lower[3 * i + c] = to_byte(sum[4 + c]);
-        }
+        uint8_t column[ROWS * 4];
+        weigh(column, group + a->first[i] * ROWS * 4, ROWS * 4, ROWS * 4, a->weight + i * a->most, a->count[i]);
+        for (int64_t r = 0; r < rows; r++) memcpy(rgb + (r * a->out + i) * 3, column + 4 * r, 3);
     }
 }
 
-/* out is the picture at a->out columns. */
 static void squeeze_columns(struct image *out, const struct image *in, const struct axis *a) {
-    uint8_t *pairs = mem_alloc((size_t)in->width * 8);
-    for (int64_t y = 0; y < in->height; y += 2) {
-        int64_t other = y + 1 < in->height ? y + 1 : y;
-        pair_rows(pairs, in->rgb + y * in->width * 3, in->rgb + other * in->width * 3, in->width);
-        squeeze_pair(out->rgb + y * out->width * 3, out->rgb + other * out->width * 3, pairs, a);
+    uint8_t *group = mem_alloc((size_t)in->width * ROWS * 4);
+    for (int64_t y = 0; y < in->height; y += ROWS) {
+        int64_t rows = in->height - y < ROWS ? in->height - y : ROWS;
+        group_rows(group, in->rgb + y * in->width * 3, in->width, rows);
+        squeeze_group(out->rgb + y * out->width * 3, group, a, rows);
     }
-    free(pairs);
+    free(group);
 }
 
 /* One row of the vertical pass: n bytes from `count` rows of n bytes that follow each other from in on. */
 WIDE static void squeeze_row(uint8_t *out, const uint8_t *in, int64_t n, const int32_t *weight, int64_t count) {
     int64_t x = 0;
-    for (; x + 32 <= n; x += 32) {
-        lanes8 a = {0}, b, c, d;
-        b = c = d = a += 1 << (FRACTION - 1);
-        for (int64_t k = 0; k < count; k++) {
-            const uint8_t *p = in + k * n + x;
-            add8(&a, p, weight[k]);
-            add8(&b, p + 8, weight[k]);
-            add8(&c, p + 16, weight[k]);
-            add8(&d, p + 24, weight[k]);
-        }
-        for (int i = 0; i < 8; i++) {
-            out[x + i] = to_byte(a[i]);
-            out[x + 8 + i] = to_byte(b[i]);
-            out[x + 16 + i] = to_byte(c[i]);
-            out[x + 24 + i] = to_byte(d[i]);
-        }
-    }
-    for (; x < n; x++) {
-        int32_t sum = 1 << (FRACTION - 1);
-        for (int64_t k = 0; k < count; k++) sum += in[k * n + x] * weight[k];
-        out[x] = to_byte(sum);
-    }
+    for (; x + BLOCK <= n; x += BLOCK) weigh(out + x, in + x, n, BLOCK, weight, count);
+    weigh(out + x, in + x, n, n - x, weight, count);
 }
 
 static void squeeze_rows(struct image *out, const struct image *in, const struct axis *a) {
