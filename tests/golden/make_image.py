@@ -66,8 +66,9 @@ def jpegs(im):
             good(name, encode(im, "JPEG", subsampling=chroma, progressive=progressive, quality=80))
     good("grey.jpg", encode(im.convert("L"), "JPEG"))
     good("grey_progressive.jpg", encode(im.convert("L"), "JPEG", progressive=True))
-    good("cmyk.jpg", encode(im.convert("CMYK"), "JPEG"))
-    ycck = bytearray(encode(im.convert("CMYK"), "JPEG"))
+    ink = Image.fromarray(np.concatenate([np.asarray(im), np.asarray(im.rotate(180))[:, :, :1]], 2), "CMYK")
+    good("cmyk.jpg", encode(ink, "JPEG"))
+    ycck = bytearray(encode(ink, "JPEG"))
     ycck[ycck.index(b"Adobe") + 11] = 2  # the transform of the Adobe marker: the four components are YCCK
     good("ycck.jpg", bytes(ycck))
     good("rgb.jpg", encode(im, "JPEG", keep_rgb=True))
@@ -226,7 +227,8 @@ def webps(im):
 
 def resizes(sources):
     lines = []
-    sizes = ((1, 1), (1, 40), (40, 1), (56, 56), (33, 47), (47, 33), (130, 91), (91, 130), (61, 100), (20, 41), (7, 3), (300, 20))
+    sizes = ((1, 1), (1, 40), (40, 1), (56, 56), (33, 47), (47, 33), (130, 91), (91, 130), (61, 100), (20, 41), (7, 3), (300, 20),
+             (51, 18), (56, 33), (60, 40), (18, 70))  # these tell the rule for the order of passes from its neighbours
     for name in sources:
         im = Image.open(os.path.join(HERE, name)).convert("RGB")
         for method in range(6):
