@@ -12,8 +12,9 @@
 #include "base/memory.h"
 #include "data/image.h"
 
-/* The same C for the machine at hand and for its wider registers; the loader picks. */
-#if defined(__x86_64__) && defined(__gnu_linux__)
+/* The same C for the machine at hand and for its wider registers; the loader picks. It does so before
+ * ThreadSanitizer is ready, which then crashes. */
+#if defined(__x86_64__) && defined(__gnu_linux__) && !defined(__SANITIZE_THREAD__)
 #define WIDE __attribute__((target_clones("avx2", "default")))
 #else
 #define WIDE
