@@ -9,20 +9,27 @@
 #include "lora/report_log.h"
 
 enum { WIDTH = 560, HEIGHT = 260, LEFT = 62, RIGHT = 14, TOP = 40, BOTTOM = 34 };
-enum { MOST_PIECES = 400 }; // a curve has at most two points in each
+enum { MOST_PIECES = 400, MOST_TICKS = 16 }; // a curve has at most two points in each piece
 
 struct axis {
     double low, high, tick;
 };
 
+/* 1.5e-5: three digits, less zeros that say nothing. */
+static void add_power(struct text *out, double x) {
+    char b[40];
+    snprintf(b, sizeof b, "%.2e", x);
+    char *e = strchr(b, 'e'), *end = e;
+    while (end[-1] == '0') end--;
+    if (end[-1] == '.') end--;
+    text_add_n(out, b, (size_t)(end - b));
+    text_addf(out, "e%d", (int)strtol(e + 1, NULL, 10));
+}
+
 void chart_number(struct text *out, double x) {
     double a = fabs(x);
-    char b[40];
     if (a >= 1e15 || (a > 0 && a < 1e-3)) {
-        snprintf(b, sizeof b, "%.3g", x);
-        char *e = strchr(b, 'e');
-        if (e) memmove(e + 2, e + 2 + (e[2] == '0'), strlen(e + 2 + (e[2] == '0')) + 1); // 1e-05 as 1e-5
-        text_add(out, b);
+        add_power(out, x);
         return;
     }
     const char *suffix = a >= 1e9 ? "G" : a >= 1e6 ? "M" : a >= 1e4 ? "k" : "";
@@ -37,7 +44,7 @@ static double nice_tick(double range, int count) {
 }
 
 static struct axis axis_over(double low, double high, int count) {
-    if (!(high > low)) {
+    if (!(high - low > fmax(fabs(high) * 1e-12, 1e-290))) { // flat, as far as doubles can tell
         double around = fabs(low) > 0 ? fabs(low) * 0.1 : 1;
         low -= around, high += around;
     }
@@ -100,7 +107,7 @@ static struct point *smoothed(const struct series *s, int over) {
 
 static void draw_axes(struct text *out, const struct frame *f) {
     int ticks = (int)lround((f->y.high - f->y.low) / f->y.tick);
-    for (int i = 0; i <= ticks; i++) {
+    for (int i = 0; i <= ticks && i < MOST_TICKS; i++) {
         double v = f->y.low + i * f->y.tick, y = y_of(f, v);
         if (fabs(v) < f->y.tick * 1e-9) v = 0;
         text_addf(out, "<line class=\"grid\" x1=\"%d\" x2=\"%d\" y1=\"%.1f\" y2=\"%.1f\"/>", LEFT, WIDTH - RIGHT, y, y);
@@ -108,8 +115,9 @@ static void draw_axes(struct text *out, const struct frame *f) {
         chart_number(out, v);
         text_add(out, "</text>\n");
     }
-    double tick = fmax(1, nice_tick(f->last - f->first, 6));
-    for (double step = ceil(f->first / tick) * tick; step <= f->last; step += tick) {
+    double tick = fmax(1, nice_tick(f->last - f->first, 6)), start = ceil(f->first / tick) * tick;
+    for (int i = 0; i < MOST_TICKS && start + i * tick <= f->last; i++) {
+        double step = start + i * tick;
         text_addf(out, "<text class=\"tick\" x=\"%.1f\" y=\"%d\" text-anchor=\"middle\">", x_of(f, step),
                   HEIGHT - BOTTOM + 18);
         chart_number(out, step);

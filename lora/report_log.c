@@ -2,6 +2,7 @@
 
 #include <cjson/cJSON.h>
 #include <math.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -30,17 +31,20 @@ static void series_add(struct series *s, double step, double value) {
     s->points[s->count++] = (struct point){step, value};
 }
 
+/* Far enough from the largest double that the ends of an axis are numbers too. */
+static bool usable(const cJSON *v) { return cJSON_IsNumber(v) && fabs(v->valuedouble) <= 1e300; }
+
 static enum status read_line(struct run_log *l, const char *line, size_t n, const char *where, struct err *e) {
     cJSON *o = json_parse(line, n, where, e);
     if (!o) return e->code;
     const cJSON *step = json_get(o, "step");
     if (!cJSON_IsObject(o))
         err_set(e, ST_FAIL, "%s: wanted an object", where);
-    else if (step && !(cJSON_IsNumber(step) && isfinite(step->valuedouble)))
+    else if (step && !usable(step))
         err_set(e, ST_FAIL, "%s: step is not a number", where);
     for (int i = 0; step && i < LOG_COLUMNS && e->code == ST_OK; i++) {
         const cJSON *v = json_get(o, column_names[i]);
-        if (cJSON_IsNumber(v) && isfinite(v->valuedouble)) series_add(&l->column[i], step->valuedouble, v->valuedouble);
+        if (usable(v)) series_add(&l->column[i], step->valuedouble, v->valuedouble);
     }
     cJSON_Delete(o);
     return e->code;
