@@ -26,7 +26,7 @@ static const char style[] =
     ".tiles{display:flex;flex-wrap:wrap;gap:12px;margin-bottom:16px}\n"
     ".tile,.card{background:var(--card);border:1px solid var(--rule);border-radius:10px}\n"
     ".tile{padding:10px 16px;min-width:118px;flex:1}\n"
-    ".tile b{display:block;font-size:20px;font-weight:600;font-variant-numeric:tabular-nums}\n"
+    ".tile b{display:block;font-size:20px;font-weight:600;white-space:nowrap;font-variant-numeric:tabular-nums}\n"
     ".tile span,th,figcaption{color:var(--soft);font-size:13px}\n"
     ".charts{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(420px,100%),1fr));gap:16px}\n"
     ".card{padding:14px}\n"
@@ -110,24 +110,25 @@ static void add_tiles(struct text *out, const struct run_log *l) {
         add_tile(out, "steps", loss->points[loss->count - 1].step, "");
         if (l->column[LOG_EPOCH].count) add_tile(out, "epochs", last(&l->column[LOG_EPOCH]), "");
         add_tile(out, "first loss", loss->points[0].value, "");
-        add_tile(out, "last loss, mean of a tenth", mean_of(loss, loss->count - (loss->count + 9) / 10), "");
+        // the mean of the last tenth: one step alone is noise
+        add_tile(out, "last loss", mean_of(loss, loss->count - (loss->count + 9) / 10), "");
     }
     double best = INFINITY, peak = 0;
     for (size_t i = 0; i < eval->count; i++) best = fmin(best, eval->points[i].value);
     for (size_t i = 0; i < memory->count; i++) peak = fmax(peak, memory->points[i].value);
-    if (eval->count) add_tile(out, "best evaluation loss", best, "");
+    if (eval->count) add_tile(out, "best eval loss", best, "");
     if (l->column[LOG_TOKENS].count) add_tile(out, "tokens", total(&l->column[LOG_TOKENS]), "");
-    if (speed->count) add_tile(out, "tokens per second", mean_of(speed, 0), "");
-    if (memory->count) add_tile(out, "peak memory", peak / (1 << 30), " GiB");
+    if (speed->count) add_tile(out, "tokens/s", mean_of(speed, 0), "");
+    if (memory->count) add_tile(out, "peak memory", round(peak / (1 << 30) * 100) / 100, " GiB");
     text_add(out, "</div>\n");
 }
 
 static void add_charts(struct text *out, const struct run_log *l) {
     const struct chart charts[] = {
-        {"Loss", "", "training", &l->column[LOG_LOSS], &l->column[LOG_EVAL_LOSS], "evaluation", 20},
-        {"Gradient norm", "before clipping", "", &l->column[LOG_GRAD_NORM], NULL, "", 20},
-        {"Learning rate", "", "", &l->column[LOG_LEARNING_RATE], NULL, "", 0},
-        {"Speed", "tokens per second", "", &l->column[LOG_TOKENS_PER_SECOND], NULL, "", 20},
+        {"Loss", "", "training", &l->column[LOG_LOSS], &l->column[LOG_EVAL_LOSS], "evaluation", true},
+        {"Gradient norm", "before clipping", "", &l->column[LOG_GRAD_NORM], NULL, "", true},
+        {"Learning rate", "", "", &l->column[LOG_LEARNING_RATE], NULL, "", false},
+        {"Speed", "tokens per second", "", &l->column[LOG_TOKENS_PER_SECOND], NULL, "", true},
     };
     text_add(out, "<div class=\"charts\">\n");
     for (size_t i = 0; i < sizeof charts / sizeof *charts; i++) {

@@ -8,7 +8,7 @@
 #include "base/memory.h"
 #include "lora/report_log.h"
 
-enum { WIDTH = 560, HEIGHT = 260, LEFT = 62, RIGHT = 14, TOP = 40, BOTTOM = 34 };
+enum { WIDTH = 560, HEIGHT = 260, LEFT = 62, RIGHT = 24, TOP = 40, BOTTOM = 28 };
 enum { MOST_PIECES = 400, MOST_TICKS = 16 }; // a curve has at most two points in each piece
 
 struct axis {
@@ -93,14 +93,17 @@ static void draw_curve(struct text *out, const struct frame *f, const struct poi
     text_add(out, "\"/>\n");
 }
 
-/* The running mean with weight 1/over for a new value, started without bias. */
-static struct point *smoothed(const struct series *s, int over) {
+/* Each value as the mean of itself and as many neighbours on either side, `half` at most: no lag, and no bend at the
+ * ends from values that are not there. */
+static struct point *smoothed(const struct series *s, size_t half) {
     struct point *p = mem_alloc(s->count * sizeof *p);
-    double sum = 0, weight = 0, keep = 1 - 1.0 / over;
     for (size_t i = 0; i < s->count; i++) {
-        sum = keep * sum + (1 - keep) * s->points[i].value;
-        weight = keep * weight + (1 - keep);
-        p[i] = (struct point){s->points[i].step, sum / weight};
+        size_t reach = i < half ? i : half, rest = s->count - 1 - i, from, to;
+        if (reach > rest) reach = rest;
+        from = i - reach, to = i + reach;
+        double sum = 0;
+        for (size_t k = from; k <= to; k++) sum += s->points[k].value;
+        p[i] = (struct point){s->points[i].step, sum / (double)(to - from + 1)};
     }
     return p;
 }
@@ -132,11 +135,11 @@ static void draw_legend(struct text *out, const struct chart *c, bool marks) {
     if (!marks) return;
     text_addf(out,
               "<circle class=\"mark\" cx=\"%d\" cy=\"14\" r=\"4\"/><text class=\"tick\" x=\"%d\" y=\"18\">%s</text>\n",
-              WIDTH - RIGHT - 58, WIDTH - RIGHT - 48, c->marks_name);
+              WIDTH - RIGHT - 76, WIDTH - RIGHT - 66, c->marks_name);
     text_addf(out,
               "<line class=\"line\" x1=\"%d\" x2=\"%d\" y1=\"14\" y2=\"14\"/><text class=\"tick\" x=\"%d\" "
               "y=\"18\">%s</text>\n",
-              WIDTH - RIGHT - 128, WIDTH - RIGHT - 112, WIDTH - RIGHT - 106, c->name);
+              WIDTH - RIGHT - 162, WIDTH - RIGHT - 146, WIDTH - RIGHT - 140, c->name);
 }
 
 static void draw_values(struct text *out, const struct frame *f, const struct chart *c) {
@@ -146,10 +149,11 @@ static void draw_values(struct text *out, const struct frame *f, const struct ch
                   y_of(f, s->points[0].value));
         return;
     }
-    bool smooth = c->smooth > 1 && s->count > (size_t)c->smooth;
+    size_t half = s->count / 100 > 10 ? s->count / 100 : 10;
+    bool smooth = c->smooth && s->count > 4 * half;
     draw_curve(out, f, s->points, s->count, smooth ? "faint" : "line");
     if (!smooth) return;
-    struct point *mean = smoothed(s, c->smooth);
+    struct point *mean = smoothed(s, half);
     draw_curve(out, f, mean, s->count, "line");
     free(mean);
 }

@@ -2,6 +2,7 @@
 #ifndef LORA_REPORT_LOG_H
 #define LORA_REPORT_LOG_H
 
+#include <stdbool.h>
 #include <stddef.h>
 
 #include "base/status.h"
@@ -41,7 +42,7 @@ struct chart {
     const struct series *values;
     const struct series *marks; // may be NULL
     const char *marks_name;
-    int smooth; // over about so many points; 0: not
+    bool smooth; // a mean over neighbours lies over the values
 };
 void chart_draw(struct text *out, const struct chart *c); // an <svg>, or nothing without values
 void chart_number(struct text *out, double x);            // for people: 12.3k, 1.5e-05

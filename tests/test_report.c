@@ -236,7 +236,7 @@ static void test_report(void **state) {
     assert_non_null(strstr(page, "<b>200</b><span>steps</span>"));
     assert_non_null(strstr(page, "<b>2.5</b><span>first loss</span>"));
     assert_non_null(strstr(page, "<b>409.6k</b><span>tokens</span>"));
-    assert_non_null(strstr(page, "<b>0.755</b><span>best evaluation loss</span>"));
+    assert_non_null(strstr(page, "<b>0.755</b><span>best eval loss</span>"));
     assert_non_null(strstr(page, "<b>1 GiB</b>"));
     assert_non_null(strstr(page, "<th scope=\"row\">lora_r</th><td>16</td>"));
     assert_non_null(strstr(page, "[&quot;q_proj&quot;, &quot;v_proj&quot;]"));
