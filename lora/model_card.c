@@ -95,11 +95,14 @@ static void add_example(struct text *t, const struct model_card *c) {
     if (c->quant_type) text_add(t, "import torch\n");
     text_addf(t, "from peft import PeftModel\nfrom transformers import %s, %s%s\n\n", class, reader,
               c->quant_type ? ", BitsAndBytesConfig" : "");
-    if (c->quant_type)
+    if (c->quant_type) {
+        char *type = json_quote(c->quant_type);
         text_addf(t,
-                  "four_bits = BitsAndBytesConfig(\n    load_in_4bit=True, bnb_4bit_quant_type=\"%s\", "
+                  "four_bits = BitsAndBytesConfig(\n    load_in_4bit=True, bnb_4bit_quant_type=%s, "
                   "bnb_4bit_compute_dtype=torch.bfloat16\n)\n",
-                  c->quant_type);
+                  type);
+        free(type);
+    }
     text_addf(t, "base = %s.from_pretrained(%s, device_map=\"auto\"%s)\n", class, base,
               c->quant_type ? ", quantization_config=four_bits" : "");
     text_addf(t, "model = PeftModel.from_pretrained(base, %s)  # this folder, or its name on the Hub\n", name);

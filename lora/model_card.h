@@ -18,7 +18,7 @@ struct model_card {
     const char *base_model;   // a name on the Hub, or a folder, which the front matter then leaves out
     const char *method;       // "LoRA", "QLoRA", "DoRA"; also a tag, in small letters
     const char *pipeline_tag; // "text-generation", "image-text-to-text", "text-classification"
-    const char *auto_class;   // "AutoModelForCausalLM" is the default
+    const char *auto_class;   // a name of transformers, as it is; "AutoModelForCausalLM" is the default
     const char *quant_type;   // "nf4", "fp4": the example then loads the base model so
     const char *license;
     const char *summary; // a paragraph
