@@ -20,6 +20,9 @@ struct conversation; // a template, const and static
 const struct conversation *conversation_find(const char *name, struct err *e); // names the known ones when it fails
 const char *conversation_name(const struct conversation *c);
 
+/* Whether only the second turn counts, as a caption with its pictures before it (the template "plain"). */
+bool conversation_is_caption(const struct conversation *c);
+
 /* Adds the turns as the template writes them. open: ends where the assistant's answer begins. */
 void conversation_render(const struct conversation *c, const struct turn *turns, size_t count, bool open,
                          struct text *out);
