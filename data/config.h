@@ -1,0 +1,30 @@
+/* The Mantis data YAML (mantis-spec 1.1): one key, `data:`, a list of data sets. Every field is honoured or refused by
+ * name; formats that are known but not read yet are refused by name too. */
+#ifndef DATA_CONFIG_H
+#define DATA_CONFIG_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "base/status.h"
+#include "data/dataset.h"
+
+struct set_config {
+    char *path;   // of the rows, resolved
+    char *folder; // of the rows; pictures are relative to it
+    char *name;
+    int64_t max_size, max_num_images, max_image_size, max_seq_len; // 0: no limit
+    bool shuffle, vl_only;
+};
+
+struct data_config {
+    char *where;             // the file, or what the list was part of
+    struct set_config *sets; // (count), those of the wanted split, in file order
+    size_t count;
+};
+
+enum status data_config_read(struct data_config *c, const struct data_options *o, struct err *e);
+void data_config_free(struct data_config *c);
+
+#endif
