@@ -1,0 +1,224 @@
+#include "data/chat.h"
+
+#include <cjson/cJSON.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/batch.h"
+#include "base/memory.h"
+
+static const char PICTURE[] = "<image>";
+enum { PICTURE_LEN = sizeof PICTURE - 1 };
+
+static size_t count_pictures(const char *s) {
+    size_t n = 0;
+    while ((s = strstr(s, PICTURE))) n++, s += PICTURE_LEN;
+    return n;
+}
+
+/* Whether a `<image>` of the text stands for a picture. A text model has none: there it is text. */
+static bool takes_pictures(const struct chat *c) { return c->family->family != FAMILY_TEXT; }
+
+/* The turns with the pictures that no `<image>` stands for put in front; *owned is what the caller frees. */
+static struct turn *place_pictures(const struct chat *c, const struct chat_row *row, char **owned) {
+    bool caption = c->conv && conversation_is_caption(c->conv);
+    size_t first = caption ? 1 : 0, last = caption ? 2 : row->count, placed = 0;
+    struct turn *turns = mem_alloc(row->count * sizeof *turns);
+    memcpy(turns, row->turns, row->count * sizeof *turns);
+    for (size_t i = first; i < last; i++) placed += count_pictures(turns[i].text);
+    *owned = NULL;
+    if (placed >= row->image_count) return turns;
+    struct text t = {0};
+    for (; placed < row->image_count; placed++) text_add(&t, caption ? "<image> " : PICTURE);
+    text_add(&t, turns[first].text);
+    turns[first].text = *owned = t.data;
+    return turns;
+}
+
+/* Numbers the first `count` pictures of the text and deletes what is left of them. */
+static void number_pictures(const char *s, size_t count, struct text *out) {
+    size_t k = 0;
+    for (const char *at; (at = strstr(s, PICTURE)); s = at + PICTURE_LEN) {
+        text_add_n(out, s, (size_t)(at - s));
+        if (k < count) text_addf(out, "(image %zu: <Image><image></Image>)", ++k);
+    }
+    text_add(out, s);
+}
+
+static enum status encode(const struct chat *c, const char *text, bool special, size_t images, struct ids *out,
+                          struct err *e) {
+    if (!takes_pictures(c)) return tokenizer_encode(c->tokenizer, text, strlen(text), special, out, e);
+    struct text numbered = {0};
+    number_pictures(text, images, &numbered);
+    enum status st = tokenizer_encode(c->tokenizer, text_str(&numbered), numbered.len, special, out, e);
+    text_free(&numbered);
+    return st;
+}
+
+static void cut(struct ids *ids, int64_t max_seq_len) {
+    if (max_seq_len > 0 && ids->len > (size_t)max_seq_len) ids->len = (size_t)max_seq_len;
+}
+
+static enum status encode_by_conversation(struct chat_ids *out, const struct chat *c, const struct chat_row *row,
+                                          const struct turn *turns, int64_t max_seq_len, struct err *e) {
+    if (row->system)
+        return err_set(e, ST_FAIL, "a system turn comes first, but template %s has its own; remove the turn",
+                       conversation_name(c->conv));
+    struct text text = {0};
+    conversation_render(c->conv, turns, row->count, false, &text);
+    if (encode(c, text_str(&text), true, row->image_count, &out->ids, e) == ST_OK) {
+        cut(&out->ids, max_seq_len);
+        out->labels = mem_alloc(out->ids.len * sizeof *out->labels);
+        int32_t image_token = takes_pictures(c) ? c->family->image_token : -1;
+        conversation_labels(c->conv, c->tokenizer, out->ids.data, out->ids.len, image_token, out->labels, e);
+    }
+    text_free(&text);
+    return e->code;
+}
+
+/* A growing conversation as the tokenizer's template writes it, with the ids of what it wrote last. */
+struct unrolled {
+    const struct chat *c;
+    cJSON *messages;
+    size_t images;
+    struct text text, before; // the last rendering and the one before it
+    struct ids ids;
+};
+
+static void add_message(struct unrolled *u, const char *role, const char *text) {
+    cJSON *m = cJSON_CreateObject();
+    cJSON_AddStringToObject(m, "role", role);
+    cJSON_AddStringToObject(m, "content", text);
+    cJSON_AddItemToArray(u->messages, m);
+}
+
+/* Each rendering must begin with the one before: else no part of the text belongs to one turn. */
+static enum status unroll(struct unrolled *u, bool open, struct err *e) {
+    struct text kept = u->before;
+    u->before = u->text, u->text = kept;
+    text_clear(&u->text);
+    ids_clear(&u->ids);
+    if (chat_template_render(u->c->own, u->messages, open, &u->text, e) != ST_OK) return e->code;
+    if (!text_starts(text_str(&u->text), text_str(&u->before)))
+        return err_set(
+            e, ST_FAIL,
+            "the tokenizer's chat template writes a turn differently once others follow, so the part to train "
+            "is not defined; choose a conv_template");
+    return encode(u->c, text_str(&u->text), false, u->images, &u->ids, e);
+}
+
+static size_t common_prefix(const struct ids *a, const struct ids *b) {
+    size_t n = 0;
+    while (n < a->len && n < b->len && a->data[n] == b->data[n]) n++;
+    return n;
+}
+
+static bool is_white(const struct chat *c, int32_t id) {
+    struct text t = {0};
+    tokenizer_decode(c->tokenizer, &id, 1, false, &t);
+    bool white = text_str(&t)[strspn(text_str(&t), " \t\r\n")] == 0;
+    text_free(&t);
+    return white;
+}
+
+/* The end of an answer without the white space that follows its last special token. */
+static size_t trim(const struct chat *c, const struct ids *ids, size_t from, size_t to) {
+    size_t end = to;
+    while (end > from && !tokenizer_is_special(c->tokenizer, ids->data[end - 1]) && is_white(c, ids->data[end - 1]))
+        end--;
+    return end > from && tokenizer_is_special(c->tokenizer, ids->data[end - 1]) ? end : to;
+}
+
+/* Finds each answer as ids that its rendering adds. Offsets hold in the ids of the whole conversation as far as these
+ * agree with those of the part; a token that straddles the border of an answer belongs to the answer. */
+static enum status find_answers(struct unrolled *u, const struct chat_row *row, const struct turn *turns,
+                                struct ids *parts, struct err *e) {
+    if (row->system) add_message(u, "system", row->system);
+    for (size_t i = 0; i < row->count; i++) {
+        if (turns[i].assistant) {
+            if (unroll(u, true, e) != ST_OK) return e->code;
+            parts[2 * (i / 2)] = u->ids;
+            u->ids = (struct ids){0};
+        }
+        add_message(u, turns[i].assistant ? "assistant" : "user", turns[i].text);
+        if (!turns[i].assistant) continue;
+        if (unroll(u, false, e) != ST_OK) return e->code;
+        parts[2 * (i / 2) + 1] = u->ids;
+        u->ids = (struct ids){0};
+    }
+    return unroll(u, false, e);
+}
+
+static enum status encode_by_own(struct chat_ids *out, const struct chat *c, const struct chat_row *row,
+                                 const struct turn *turns, int64_t max_seq_len, struct err *e) {
+    size_t answers = row->count / 2;
+    struct ids *parts = mem_alloc(2 * answers * sizeof *parts); // open, answered; for each answer
+    struct unrolled u = {.c = c, .messages = cJSON_CreateArray(), .images = row->image_count};
+    if (find_answers(&u, row, turns, parts, e) == ST_OK) {
+        out->ids = u.ids;
+        u.ids = (struct ids){0};
+        out->labels = mem_alloc(out->ids.len * sizeof *out->labels);
+        for (size_t i = 0; i < out->ids.len; i++) out->labels[i] = IGNORED;
+        for (size_t k = 0; k < answers; k++) {
+            size_t from = common_prefix(&out->ids, &parts[2 * k]), to = common_prefix(&out->ids, &parts[2 * k + 1]);
+            to = trim(c, &out->ids, from, to);
+            for (size_t i = from; i < to; i++) out->labels[i] = out->ids.data[i];
+        }
+        cut(&out->ids, max_seq_len);
+    }
+    for (size_t k = 0; k < 2 * answers; k++) ids_free(&parts[k]);
+    free(parts);
+    ids_free(&u.ids), text_free(&u.text), text_free(&u.before);
+    cJSON_Delete(u.messages);
+    return e->code;
+}
+
+static enum status check_ids(struct chat_ids *out, const struct chat *c, const struct chat_row *row, struct err *e) {
+    const struct data_family *f = c->family;
+    for (size_t i = 0; i < out->ids.len; i++) {
+        int32_t id = out->ids.data[i];
+        if (takes_pictures(c) && id == f->image_token) {
+            out->images++;
+        } else if (f->vocab_size > 0 && id >= f->vocab_size) {
+            const char *token = tokenizer_token(c->tokenizer, id);
+            return err_set(e, ST_FAIL,
+                           "token %d (\"%.40s\") is outside the model's vocabulary of %lld (vocab_size); the tokenizer "
+                           "is another model's",
+                           id, token ? token : "", (long long)f->vocab_size);
+        }
+    }
+    if (out->images > (int64_t)row->image_count)
+        return err_set(e, ST_FAIL, "the text holds %lld picture tokens for %zu pictures", (long long)out->images,
+                       row->image_count);
+    return ST_OK;
+}
+
+static enum status encode_row(struct chat_ids *out, const struct chat *c, const struct chat_row *row,
+                              int64_t max_seq_len, struct err *e) {
+    if (!takes_pictures(c) && row->image_count)
+        return err_set(e, ST_FAIL, "the row has %zu pictures, but the model reads text only", row->image_count);
+    if (c->conv && conversation_is_caption(c->conv) && row->count < 2)
+        return err_set(e, ST_FAIL, "template plain trains the second turn, but there is only one");
+    char *owned;
+    struct turn *turns = place_pictures(c, row, &owned);
+    if (c->conv)
+        encode_by_conversation(out, c, row, turns, max_seq_len, e);
+    else
+        encode_by_own(out, c, row, turns, max_seq_len, e);
+    free(owned);
+    free(turns);
+    return e->code == ST_OK ? check_ids(out, c, row, e) : e->code;
+}
+
+enum status chat_encode(struct chat_ids *out, const struct chat *c, const struct chat_row *row, int64_t max_seq_len,
+                        struct err *e) {
+    struct err inner = {0};
+    if (encode_row(out, c, row, max_seq_len, &inner) == ST_OK) return ST_OK;
+    return err_set(e, inner.code, "%s: %s", row->where, inner.text);
+}
+
+void chat_ids_free(struct chat_ids *c) {
+    ids_free(&c->ids);
+    free(c->labels);
+    *c = (struct chat_ids){0};
+}
