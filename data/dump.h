@@ -1,0 +1,24 @@
+/* A row as a safetensors file: what the model sees, for comparison with other programs. */
+#ifndef DATA_DUMP_H
+#define DATA_DUMP_H
+
+#include "base/safetensors.h"
+#include "base/status.h"
+#include "data/dataset.h"
+
+enum { DUMP_TENSORS = 4 };
+
+/* input_ids (T), labels (T), position_ids (positions), I32; with pictures pixel_values (images,3,H,W), F32. Pictures are
+ * one id each. The names are static; other memory is owned: dump_free. */
+struct dump {
+    struct st_entry entry[DUMP_TENSORS];
+    size_t count;
+    int32_t *positions;
+    float *pixels; // (images, 3, H, W)
+};
+void dump_init(struct dump *d, const struct row *r); // keeps pointers into r; r has pixels if it has pictures
+void dump_free(struct dump *d);
+
+enum status dump_write(const char *path, const struct row *r, struct err *e);
+
+#endif

@@ -1,0 +1,95 @@
+/* One row as the model will see it: ids, labels, counts, and the pictures' pixels when they are asked for. */
+#include <stdlib.h>
+
+#include "base/file.h"
+#include "base/memory.h"
+#include "data/dataset_parts.h"
+#include "data/image.h"
+
+/* Targets are the labels of the expanded row moved by one: the first position is no target, a picture's have no label. */
+static int64_t count_scored(const struct row *r, const struct data_family *f) {
+    int64_t n = 0;
+    for (size_t i = 1; i < r->ids.len; i++) {
+        bool picture = f->family != FAMILY_TEXT && r->ids.data[i] == f->image_token;
+        n += r->labels[i] != IGNORED && !picture;
+    }
+    return n;
+}
+
+char *row_image_path(const struct set *s, const struct chat_row *chat_row, int64_t i) {
+    return path_join(s->config->folder, chat_row->images[i]);
+}
+
+enum status row_encode(struct row *out, const struct dataset *d, const struct set *s, const struct chat_row *chat_row,
+                       int64_t index, struct err *e) {
+    *out = (struct row){.file = s->config->path, .index = index};
+    struct chat_ids c = {0};
+    if (chat_encode(&c, &d->chat, chat_row, s->config->max_seq_len, e) == ST_OK && c.ids.len == 0)
+        err_set(e, ST_FAIL, "%s: the row becomes no token at all", chat_row->where);
+    if (e->code != ST_OK) return chat_ids_free(&c), e->code;
+    out->id = mem_text(chat_row->id);
+    out->ids = c.ids, out->labels = c.labels, out->images = c.images;
+    out->image = mem_alloc((size_t)c.images * sizeof *out->image);
+    for (int64_t i = 0; i < c.images; i++)
+        out->image[i] = (struct batch_image){d->processor.height, d->processor.width, NULL};
+    out->positions = (int64_t)c.ids.len + c.images * (d->family.tokens_per_image - 1);
+    out->scored = count_scored(out, &d->family);
+    return ST_OK;
+}
+
+static enum status read_pixels(struct batch_image *out, const struct dataset *d, const struct set *s, const char *path,
+                               struct err *e) {
+    struct image im = {0};
+    if (image_read(&im, path, e) != ST_OK) return e->code;
+    image_mantis_size(&im, s->config->max_image_size);
+    out->pixels = mem_alloc((size_t)(3 * out->height * out->width) * sizeof *out->pixels);
+    processor_run(&d->processor, &im, out->pixels);
+    image_free(&im);
+    return ST_OK;
+}
+
+static enum status read_images(struct row *out, const struct dataset *d, const struct set *s,
+                               const struct chat_row *chat_row, struct err *e) {
+    for (int64_t i = 0; i < out->images; i++) {
+        char *path = row_image_path(s, chat_row, i);
+        struct err inner = {0};
+        if (read_pixels(&out->image[i], d, s, path, &inner) != ST_OK)
+            err_set(e, inner.code, "%s: %s", chat_row->where, inner.text);
+        free(path);
+        if (e->code != ST_OK) return e->code;
+    }
+    return ST_OK;
+}
+
+static const struct set *set_of(const struct dataset *d, int64_t row) {
+    const struct set *s = d->set;
+    while (row >= s->first + s->shown) s++;
+    return s;
+}
+
+static const struct entry *entry_of(const struct set *s, int64_t row) { return &s->entry[(row - s->first) % s->count]; }
+
+const struct entry *dataset_entry(const struct dataset *d, int64_t row) { return entry_of(set_of(d, row), row); }
+
+enum status dataset_row(const struct dataset *d, int64_t row, bool pixels, struct row *out, struct err *e) {
+    *out = (struct row){0};
+    if (row < 0 || row >= d->rows)
+        return err_set(e, ST_FAIL, "%s: there is no row %lld; the data set has rows 0 to %lld", d->config.where,
+                       (long long)row, (long long)d->rows - 1);
+    const struct set *s = set_of(d, row);
+    int64_t index = entry_of(s, row)->row;
+    struct chat_row chat_row = {0};
+    if (chat_row_read(&chat_row, &s->rows, index, e) == ST_OK && row_encode(out, d, s, &chat_row, index, e) == ST_OK &&
+        pixels)
+        read_images(out, d, s, &chat_row, e);
+    chat_row_free(&chat_row);
+    if (e->code != ST_OK) row_free(out);
+    return e->code;
+}
+
+void row_free(struct row *r) {
+    for (int64_t i = 0; i < r->images; i++) free(r->image[i].pixels);
+    free(r->image), free(r->labels), free((void *)r->id);
+    ids_free(&r->ids);
+    *r = (struct row){0};
+}
