@@ -34,7 +34,9 @@ enum status row_encode(struct row *out, const struct dataset *d, const struct se
         out->image[i] = (struct batch_image){d->processor.height, d->processor.width, NULL};
     out->positions = (int64_t)c.ids.len + c.images * (d->family.tokens_per_image - 1);
     out->scored = count_scored(out, &d->family);
-    return ST_OK;
+    if (out->positions <= INT32_MAX) return ST_OK;
+    return err_set(e, ST_FAIL, "%s: the row takes %lld positions, at most %d are possible", chat_row->where,
+                   (long long)out->positions, INT32_MAX);
 }
 
 static enum status read_pixels(struct batch_image *out, const struct dataset *d, const struct set *s, const char *path,
