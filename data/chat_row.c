@@ -59,8 +59,8 @@ static enum status read_text(const struct chat_row *c, const cJSON *turn, int nu
 }
 
 static enum status add_turn(struct chat_row *c, const cJSON *turn, int number, struct err *e) {
-    enum role role;
-    const char *text;
+    enum role role = ROLE_USER;
+    const char *text = NULL;
     if (!cJSON_IsObject(turn)) return err_set(e, ST_FAIL, "%s: turn %d is not an object", c->where, number);
     if (read_role(c, turn, number, &role, e) != ST_OK || read_text(c, turn, number, &text, e) != ST_OK) return e->code;
     if (role == ROLE_SYSTEM) return c->system = text, ST_OK;

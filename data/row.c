@@ -45,9 +45,9 @@ static enum status read_pixels(struct batch_image *out, const struct dataset *d,
     if (image_read(&im, path, e) != ST_OK) return e->code;
     image_mantis_size(&im, s->config->max_image_size);
     out->pixels = mem_alloc((size_t)(3 * out->height * out->width) * sizeof *out->pixels);
-    processor_run(&d->processor, &im, out->pixels);
+    processor_run(&d->processor, &im, path, out->pixels, e);
     image_free(&im);
-    return ST_OK;
+    return e->code;
 }
 
 static enum status read_images(struct row *out, const struct dataset *d, const struct set *s,
