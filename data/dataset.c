@@ -35,25 +35,16 @@ static bool is_left_out(const struct set_config *c, const struct chat_row *r) {
     return c->vl_only && r->image_count == 0;
 }
 
-static enum status check_image(const char *path, bool decode, struct err *e) {
-    int64_t width, height;
-    if (!decode) return image_size(path, &width, &height, e);
-    struct image im = {0};
-    image_read(&im, path, e);
-    image_free(&im);
-    return e->code;
-}
-
+/* The head of every picture, also of those whose token was cut. */
 static enum status check_images(const struct check *c, const struct chat_row *r, struct err *e) {
-    for (size_t i = 0; i < r->image_count; i++) {
+    for (size_t i = 0; i < r->image_count && e->code == ST_OK; i++) {
+        int64_t width, height;
         char *path = row_image_path(c->s, r, (int64_t)i);
         struct err inner = {0};
-        if (check_image(path, c->o->decode_images, &inner) != ST_OK)
-            err_set(e, inner.code, "%s: %s", r->where, inner.text);
+        if (image_size(path, &width, &height, &inner) != ST_OK) err_set(e, inner.code, "%s: %s", r->where, inner.text);
         free(path);
-        if (e->code != ST_OK) return e->code;
     }
-    return ST_OK;
+    return e->code;
 }
 
 static enum status check_row(const struct check *c, int64_t index, struct chat_row *r, struct checked *out,
@@ -64,7 +55,8 @@ static enum status check_row(const struct check *c, int64_t index, struct chat_r
         return ST_OK;
     }
     struct row row = {0};
-    if (row_encode(&row, c->d, c->s, r, index, e) == ST_OK && check_images(c, r, e) == ST_OK) {
+    if (row_encode(&row, c->d, c->s, r, index, e) == ST_OK && check_images(c, r, e) == ST_OK &&
+        (!c->o->decode_images || row_read_images(&row, c->d, c->s, r, e) == ST_OK)) {
         out->verdict = VERDICT_KEPT;
         out->entry = (struct entry){(int32_t)index, (int32_t)row.positions, (int32_t)row.scored, (int32_t)row.images};
         if (row.scored == 0) out->sentence = mem_format("%s: no token of the row is trained", r->where);

@@ -39,6 +39,10 @@ const struct entry *dataset_entry(const struct dataset *d, int64_t row);
 enum status row_encode(struct row *out, const struct dataset *d, const struct set *s, const struct chat_row *chat_row,
                        int64_t index, struct err *e);
 
+/* The pixels of the row's pictures. */
+enum status row_read_images(struct row *out, const struct dataset *d, const struct set *s,
+                            const struct chat_row *chat_row, struct err *e);
+
 /* The path of picture i; the caller frees. */
 char *row_image_path(const struct set *s, const struct chat_row *chat_row, int64_t i);
 

@@ -42,16 +42,16 @@ enum status row_encode(struct row *out, const struct dataset *d, const struct se
 static enum status read_pixels(struct batch_image *out, const struct dataset *d, const struct set *s, const char *path,
                                struct err *e) {
     struct image im = {0};
-    if (image_read(&im, path, e) != ST_OK) return e->code;
-    image_mantis_size(&im, s->config->max_image_size);
-    out->pixels = mem_alloc((size_t)(3 * out->height * out->width) * sizeof *out->pixels);
-    processor_run(&d->processor, &im, path, out->pixels, e);
+    if (image_read(&im, path, e) == ST_OK && image_mantis_size(&im, s->config->max_image_size, path, e) == ST_OK) {
+        out->pixels = mem_alloc((size_t)(3 * out->height * out->width) * sizeof *out->pixels);
+        processor_run(&d->processor, &im, path, out->pixels, e);
+    }
     image_free(&im);
     return e->code;
 }
 
-static enum status read_images(struct row *out, const struct dataset *d, const struct set *s,
-                               const struct chat_row *chat_row, struct err *e) {
+enum status row_read_images(struct row *out, const struct dataset *d, const struct set *s,
+                            const struct chat_row *chat_row, struct err *e) {
     for (int64_t i = 0; i < out->images; i++) {
         char *path = row_image_path(s, chat_row, i);
         struct err inner = {0};
@@ -83,7 +83,7 @@ enum status dataset_row(const struct dataset *d, int64_t row, bool pixels, struc
     struct chat_row chat_row = {0};
     if (chat_row_read(&chat_row, &s->rows, index, e) == ST_OK && row_encode(out, d, s, &chat_row, index, e) == ST_OK &&
         pixels)
-        read_images(out, d, s, &chat_row, e);
+        row_read_images(out, d, s, &chat_row, e);
     chat_row_free(&chat_row);
     if (e->code != ST_OK) row_free(out);
     return e->code;
