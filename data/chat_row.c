@@ -115,8 +115,9 @@ enum status chat_row_read(struct chat_row *c, const struct rows *r, int64_t inde
     const char *text = r->data + r->span[index].begin;
     size_t n = (size_t)r->span[index].bytes;
     *c = (struct chat_row){.where = name_row(r, index, NULL)};
-    c->tree = json_parse(text, n, c->where, e);
-    if (!c->tree) return e->code;
+    struct err inner = {0};
+    c->tree = json_parse(text, n, c->where, &inner);
+    if (!c->tree) return err_set(e, inner.code, "%s of the row", inner.text);
     if (!cJSON_IsObject(c->tree)) return err_set(e, ST_FAIL, "%s: wanted an object", c->where);
     if (has_zero(text, n)) return err_set(e, ST_FAIL, "%s: a string holds a zero character (\\u0000)", c->where);
     c->id = text_of_id(c->tree, index);
