@@ -325,6 +325,37 @@ static void test_batch(void **state) {
     row_free(&rows[0]), row_free(&rows[1]);
 }
 
+/* What the check counted is what a batch holds: with labels at the first position, and with pictures within answers. */
+static void test_counts_agree_with_batches(void **state) {
+    struct fixture *x = *state;
+    char *path =
+        put(x, "counts.jsonl",
+            "{\"conversation\":[{\"role\":\"user\",\"content\":\"a\"},{\"role\":\"assistant\",\"content\":\"b\"}]}\n"
+            "{\"image\":\"0.png\",\"conversation\":[{\"role\":\"user\",\"content\":\"a\"},"
+            "{\"role\":\"assistant\",\"content\":\"b <image> c\"}]}\n");
+    char *data, *picture = path_join(x->folder, "0.png");
+    size_t size;
+    struct err e = {0};
+    assert_int_equal(file_read(GOLDEN "/images/0.png", &data, &size, &e), ST_OK);
+    assert_int_equal(file_write(picture, data, size, &e), ST_OK);
+    static const char *const templates[] = {"llama_3", "plain"};
+    for (int k = 0; k < 2; k++) {
+        struct dataset *d = open_good(x, path, "", (struct data_options){.conv_template = templates[k]}, &x->mllava);
+        for (int64_t i = 0; i < dataset_rows(d); i++) {
+            struct row r = row_of(d, i, false);
+            struct batch b;
+            assert_int_equal(r.images, i);
+            batch_build(&b, &r, 1, &x->mllava);
+            assert_int_equal(b.N, r.positions);
+            assert_int_equal(b.scored, r.scored);
+            batch_free(&b);
+            row_free(&r);
+        }
+        dataset_free(d);
+    }
+    free(data), free(path), free(picture);
+}
+
 static void add_batch(struct text *t, const struct batch *b) {
     text_add_n(t, (const char *)b->ids, (size_t)b->N * sizeof *b->ids);
     text_add_n(t, (const char *)b->targets, (size_t)b->N * sizeof *b->targets);
@@ -477,6 +508,7 @@ int main(void) {
         cmocka_unit_test(test_fingerprint),
         cmocka_unit_test(test_mixture_of_two_sets),
         cmocka_unit_test(test_batch),
+        cmocka_unit_test(test_counts_agree_with_batches),
         cmocka_unit_test(test_loader_is_the_same_for_any_workers),
         cmocka_unit_test(test_each_epoch_holds_every_row_once),
         cmocka_unit_test(test_a_picture_that_went_away),

@@ -107,7 +107,7 @@ static void test_row_of_every_shape(void **state) {
     chat_row_free(&r);
     assert_int_equal(chat_row_read(&r, &rows, 3, &e), ST_OK);
     assert_string_equal(r.id, "3");
-    assert_string_equal(r.turns[2].text, "Open [end], {x}");
+    assert_string_equal(r.turns[2].text, "Open [end], {x} \"] \"}");
     chat_row_free(&r);
     rows_close(&rows);
 }

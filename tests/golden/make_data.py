@@ -15,6 +15,8 @@ SPLIT = (r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^
 CHATML = ("{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>\n' }}{% endfor %}"
           "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}")
 
+OPEN = 'Open [end], {x} "] "}'
+
 
 def tokenizer():
     vocab = {c: i for i, c in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}
@@ -80,7 +82,7 @@ def main():
         {"id": "surplus", "image": "images/1.png", "conversation": [
             {"role": "user", "text": "<image><image> one"}, {"role": "assistant", "text": "See <image>."}]},
         {"conversation": [{"role": "user", "content": "None"}, {"role": "assistant", "content": "No."},
-                          {"role": "user", "content": "Open [end], {x}"}]},
+                          {"role": "user", "content": OPEN}]},
     ]
     write("rows.json", rows)
     (OUT / "rows.jsonl").write_text("\n" + "\n\n".join(json.dumps(r, ensure_ascii=False) for r in rows) + "\n\n")
@@ -93,7 +95,7 @@ def main():
         pictures(llama_3([("user", "<image>See <image>."), ("assistant", 'Grün, "ja".'), ("user", "Why?"),
                           ("assistant", "It's \\ so.\n")]), 2),
         pictures(llama_3([("user", "<image><image> one"), ("assistant", "See <image>.")]), 1),
-        pictures(llama_3([("user", "None"), ("assistant", "No."), ("user", "Open [end], {x}")]), 0),
+        pictures(llama_3([("user", "None"), ("assistant", "No."), ("user", OPEN)]), 0),
     ]
     eot = t.token_to_id("<|eot_id|>")
     expected = []
