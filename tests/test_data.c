@@ -243,6 +243,19 @@ static void test_own_template(void **state) {
     free(path);
 }
 
+/* A template that drops what earlier answers said: no part of its text belongs to one turn. */
+static void test_a_template_that_rewrites_turns(void **state) {
+    struct fixture *x = *state;
+    free(put(x, "tokenizer_config.json",
+             "{\"chat_template\":\"{% for m in messages %}{% if loop.last %}{{ m['content'] }}{% else %}x{% endif %}{% "
+             "endfor %}\"}"));
+    struct data_family f = x->text;
+    f.model_dir = x->folder;
+    struct err e = {0};
+    assert_null(open_rows(x, "text.json", "", (struct data_options){0}, &f, NULL, &e));
+    assert_contains(e.text, "text.json: row 0 (id t0): the tokenizer's chat template writes a turn differently");
+}
+
 static void test_fingerprint(void **state) {
     struct fixture *x = *state;
     struct data_options o = {.conv_template = "llama_3"}, shorter = o, other = {.conv_template = "qwen2_vl"};
@@ -505,6 +518,7 @@ int main(void) {
         cmocka_unit_test(test_bad_rows),
         cmocka_unit_test(test_refusals),
         cmocka_unit_test(test_own_template),
+        cmocka_unit_test(test_a_template_that_rewrites_turns),
         cmocka_unit_test(test_fingerprint),
         cmocka_unit_test(test_mixture_of_two_sets),
         cmocka_unit_test(test_batch),
