@@ -13,10 +13,12 @@
 #include "base/threads.h"
 
 struct ops;
+struct backend_calls;
 
 struct backend {
-    const struct ops *ops;   // kernels/ops_table.h
-    const char *name;        // "cpu", "cuda:0"
+    const struct ops *ops;             // kernels/ops_table.h
+    const struct backend_calls *calls; // how this kind of backend does what is declared below
+    const char *name;                  // "cpu", "cuda:0"
     bool host_memory;        // the host may read and write tensors directly, so mapped weights are used in place
     struct threads *threads; // for work on the host, whatever the device
     struct err err;          // the first failure of an op
@@ -37,5 +39,16 @@ enum status backend_sync(struct backend *be, struct err *e); // the one place wh
 
 /* What computes, in words for a person: "CPU, AVX-512 and AMX, 2 threads". Lives as long as the backend. */
 const char *backend_describe(const struct backend *be);
+
+/* One pointer for each call above, same meaning; each kind of backend has one table. A call that fails sets be->err. */
+struct backend_calls {
+    void (*free)(struct backend *be);
+    void *(*alloc)(struct backend *be, size_t bytes);
+    void (*release)(struct backend *be, void *memory);
+    void (*upload)(struct backend *be, const struct tensor *dst, const void *src);
+    void (*download)(struct backend *be, void *dst, const struct tensor *src);
+    void (*sync)(struct backend *be);
+    const char *(*describe)(const struct backend *be);
+};
 
 #endif

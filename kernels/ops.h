@@ -116,6 +116,8 @@ struct attention {
     float scale;
 };
 
+enum { ATTENTION_MAX_HEAD = 256 }; // D
+
 /* o (Nq,H,D) act = softmax(scale q k^T) v by tiles; q (Nq,H,D), k, v (Nk,K,D) act; head h reads key head h / (H/K).
  * lse (Nq,H) F32: the log of the sum of exponentials, or NULL when no backward follows. */
 void op_attention_forward(struct backend *be, const struct tensor *o, const struct tensor *lse, const struct tensor *q,

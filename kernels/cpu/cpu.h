@@ -22,11 +22,23 @@ struct cpu_backend {
     char about[128];
 };
 
+struct backend *cpu_backend_new(int threads, struct err *e);
+
 /* Bytes that a task may use while it runs; nothing in it survives the task. */
 enum { CPU_SCRATCH = 4 << 20 };
 
 static inline char *cpu_scratch(struct backend *be, int thread) {
     return ((struct cpu_backend *)be)->scratch + (size_t)thread * CPU_SCRATCH;
 }
+
+/* Whether every index (I32) is in low .. limit - 1; if not, sets be->err. Ids come from files, so this one is checked. */
+bool cpu_indices_fit(struct backend *be, const char *op, const struct tensor *index, int64_t low, int64_t limit);
+
+/* Work on rows (N,C) is cut into tasks of so many rows: enough to be worth a task, by shape only. */
+static inline int64_t rows_per_task(int64_t C) { return C >= 16384 ? 1 : 16384 / (C + 1) + 1; }
+
+static inline int64_t tasks_of(int64_t n, int64_t per_task) { return (n + per_task - 1) / per_task; }
+
+static inline int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 
 #endif

@@ -1,0 +1,78 @@
+/* Cross entropy over logits in F32, row by row. The sum of exponentials is taken in one pass, relative to the largest
+ * logit so far: sums of a chunk in F32, their sum in double. */
+#include <math.h>
+
+#include "kernels/cpu/span.h"
+#include "kernels/cpu/vecmath.h"
+
+struct cross_entropy {
+    float *loss, *logits; // (M), (M,V)
+    const int32_t *targets;
+    int64_t M, V, per_task;
+    bool gradient;
+    float scale;
+};
+
+static float largest(const float *x, int64_t n) {
+    float most = -INFINITY;
+#pragma omp simd reduction(max : most)
+    for (int64_t i = 0; i < n; i++) most = x[i] > most ? x[i] : most;
+    return most;
+}
+
+static float sum_exp(const float *x, float base, int64_t n) {
+    float s = 0;
+#pragma omp simd reduction(+ : s)
+    for (int64_t i = 0; i < n; i++) s += vm_exp(x[i] - base);
+    return s;
+}
+
+/* Returns the sum of exp(x - *most), *most being the largest of x. */
+static double row_sum(const float *x, int64_t V, float *most) {
+    double sum = 0;
+    *most = -INFINITY;
+    for (int64_t c = 0; c < V; c += CHUNK) {
+        int64_t n = least(CHUNK, V - c);
+        float m = largest(x + c, n);
+        if (m > *most) sum *= exp((double)*most - (double)m), *most = m;
+        if (*most > -INFINITY) sum += (double)sum_exp(x + c, *most, n);
+    }
+    return sum;
+}
+
+static void row_gradient(float *x, int64_t V, float most, double sum, float scale, int32_t target) {
+    float factor = (float)((double)scale / sum);
+#pragma omp simd
+    for (int64_t i = 0; i < V; i++) x[i] = factor * vm_exp(x[i] - most);
+    x[target] -= scale;
+}
+
+static void row_task(void *arg, int64_t task, int thread) {
+    (void)thread;
+    const struct cross_entropy *p = arg;
+    for (int64_t row = task * p->per_task; row < least((task + 1) * p->per_task, p->M); row++) {
+        float *x = p->logits + row * p->V, most;
+        double sum = row_sum(x, p->V, &most);
+        p->loss[row] = (float)(log(sum) + (double)most - (double)x[p->targets[row]]);
+        if (p->gradient) row_gradient(x, p->V, most, sum, p->scale, p->targets[row]);
+    }
+}
+
+static void run(struct backend *be, const struct tensor *loss, const struct tensor *logits,
+                const struct tensor *targets, bool gradient, float scale) {
+    if (!cpu_indices_fit(be, "cross_entropy", targets, 0, logits->dim[1])) return;
+    struct cross_entropy p = {loss->data,     logits->data,   targets->data,
+                              logits->dim[0], logits->dim[1], rows_per_task(logits->dim[1]),
+                              gradient,       scale};
+    threads_for(be->threads, tasks_of(p.M, p.per_task), row_task, &p);
+}
+
+void cpu_cross_entropy_forward(struct backend *be, const struct tensor *loss, const struct tensor *logits,
+                               const struct tensor *targets) {
+    run(be, loss, logits, targets, false, 0);
+}
+
+void cpu_cross_entropy(struct backend *be, const struct tensor *loss, const struct tensor *logits,
+                       const struct tensor *targets, float scale) {
+    run(be, loss, logits, targets, true, scale);
+}

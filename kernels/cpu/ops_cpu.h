@@ -1,0 +1,75 @@
+/* Every op of the CPU, as table.c lists them; ops.h says what each one means. Shapes are checked already. */
+#ifndef KERNELS_CPU_OPS_CPU_H
+#define KERNELS_CPU_OPS_CPU_H
+
+#include "kernels/cpu/cpu.h"
+
+void cpu_copy(struct backend *be, const struct tensor *y, const struct tensor *x);
+void cpu_zero(struct backend *be, const struct tensor *y);
+void cpu_add(struct backend *be, const struct tensor *y, const struct tensor *a, const struct tensor *b);
+void cpu_gather_rows(struct backend *be, const struct tensor *y, const struct tensor *x, const struct tensor *index);
+void cpu_scatter_rows(struct backend *be, const struct tensor *y, const struct tensor *x, const struct tensor *index);
+void cpu_add_rows(struct backend *be, const struct tensor *y, const struct tensor *table, const struct tensor *index);
+void cpu_embed_forward(struct backend *be, const struct tensor *y, const struct tensor *table,
+                       const struct tensor *ids);
+void cpu_embed_backward(struct backend *be, const struct tensor *gtable, const struct tensor *dy,
+                        const struct tensor *ids);
+void cpu_patchify(struct backend *be, const struct tensor *y, const struct tensor *pixels, int64_t height,
+                  int64_t width, int64_t patch);
+void cpu_noise_add(struct backend *be, const struct tensor *x, const struct tensor *amplitude, uint64_t seed,
+                   uint64_t stream);
+void cpu_linear_forward(struct backend *be, const struct tensor *y, const struct tensor *x, const struct tensor *W,
+                        const struct tensor *b);
+void cpu_linear_backward(struct backend *be, const struct tensor *dx, const struct tensor *dy, const struct tensor *W,
+                         float beta);
+void cpu_matmul(struct backend *be, const struct tensor *C, const struct tensor *A, bool ta, const struct tensor *B,
+                bool tb, float alpha, float beta);
+void cpu_bias_backward(struct backend *be, const struct tensor *gb, const struct tensor *dy);
+void cpu_rmsnorm_forward(struct backend *be, const struct tensor *y, const struct tensor *rstd, const struct tensor *x,
+                         const struct tensor *w, float eps);
+void cpu_rmsnorm_backward_add(struct backend *be, const struct tensor *dx, const struct tensor *gw,
+                              const struct tensor *dy, const struct tensor *x, const struct tensor *rstd,
+                              const struct tensor *w);
+void cpu_layernorm_forward(struct backend *be, const struct tensor *y, const struct tensor *mean,
+                           const struct tensor *rstd, const struct tensor *x, const struct tensor *w,
+                           const struct tensor *b, float eps);
+void cpu_layernorm_backward_add(struct backend *be, const struct tensor *dx, const struct tensor *gw,
+                                const struct tensor *gb, const struct tensor *dy, const struct tensor *x,
+                                const struct tensor *mean, const struct tensor *rstd, const struct tensor *w);
+void cpu_rope(struct backend *be, const struct tensor *x, const struct tensor *table, const struct tensor *positions,
+              float sign);
+void cpu_attention_forward(struct backend *be, const struct tensor *o, const struct tensor *lse, const struct tensor *q,
+                           const struct tensor *k, const struct tensor *v, const struct attention *a);
+void cpu_attention_backward(struct backend *be, const struct tensor *dq, const struct tensor *dk,
+                            const struct tensor *dv, const struct tensor *delta, const struct tensor *dO,
+                            const struct tensor *o, const struct tensor *lse, const struct tensor *q,
+                            const struct tensor *k, const struct tensor *v, const struct attention *a);
+void cpu_act_forward(struct backend *be, const struct tensor *y, const struct tensor *x, enum activation f);
+void cpu_act_backward(struct backend *be, const struct tensor *dx, const struct tensor *dy, const struct tensor *x,
+                      enum activation f);
+void cpu_glu_forward(struct backend *be, const struct tensor *y, const struct tensor *gate, const struct tensor *up,
+                     enum activation f);
+void cpu_glu_backward(struct backend *be, const struct tensor *dgate, const struct tensor *dup, const struct tensor *dy,
+                      const struct tensor *gate, const struct tensor *up, enum activation f);
+void cpu_dropout(struct backend *be, const struct tensor *y, const struct tensor *x, float p, uint64_t seed,
+                 uint64_t stream);
+void cpu_dropout_add(struct backend *be, const struct tensor *y, const struct tensor *x, float p, uint64_t seed,
+                     uint64_t stream);
+void cpu_row_norms(struct backend *be, const struct tensor *norms, const struct tensor *W, const struct tensor *A,
+                   const struct tensor *B, float scale);
+void cpu_scale_cols(struct backend *be, const struct tensor *y, const struct tensor *x, const struct tensor *g,
+                    const struct tensor *b);
+void cpu_divide(struct backend *be, const struct tensor *y, const struct tensor *a, const struct tensor *b);
+void cpu_magnitude_backward(struct backend *be, const struct tensor *gm, const struct tensor *dy,
+                            const struct tensor *t, const struct tensor *norms);
+void cpu_cross_entropy_forward(struct backend *be, const struct tensor *loss, const struct tensor *logits,
+                               const struct tensor *targets);
+void cpu_cross_entropy(struct backend *be, const struct tensor *loss, const struct tensor *logits,
+                       const struct tensor *targets, float scale);
+void cpu_sum_add(struct backend *be, const struct tensor *total, const struct tensor *x);
+void cpu_sum_squares_add(struct backend *be, const struct tensor *total, const struct tensor *x);
+void cpu_count_nonfinite_add(struct backend *be, const struct tensor *total, const struct tensor *x);
+void cpu_adamw(struct backend *be, const struct tensor *p, const struct tensor *m, const struct tensor *v,
+               const struct tensor *g, const struct adamw *h);
+
+#endif
