@@ -4,11 +4,11 @@
 #include "kernels/cpu/convert.h"
 #include "kernels/cpu/span.h"
 
-/* --- sums: a tensor is cut into at most PARTS parts by its length only; each is summed in chunks of F32 in double ----- */
+/* --- sums: a tensor is cut into at most PARTS parts by its length only; each is summed in double ----- */
 
 enum { PARTS = 64 };
 
-typedef float chunk_sum(const float *x, int64_t n);
+typedef double chunk_sum(const float *x, int64_t n);
 
 struct total {
     const struct tensor *x;
@@ -17,25 +17,25 @@ struct total {
     double part[PARTS];
 };
 
-static float plain_sum(const float *x, int64_t n) {
-    float s = 0;
+static double plain_sum(const float *x, int64_t n) {
+    double s = 0;
 #pragma omp simd reduction(+ : s)
-    for (int64_t i = 0; i < n; i++) s += x[i];
+    for (int64_t i = 0; i < n; i++) s += (double)x[i];
     return s;
 }
 
-static float square_sum(const float *x, int64_t n) {
-    float s = 0;
+static double square_sum(const float *x, int64_t n) {
+    double s = 0;
 #pragma omp simd reduction(+ : s)
-    for (int64_t i = 0; i < n; i++) s += x[i] * x[i];
+    for (int64_t i = 0; i < n; i++) s += (double)x[i] * (double)x[i];
     return s;
 }
 
-static float nonfinite_sum(const float *x, int64_t n) {
+static double nonfinite_sum(const float *x, int64_t n) {
     int s = 0;
 #pragma omp simd reduction(+ : s)
     for (int64_t i = 0; i < n; i++) s += (bits_of_float(x[i]) & 0x7F800000u) == 0x7F800000u;
-    return (float)s;
+    return s;
 }
 
 static void part_task(void *arg, int64_t task, int thread) {
@@ -46,7 +46,7 @@ static void part_task(void *arg, int64_t task, int thread) {
     int64_t end = least((task + 1) * p->per_part, p->count);
     for (int64_t i = task * p->per_part; i < end; i += CHUNK) {
         int64_t n = least(CHUNK, end - i);
-        sum += (double)p->fn(floats_of(p->x, i, n, buffer), n);
+        sum += p->fn(floats_of(p->x, i, n, buffer), n);
     }
     p->part[task] = sum;
 }

@@ -1,0 +1,288 @@
+/* Rotary embedding and attention against their formulas in double, as op_check.h says. The gradients of attention come
+ * from a second formula in double, which on small shapes is itself compared with central differences of the forward
+ * formula. */
+#include <math.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include "base/memory.h"
+#include "tests/op_check.h"
+
+/* --- rope ------------------------------------------------------------------------------------------------------------- */
+
+/* N, H, D, half */
+static void case_rope(struct check *c, const int64_t *shape) {
+    int64_t N = shape[0], H = shape[1], D = shape[2], half = shape[3], P = 50;
+    struct tensor before = check_input3(c, c->act, N, H, D, -2, 2), table = check_input3(c, F32, 2, P, half, -1, 1);
+    struct tensor positions = check_indices(c, N, 0, P);
+    for (int sign = -1; sign <= 1; sign += 2) {
+        struct tensor x = check_copy(c, &before);
+        double *want = check_values(c, &before), *size = check_zeros(c, N * H * D);
+        for (int64_t i = 0; i < N * H; i++)
+            for (int64_t j = 0; j < half; j++) {
+                int64_t at = ((int32_t *)positions.data)[i / H] * half + j;
+                double a = check_get(&before, i * D + j), b = check_get(&before, i * D + half + j);
+                double co = check_get(&table, at), si = sign * check_get(&table, P * half + at);
+                want[i * D + j] = a * co - b * si, size[i * D + j] = fabs(a * co) + fabs(b * si);
+                want[i * D + half + j] = b * co + a * si, size[i * D + half + j] = fabs(b * co) + fabs(a * si);
+            }
+        op_rope(c->be, &x, &table, &positions, (float)sign);
+        check_near(c, "x", &x, want, size, 2);
+    }
+}
+
+static void test_rope(void **state) {
+    (void)state;
+    static const int64_t shapes[][8] = {{1, 1, 2, 1}, {31, 3, 8, 4}, {33, 2, 80, 20}, {129, 5, 128, 64}, {0, 2, 8, 4}};
+    check_case(case_rope, shapes, 5);
+}
+
+/* --- attention in double ---------------------------------------------------------------------------------------------- */
+
+enum { SEQUENCES = 3 };
+
+/* What a case is: three sequences, of `queries` positions and less, each with `extra` more keys. */
+struct problem {
+    int64_t H, K, D, q_at[SEQUENCES + 1], k_at[SEQUENCES + 1], window, max_q, max_kv;
+    bool causal;
+    double scale;
+};
+
+/* shape: queries, extra, H, K, D, causal, window */
+static struct problem problem_of(const int64_t *s) {
+    struct problem p = {.H = s[2], .K = s[3], .D = s[4], .causal = s[5], .window = s[6], .max_q = s[0]};
+    for (int i = 0; i < SEQUENCES; i++) {
+        int64_t queries = i == 0 ? s[0] : i == 1 ? s[0] / 2 : 1, keys = queries + s[1];
+        if (keys < 0) keys = 0;
+        p.q_at[i + 1] = p.q_at[i] + queries, p.k_at[i + 1] = p.k_at[i] + keys;
+        if (keys > p.max_kv) p.max_kv = keys;
+    }
+    p.scale = (double)(float)(1 / sqrt((double)p.D));
+    return p;
+}
+
+static bool sees(const struct problem *p, int s, int64_t i, int64_t j) {
+    int64_t queries = p->q_at[s + 1] - p->q_at[s], keys = p->k_at[s + 1] - p->k_at[s], at = i + keys - queries;
+    return (!p->causal || j <= at) && (p->window <= 0 || j > at - p->window);
+}
+
+static double dot(const double *a, const double *b, int64_t n) {
+    double sum = 0;
+    for (int64_t i = 0; i < n; i++) sum += a[i] * b[i];
+    return sum;
+}
+
+/* prob (keys) of query i of sequence s, head h; returns the log of the sum, -INFINITY when no key is seen. */
+static double probabilities(const struct problem *p, int s, int64_t i, int64_t h, const double *q, const double *k,
+                            double *prob) {
+    int64_t keys = p->k_at[s + 1] - p->k_at[s], head = h / (p->H / p->K);
+    const double *qi = q + ((p->q_at[s] + i) * p->H + h) * p->D;
+    double most = -INFINITY, sum = 0;
+    for (int64_t j = 0; j < keys; j++) {
+        prob[j] = sees(p, s, i, j) ? p->scale * dot(qi, k + ((p->k_at[s] + j) * p->K + head) * p->D, p->D) : -INFINITY;
+        most = fmax(most, prob[j]);
+    }
+    for (int64_t j = 0; j < keys; j++) sum += prob[j] > -INFINITY ? exp(prob[j] - most) : 0;
+    for (int64_t j = 0; j < keys; j++) prob[j] = prob[j] > -INFINITY ? exp(prob[j] - most) / sum : 0;
+    return sum > 0 ? most + log(sum) : -INFINITY;
+}
+
+static void forward(const struct problem *p, const double *q, const double *k, const double *v, double *o,
+                    double *lse) {
+    double *prob = mem_alloc((size_t)p->max_kv * sizeof *prob);
+    for (int s = 0; s < SEQUENCES; s++)
+        for (int64_t i = 0; i < p->q_at[s + 1] - p->q_at[s]; i++)
+            for (int64_t h = 0; h < p->H; h++) {
+                int64_t row = (p->q_at[s] + i) * p->H + h, head = h / (p->H / p->K);
+                lse[row] = probabilities(p, s, i, h, q, k, prob);
+                for (int64_t d = 0; d < p->D; d++) o[row * p->D + d] = 0;
+                for (int64_t j = 0; j < p->k_at[s + 1] - p->k_at[s]; j++)
+                    for (int64_t d = 0; d < p->D; d++)
+                        o[row * p->D + d] += prob[j] * v[((p->k_at[s] + j) * p->K + head) * p->D + d];
+            }
+    free(prob);
+}
+
+/* Gradients, and the sums of the magnitudes of their terms in s*. o is what the op reads. */
+struct gradients {
+    double *dq, *dk, *dv, *sq, *sk, *sv;
+};
+
+static void backward_row(const struct problem *p, int s, int64_t i, int64_t h, const double *q, const double *k,
+                         const double *v, const double *o, const double *dO, double *prob, struct gradients *g) {
+    int64_t row = ((p->q_at[s] + i) * p->H + h) * p->D, D = p->D;
+    probabilities(p, s, i, h, q, k, prob);
+    double delta = dot(dO + row, o + row, D), delta_size = 0;
+    for (int64_t d = 0; d < D; d++) delta_size += fabs(dO[row + d] * o[row + d]);
+    for (int64_t j = 0; j < p->k_at[s + 1] - p->k_at[s]; j++) {
+        int64_t key = ((p->k_at[s] + j) * p->K + h / (p->H / p->K)) * D;
+        double dP = dot(dO + row, v + key, D), dP_size = delta_size, score_size = 1;
+        for (int64_t d = 0; d < D; d++) dP_size += fabs(dO[row + d] * v[key + d]);
+        for (int64_t d = 0; d < D; d++) score_size += p->scale * fabs(q[row + d] * k[key + d]);
+        double ds = p->scale * prob[j] * (dP - delta), ds_size = p->scale * prob[j] * dP_size * score_size;
+        for (int64_t d = 0; d < D; d++) {
+            g->dq[row + d] += ds * k[key + d], g->sq[row + d] += ds_size * fabs(k[key + d]);
+            g->dk[key + d] += ds * q[row + d], g->sk[key + d] += ds_size * fabs(q[row + d]);
+            g->dv[key + d] += prob[j] * dO[row + d];
+            g->sv[key + d] += prob[j] * score_size * fabs(dO[row + d]);
+        }
+    }
+}
+
+static void backward(const struct problem *p, const double *q, const double *k, const double *v, const double *o,
+                     const double *dO, struct gradients *g) {
+    double *prob = mem_alloc((size_t)p->max_kv * sizeof *prob);
+    for (int s = 0; s < SEQUENCES; s++)
+        for (int64_t i = 0; i < p->q_at[s + 1] - p->q_at[s]; i++)
+            for (int64_t h = 0; h < p->H; h++) backward_row(p, s, i, h, q, k, v, o, dO, prob, g);
+    free(prob);
+}
+
+static double *numbers(int64_t n) { return mem_alloc((size_t)n * sizeof(double)); }
+
+/* The formula of the gradients against differences of the forward formula, every element of q, k and v. */
+static void check_formula(const int64_t *shape) {
+    struct problem p = problem_of(shape);
+    int64_t nq = p.q_at[SEQUENCES] * p.H * p.D, nk = p.k_at[SEQUENCES] * p.K * p.D;
+    double *x[3] = {numbers(nq), numbers(nk), numbers(nk)}, *dO = numbers(nq), *o = numbers(nq), *lse = numbers(nq);
+    struct gradients g = {numbers(nq), numbers(nk), numbers(nk), numbers(nq), numbers(nk), numbers(nk)};
+    double *slope[3] = {g.dq, g.dk, g.dv};
+    for (int64_t i = 0; i < nq; i++) x[0][i] = sin(1.0 + (double)i), dO[i] = cos(2.0 * (double)i);
+    for (int64_t i = 0; i < nk; i++) x[1][i] = sin(3.0 + 5.0 * (double)i), x[2][i] = cos(7.0 * (double)i);
+    forward(&p, x[0], x[1], x[2], o, lse);
+    backward(&p, x[0], x[1], x[2], o, dO, &g);
+    for (int t = 0; t < 3; t++)
+        for (int64_t i = 0; i < (t ? nk : nq); i++) {
+            double kept = x[t][i], loss[2], step = 0x1p-17;
+            for (int side = 0; side < 2; side++) {
+                x[t][i] = kept + (side ? step : -step);
+                forward(&p, x[0], x[1], x[2], o, lse);
+                loss[side] = dot(dO, o, nq);
+            }
+            x[t][i] = kept;
+            if (!(fabs((loss[1] - loss[0]) / (2 * step) - slope[t][i]) < 1e-8)) fail_msg("slope %d[%d]", t, (int)i);
+        }
+    double *all[] = {x[0], x[1], x[2], dO, o, lse, g.dq, g.dk, g.dv, g.sq, g.sk, g.sv};
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++) free(all[i]);
+}
+
+static void test_gradient_formula(void **state) {
+    (void)state;
+    static const int64_t shapes[][8] = {{5, 0, 1, 1, 3, 0, 0}, {5, 2, 4, 2, 3, 1, 0}, {6, 0, 2, 2, 2, 1, 3}};
+    for (int i = 0; i < 3; i++) check_formula(shapes[i]);
+}
+
+/* --- the op ------------------------------------------------------------------------------------------------------------ */
+
+/* A score has an error of its own size (the sum of |q k|, near sqrt(D) here) times the unit; its exponential carries it
+ * on. 4 D^(1/2) + 16 units cover that and the sums over keys, which run in lanes. */
+static void case_attention(struct check *c, const int64_t *shape) {
+    struct problem p = problem_of(shape);
+    int64_t Nq = p.q_at[SEQUENCES], Nk = p.k_at[SEQUENCES], nq = Nq * p.H * p.D, nk = Nk * p.K * p.D;
+    struct tensor q = check_input3(c, c->act, Nq, p.H, p.D, -2, 2), k = check_input3(c, c->act, Nk, p.K, p.D, -2, 2);
+    struct tensor v = check_input3(c, c->act, Nk, p.K, p.D, -2, 2), dO = check_input3(c, c->act, Nq, p.H, p.D, -1, 1);
+    struct tensor q_at = check_offsets(c, SEQUENCES + 1, p.q_at), k_at = check_offsets(c, SEQUENCES + 1, p.k_at);
+    struct tensor o = check_output(c, &q), lse = check_output2(c, F32, Nq, p.H), o2 = check_output(c, &q);
+    struct tensor dq = check_output(c, &q), dk = check_output(c, &k), dv = check_output(c, &k);
+    struct tensor delta = check_output(c, &lse);
+    struct attention a = {&q_at, &k_at, SEQUENCES, p.max_q, p.max_kv, p.causal, p.window, (float)p.scale};
+    op_attention_forward(c->be, &o, &lse, &q, &k, &v, &a);
+    op_attention_forward(c->be, &o2, NULL, &q, &k, &v, &a);
+    op_attention_backward(c->be, &dq, &dk, &dv, &delta, &dO, &o, &lse, &q, &k, &v, &a);
+
+    double *vq = check_values(c, &q), *vk = check_values(c, &k), *vv = check_values(c, &v), *vdO = check_values(c, &dO);
+    double *w_o = check_zeros(c, nq), *w_lse = check_zeros(c, Nq * p.H), *s_o = check_zeros(c, nq);
+    double *s_lse = check_zeros(c, Nq * p.H), units = 4 * sqrt((double)p.D) + 16;
+    forward(&p, vq, vk, vv, w_o, w_lse);
+    for (int64_t i = 0; i < nq; i++) s_o[i] = 2;
+    for (int64_t i = 0; i < Nq * p.H; i++) {
+        s_lse[i] = 4 + fabs(w_lse[i]);
+        if (!isfinite(w_lse[i])) w_lse[i] = 0, s_lse[i] = 1; // sees no key
+    }
+    check_near(c, "o", &o, w_o, s_o, units);
+    check_equal(c, "o without lse", &o2, check_values(c, &o));
+    check_near(c, "lse", &lse, w_lse, s_lse, units);
+    struct gradients g = {check_zeros(c, nq), check_zeros(c, nk), check_zeros(c, nk),
+                          check_zeros(c, nq), check_zeros(c, nk), check_zeros(c, nk)};
+    backward(&p, vq, vk, vv, check_values(c, &o), vdO, &g);
+    check_near(c, "dq", &dq, g.dq, g.sq, 16);
+    check_near(c, "dk", &dk, g.dk, g.sk, 16);
+    check_near(c, "dv", &dv, g.dv, g.sv, 16);
+}
+
+static void run(const int64_t (*shapes)[8], int count) { check_case(case_attention, shapes, count); }
+
+static void test_attention_plain(void **state) {
+    (void)state;
+    static const int64_t shapes[][8] = {{1, 0, 1, 1, 1, 0, 0},    {31, 0, 1, 1, 8, 0, 0},   {33, 0, 2, 2, 16, 0, 0},
+                                        {129, 0, 1, 1, 72, 0, 0}, {64, 0, 1, 1, 80, 0, 0},  {65, 0, 1, 1, 96, 0, 0},
+                                        {33, 0, 2, 2, 128, 0, 0}, {31, 0, 1, 1, 256, 0, 0}, {200, 0, 1, 1, 13, 0, 0}};
+    run(shapes, 9);
+}
+
+static void test_attention_causal(void **state) {
+    (void)state;
+    static const int64_t shapes[][8] = {{1, 0, 1, 1, 4, 1, 0}, {31, 0, 1, 1, 8, 1, 0}, {129, 0, 1, 1, 64, 1, 0}};
+    run(shapes, 3);
+}
+
+static void test_attention_window(void **state) {
+    (void)state;
+    static const int64_t shapes[][8] = {{31, 0, 1, 1, 8, 1, 1},    {129, 0, 1, 1, 8, 1, 3},   {200, 0, 1, 1, 16, 1, 64},
+                                        {200, 0, 1, 1, 16, 1, 65}, {150, 7, 2, 1, 8, 1, 100}, {129, 0, 1, 1, 8, 0, 33}};
+    run(shapes, 6);
+}
+
+static void test_attention_grouped_heads(void **state) {
+    (void)state;
+    static const int64_t shapes[][8] = {{33, 0, 4, 2, 16, 1, 0}, {31, 0, 6, 2, 8, 0, 0}, {5, 0, 71, 1, 8, 1, 0}};
+    run(shapes, 3);
+}
+
+static void test_attention_with_earlier_keys(void **state) {
+    (void)state;
+    static const int64_t shapes[][8] = {{1, 130, 4, 2, 32, 1, 0}, {31, 100, 2, 1, 8, 1, 0}, {33, 63, 1, 1, 8, 0, 0}};
+    run(shapes, 3);
+}
+
+/* More queries than keys: the first queries stand before the first key and see nothing. */
+static void test_attention_of_queries_that_see_nothing(void **state) {
+    (void)state;
+    static const int64_t shapes[][8] = {{70, -66, 1, 1, 8, 1, 0}, {33, -3, 2, 1, 16, 1, 4}, {5, -5, 1, 1, 8, 0, 0}};
+    run(shapes, 3);
+}
+
+static void test_bad_offsets_are_reported(void **state) {
+    (void)state;
+    struct err e = {0};
+    struct backend *be = backend_new("cpu", 1, &e);
+    float m[64] = {0};
+    int64_t at[2] = {0, 9};
+    struct tensor x = tensor_over3(m, F32, 8, 1, 8), offsets = tensor_over1(at, I64, 2);
+    struct attention a = {&offsets, &offsets, 1, 16, 16, true, 0, 1};
+    op_attention_forward(be, &x, NULL, &x, &x, &x, &a);
+    assert_int_equal(backend_sync(be, &e), ST_FAIL);
+    assert_non_null(strstr(e.text, "query rows 0 .. 9 of 8"));
+    backend_free(be);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_rope),
+        cmocka_unit_test(test_gradient_formula),
+        cmocka_unit_test(test_attention_plain),
+        cmocka_unit_test(test_attention_causal),
+        cmocka_unit_test(test_attention_window),
+        cmocka_unit_test(test_attention_grouped_heads),
+        cmocka_unit_test(test_attention_with_earlier_keys),
+        cmocka_unit_test(test_attention_of_queries_that_see_nothing),
+        cmocka_unit_test(test_bad_offsets_are_reported),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
