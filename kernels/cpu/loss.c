@@ -1,5 +1,5 @@
 /* Cross entropy over logits in F32, row by row. The sum of exponentials is taken in one pass, relative to the largest
- * logit so far: sums of a chunk in F32, their sum in double. */
+ * logit so far, in double. */
 #include <math.h>
 
 #include "kernels/cpu/span.h"
@@ -20,10 +20,10 @@ static float largest(const float *x, int64_t n) {
     return most;
 }
 
-static float sum_exp(const float *x, float base, int64_t n) {
-    float s = 0;
+static double sum_exp(const float *x, float base, int64_t n) {
+    double s = 0;
 #pragma omp simd reduction(+ : s)
-    for (int64_t i = 0; i < n; i++) s += vm_exp(x[i] - base);
+    for (int64_t i = 0; i < n; i++) s += (double)vm_exp(x[i] - base);
     return s;
 }
 
@@ -35,7 +35,7 @@ static double row_sum(const float *x, int64_t V, float *most) {
         int64_t n = least(CHUNK, V - c);
         float m = largest(x + c, n);
         if (m > *most) sum *= exp((double)*most - (double)m), *most = m;
-        if (*most > -INFINITY) sum += (double)sum_exp(x + c, *most, n);
+        if (*most > -INFINITY) sum += sum_exp(x + c, *most, n);
     }
     return sum;
 }

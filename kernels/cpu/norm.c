@@ -17,17 +17,17 @@ struct norm {
 
 static float *at(const struct tensor *t) { return t ? t->data : NULL; }
 
-static float sum(const float *x, int64_t n) {
-    float s = 0;
+static double sum(const float *x, int64_t n) {
+    double s = 0;
 #pragma omp simd reduction(+ : s)
-    for (int64_t i = 0; i < n; i++) s += x[i];
+    for (int64_t i = 0; i < n; i++) s += (double)x[i];
     return s;
 }
 
-static float sum_squares_about(const float *x, float mean, int64_t n) {
-    float s = 0;
+static double sum_squares_about(const float *x, float mean, int64_t n) {
+    double s = 0;
 #pragma omp simd reduction(+ : s)
-    for (int64_t i = 0; i < n; i++) s += (x[i] - mean) * (x[i] - mean);
+    for (int64_t i = 0; i < n; i++) s += (double)(x[i] - mean) * (double)(x[i] - mean);
     return s;
 }
 
@@ -38,7 +38,7 @@ static float row_mean(const struct norm *p, int64_t row) {
     double total = 0;
     for (int64_t c = 0; c < p->C; c += CHUNK) {
         int64_t n = least(CHUNK, p->C - c);
-        total += (double)sum(floats_of(p->x, row * p->C + c, n, buffer), n);
+        total += sum(floats_of(p->x, row * p->C + c, n, buffer), n);
     }
     return (float)(total / (double)p->C);
 }
@@ -48,7 +48,7 @@ static float row_rstd(const struct norm *p, int64_t row, float mean) {
     double total = 0;
     for (int64_t c = 0; c < p->C; c += CHUNK) {
         int64_t n = least(CHUNK, p->C - c);
-        total += (double)sum_squares_about(floats_of(p->x, row * p->C + c, n, buffer), mean, n);
+        total += sum_squares_about(floats_of(p->x, row * p->C + c, n, buffer), mean, n);
     }
     return (float)(1 / sqrt(total / (double)p->C + (double)p->eps));
 }
@@ -106,13 +106,12 @@ static void row_backward(const struct norm *p, int64_t row) {
         int64_t n = least(CHUNK, p->C - c), first = row * p->C + c;
         const float *x = floats_of(p->x, first, n, x_buffer), *dy = floats_of(p->dy, first, n, dy_buffer);
         const float *w = at(p->w) + c;
-        float d = 0, dz = 0;
-#pragma omp simd reduction(+ : d, dz)
+#pragma omp simd reduction(+ : total_d, total_dz)
         for (int64_t i = 0; i < n; i++) {
-            d += dy[i] * w[i];
-            dz += dy[i] * w[i] * ((x[i] - mean) * rstd);
+            float d = dy[i] * w[i];
+            total_d += (double)d;
+            total_dz += (double)(d * ((x[i] - mean) * rstd));
         }
-        total_d += (double)d, total_dz += (double)dz;
     }
     float mean_d = p->mean ? (float)(total_d / (double)p->C) : 0, mean_dz = (float)(total_dz / (double)p->C);
     for (int64_t c = 0; c < p->C; c += CHUNK) {
