@@ -3,6 +3,7 @@
 
 #include "kernels/cpu/convert.h"
 #include "kernels/cpu/span.h"
+#include "kernels/cpu/sums.h"
 
 /* --- sums: a tensor is cut into at most PARTS parts by its length only; each is summed in double ----- */
 
@@ -16,20 +17,6 @@ struct total {
     int64_t count, per_part; // a multiple of CHUNK
     double part[PARTS];
 };
-
-static double plain_sum(const float *x, int64_t n) {
-    double s = 0;
-#pragma omp simd reduction(+ : s)
-    for (int64_t i = 0; i < n; i++) s += (double)x[i];
-    return s;
-}
-
-static double square_sum(const float *x, int64_t n) {
-    double s = 0;
-#pragma omp simd reduction(+ : s)
-    for (int64_t i = 0; i < n; i++) s += (double)x[i] * (double)x[i];
-    return s;
-}
 
 static double nonfinite_sum(const float *x, int64_t n) {
     int s = 0;
@@ -63,11 +50,11 @@ static void sum_into(struct backend *be, const struct tensor *total, const struc
 }
 
 void cpu_sum_add(struct backend *be, const struct tensor *total, const struct tensor *x) {
-    sum_into(be, total, x, plain_sum);
+    sum_into(be, total, x, sum_of);
 }
 
 void cpu_sum_squares_add(struct backend *be, const struct tensor *total, const struct tensor *x) {
-    sum_into(be, total, x, square_sum);
+    sum_into(be, total, x, sum_of_squares);
 }
 
 void cpu_count_nonfinite_add(struct backend *be, const struct tensor *total, const struct tensor *x) {

@@ -3,6 +3,7 @@
 #include <math.h>
 
 #include "kernels/cpu/span.h"
+#include "kernels/cpu/sums.h"
 #include "kernels/cpu/vecmath.h"
 
 struct cross_entropy {
@@ -20,11 +21,12 @@ static float largest(const float *x, int64_t n) {
     return most;
 }
 
+/* n <= CHUNK */
 static double sum_exp(const float *x, float base, int64_t n) {
-    double s = 0;
-#pragma omp simd reduction(+ : s)
-    for (int64_t i = 0; i < n; i++) s += (double)vm_exp(x[i] - base);
-    return s;
+    float e[CHUNK];
+#pragma omp simd
+    for (int64_t i = 0; i < n; i++) e[i] = vm_exp(x[i] - base);
+    return sum_of(e, n);
 }
 
 /* Returns the sum of exp(x - *most), *most being the largest of x. */

@@ -4,6 +4,7 @@
 
 #include "kernels/cpu/convert.h"
 #include "kernels/cpu/span.h"
+#include "kernels/cpu/sums.h"
 
 struct norm {
     const struct tensor *y, *x, *dx, *dy; // (N,C) act
@@ -17,20 +18,6 @@ struct norm {
 
 static float *at(const struct tensor *t) { return t ? t->data : NULL; }
 
-static double sum(const float *x, int64_t n) {
-    double s = 0;
-#pragma omp simd reduction(+ : s)
-    for (int64_t i = 0; i < n; i++) s += (double)x[i];
-    return s;
-}
-
-static double sum_squares_about(const float *x, float mean, int64_t n) {
-    double s = 0;
-#pragma omp simd reduction(+ : s)
-    for (int64_t i = 0; i < n; i++) s += (double)(x[i] - mean) * (double)(x[i] - mean);
-    return s;
-}
-
 /* --- forward ----------------------------------------------------------------------------------------------------- */
 
 static float row_mean(const struct norm *p, int64_t row) {
@@ -38,7 +25,7 @@ static float row_mean(const struct norm *p, int64_t row) {
     double total = 0;
     for (int64_t c = 0; c < p->C; c += CHUNK) {
         int64_t n = least(CHUNK, p->C - c);
-        total += sum(floats_of(p->x, row * p->C + c, n, buffer), n);
+        total += sum_of(floats_of(p->x, row * p->C + c, n, buffer), n);
     }
     return (float)(total / (double)p->C);
 }
@@ -48,7 +35,7 @@ static float row_rstd(const struct norm *p, int64_t row, float mean) {
     double total = 0;
     for (int64_t c = 0; c < p->C; c += CHUNK) {
         int64_t n = least(CHUNK, p->C - c);
-        total += sum_squares_about(floats_of(p->x, row * p->C + c, n, buffer), mean, n);
+        total += sum_of_squares_about(floats_of(p->x, row * p->C + c, n, buffer), mean, n);
     }
     return (float)(1 / sqrt(total / (double)p->C + (double)p->eps));
 }
@@ -99,19 +86,20 @@ void cpu_layernorm_forward(struct backend *be, const struct tensor *y, const str
 
 /* With z = (x - mean) rstd and d = dy w: dx += rstd (d - mean(d) - z mean(d z)); RMSNorm has no mean(d). */
 static void row_backward(const struct norm *p, int64_t row) {
-    float x_buffer[CHUNK], dy_buffer[CHUNK], dx_buffer[CHUNK];
+    float x_buffer[CHUNK], dy_buffer[CHUNK], dx_buffer[CHUNK], d[CHUNK], z[CHUNK];
     float mean = p->mean ? at(p->mean)[row] : 0, rstd = at(p->rstd)[row];
     double total_d = 0, total_dz = 0;
     for (int64_t c = 0; c < p->C; c += CHUNK) {
         int64_t n = least(CHUNK, p->C - c), first = row * p->C + c;
         const float *x = floats_of(p->x, first, n, x_buffer), *dy = floats_of(p->dy, first, n, dy_buffer);
         const float *w = at(p->w) + c;
-#pragma omp simd reduction(+ : total_d, total_dz)
+#pragma omp simd
         for (int64_t i = 0; i < n; i++) {
-            float d = dy[i] * w[i];
-            total_d += (double)d;
-            total_dz += (double)(d * ((x[i] - mean) * rstd));
+            d[i] = dy[i] * w[i];
+            z[i] = (x[i] - mean) * rstd;
         }
+        if (p->mean) total_d += sum_of(d, n);
+        total_dz += sum_of_products(d, z, n);
     }
     float mean_d = p->mean ? (float)(total_d / (double)p->C) : 0, mean_dz = (float)(total_dz / (double)p->C);
     for (int64_t c = 0; c < p->C; c += CHUNK) {
