@@ -50,9 +50,11 @@ struct keys_seen attention_keys_of(const struct attention_job *job, const struct
 /* --- tiles --------------------------------------------------------------------------------------------------------- */
 
 static void load(const struct attention_job *job, const struct tensor *t, int64_t at, float scale, float *to) {
-    float buffer[ATTENTION_MAX_HEAD];
-    const float *from = floats_of(t, at * job->D, job->D, buffer);
-    for (int64_t d = 0; d < job->D; d++) to[d] = scale * from[d];
+    const float *from = floats_of(t, at * job->D, job->D, to);
+    if (from != to || scale != 1.0f) {
+#pragma omp simd
+        for (int64_t d = 0; d < job->D; d++) to[d] = scale * from[d];
+    }
     for (int64_t d = job->D; d < job->width; d++) to[d] = 0;
 }
 
