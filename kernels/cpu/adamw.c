@@ -73,15 +73,17 @@ struct adamw_factors {
 static void adamw_span(const void *settings, float *const *out, const float *const *in, int64_t at, int n) {
     (void)at;
     const struct adamw_factors h = *(const struct adamw_factors *)settings;
-    float *p = out[0], *m = out[1], *v = out[2];
+    float *p = out[0], *m = out[1], *v = out[2], root[CHUNK];
     const float *g = in[3];
 #pragma omp simd
     for (int i = 0; i < n; i++) {
         float gi = h.grad_scale * g[i];
         m[i] = h.beta1 * m[i] + h.rest1 * gi;
         v[i] = h.beta2 * v[i] + h.rest2 * gi * gi;
-        p[i] = h.keep * p[i] - h.step * m[i] / (sqrtf(v[i]) * h.root + h.eps);
     }
+    for (int i = 0; i < n; i++) root[i] = sqrtf(v[i]); // a loop of its own: it may set errno, which stops vector code
+#pragma omp simd
+    for (int i = 0; i < n; i++) p[i] = h.keep * p[i] - h.step * m[i] / (root[i] * h.root + h.eps);
 }
 
 void cpu_adamw(struct backend *be, const struct tensor *p, const struct tensor *m, const struct tensor *v,

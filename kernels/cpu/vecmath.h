@@ -1,5 +1,5 @@
 /* Functions of full F32 accuracy (about one unit in the last place) without calls or branches, so that a loop over them
- * becomes vector code. NaN stays NaN. The polynomials are near-minimax fits on the stated ranges. */
+ * becomes vector code; always inlined, or it would not. NaN stays NaN. The polynomials are near-minimax fits on the stated ranges. */
 #ifndef KERNELS_CPU_VECMATH_H
 #define KERNELS_CPU_VECMATH_H
 
@@ -7,7 +7,7 @@
 
 /* x = n log 2 + r with |r| <= log(2)/2; e^r - 1 = r + r^2 Q(r). 2^n is applied in two halves, so that results may be
  * subnormal, and infinite beyond 88.73. */
-static inline float vm_exp(float x) {
+static inline __attribute__((always_inline)) float vm_exp(float x) {
     x = x > 89.0f ? 89.0f : x;
     x = x < -104.0f ? -104.0f : x;
     const float round = 12582912.0f; // 1.5 * 2^23: its sum with a small number is rounded to an integer
@@ -24,10 +24,10 @@ static inline float vm_exp(float x) {
     return p * float_of_bits((uint32_t)(half + 127) << 23) * float_of_bits((uint32_t)(whole - half + 127) << 23);
 }
 
-static inline float vm_sigmoid(float x) { return 1.0f / (1.0f + vm_exp(-x)); }
+static inline __attribute__((always_inline)) float vm_sigmoid(float x) { return 1.0f / (1.0f + vm_exp(-x)); }
 
 /* |x| < 1: x + x P(x^2); beyond: 1 - e^R(|x|), R = log erfc on 1 .. 4, where erf is 1 in F32. */
-static inline float vm_erf(float x) {
+static inline __attribute__((always_inline)) float vm_erf(float x) {
     float a = x < 0.0f ? -x : x, z = x * x;
     a = a > 4.0f ? 4.0f : a;
     float p = 7.87587506269e-5f;
