@@ -1,0 +1,221 @@
+/* The order of the work. Kernels know rows and columns only; which of A and B^T gives the rows is chosen here, and with
+ * the factors exchanged ("flipped") a tile is the transpose of its part of C.
+ *
+ *   for each chunk of the shared factor that fits in its memory
+ *       pack the chunk, all of K                                          (tasks: some panels, one block of K)
+ *       for each strip of the other factor                                (a task)
+ *           for each block of K: pack the strip; for each panel of it, for each shared panel: multiply into a tile
+ *           the last block stores the tiles
+ */
+#include "kernels/cpu/gemm.h"
+
+#include <string.h>
+
+enum {
+    CHUNK = 2048,            // the most rows or columns of the shared factor at a time
+    STRIP = 256,             // and of a strip: CHUNK * STRIP sums take half the scratch
+    TASK_MACS = 1 << 20,     // a task is worth at least so many products,
+    TASK_ELEMENTS = 1 << 15, // or packs so many elements,
+    TASKS = 32,              // and a strip is narrow enough for so many tasks, where that is possible
+};
+
+/* One of the factors as the kernel sees it: `count` rows or columns in panels. */
+struct side {
+    const struct factor *factor;
+    int64_t count;
+    int64_t width; // of a panel
+    size_t bytes;  // of a panel
+    void (*pack)(void *panels, const struct factor *f, int64_t first, int64_t count, int64_t k, int kn);
+};
+
+struct plan {
+    struct backend *be;
+    const struct gemm *g;
+    const struct kernel *kernel;
+    bool flipped;          // rows of a tile are columns of C
+    bool rows_shared;      // the shared side gives the kernel's rows
+    struct side shared, strips;
+    int64_t k, k_end;      // the part of K that this plan sums
+    int64_t blocks, block; // of K
+    int64_t first, chunk;  // the chunk of the shared side
+    int64_t panels;        // in the chunk
+    int64_t group;         // panels of it that one task packs
+    int64_t strip;         // width of a strip, whole panels
+};
+
+static int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
+static int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
+static int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+/* --- C ----------------------------------------------------------------------------------------------------------- */
+
+static inline void store_f32(float *C, const float *sums, const float *bias, int64_t n, float alpha, float beta) {
+    if (beta == 0.0f && !bias)
+        for (int64_t i = 0; i < n; i++) C[i] = alpha * sums[i];
+    else if (beta == 0.0f)
+        for (int64_t i = 0; i < n; i++) C[i] = alpha * sums[i] + bias[i];
+    else
+        for (int64_t i = 0; i < n; i++) C[i] = alpha * sums[i] + beta * C[i] + (bias ? bias[i] : 0.0f);
+}
+
+static inline void store_bf16(bf16 *C, const float *sums, const float *bias, int64_t n, float alpha, float beta) {
+    if (beta == 0.0f && !bias)
+        for (int64_t i = 0; i < n; i++) C[i] = bf16_of_float(alpha * sums[i]);
+    else if (beta == 0.0f)
+        for (int64_t i = 0; i < n; i++) C[i] = bf16_of_float(alpha * sums[i] + bias[i]);
+    else
+        for (int64_t i = 0; i < n; i++)
+            C[i] = bf16_of_float(alpha * sums[i] + beta * bf16_to_float(C[i]) + (bias ? bias[i] : 0.0f));
+}
+
+void gemm_store(const struct gemm *g, int64_t m, int64_t n0, const float *sums, int64_t n) {
+    const float *bias = g->bias ? g->bias + n0 : NULL;
+    int64_t at = m * g->stride + n0;
+    if (g->type == F32) store_f32((float *)g->C + at, sums, bias, n, g->alpha, g->beta);
+    else store_bf16((bf16 *)g->C + at, sums, bias, n, g->alpha, g->beta);
+}
+
+/* The tile whose first element is at (row, col) of the kernel's product. Behind the tile are readable bytes for a whole
+ * number of TRANSPOSE rows. */
+static void store_tile(const struct plan *p, const float *tile, int64_t row, int64_t col) {
+    const struct gemm *g = p->g;
+    int rows = p->kernel->rows, cols = p->kernel->cols, m_count = rows, stride = cols;
+    int64_t m = row, n = col;
+    float turned[48 * 48];
+    if (p->flipped) {
+        stride = (rows + TRANSPOSE - 1) / TRANSPOSE * TRANSPOSE;
+        transpose(turned, stride, tile, cols, stride, cols);
+        tile = turned, m = col, n = row, m_count = cols;
+    }
+    int64_t m_end = smaller(m + m_count, g->M), n_count = smaller(p->flipped ? rows : cols, g->N - n);
+    for (int64_t i = m; i < m_end; i++) gemm_store(g, i, n, tile + (i - m) * stride, n_count);
+}
+
+/* --- tasks ------------------------------------------------------------------------------------------------------- */
+
+static char *shared_panel(const struct plan *p, int64_t block, int64_t panel) {
+    return ((struct cpu_backend *)p->be)->shared + (size_t)(block * p->panels + panel) * p->shared.bytes;
+}
+
+static int block_length(const struct plan *p, int64_t block) {
+    return (int)smaller(p->block, p->k_end - p->k - block * p->block);
+}
+
+static void pack_task(void *arg, int64_t task, int thread) {
+    (void)thread;
+    const struct plan *p = arg;
+    int64_t groups = divide_up(p->panels, p->group), block = task / groups, panel = task % groups * p->group;
+    int64_t first = panel * p->shared.width, count = smaller(p->group * p->shared.width, p->chunk - first);
+    p->shared.pack(shared_panel(p, block, panel), p->shared.factor, p->first + first, count,
+                   p->k + block * p->block, block_length(p, block));
+}
+
+/* Multiplies one panel of the strip, which starts at `at`, with all shared panels. */
+static void multiply_panel(const struct plan *p, const char *panel, float *tiles, int64_t at, int64_t block) {
+    const struct kernel *kernel = p->kernel;
+    bool last = block == p->blocks - 1;
+    int kn = block_length(p, block);
+    for (int64_t s = 0; s < p->panels; s++) {
+        const char *other = shared_panel(p, block, s);
+        float *tile = p->blocks > 1 ? tiles + s * kernel->rows * kernel->cols : tiles;
+        kernel->multiply(tile, p->rows_shared ? other : panel, p->rows_shared ? panel : other, kn, block > 0);
+        int64_t shared_at = p->first + s * p->shared.width;
+        if (last) store_tile(p, tile, p->rows_shared ? shared_at : at, p->rows_shared ? at : shared_at);
+    }
+}
+
+static void strip_task(void *arg, int64_t task, int thread) {
+    const struct plan *p = arg;
+    const struct side *strips = &p->strips;
+    int64_t first = task * p->strip, count = smaller(p->strip, strips->count - first);
+    int64_t panels = divide_up(count, strips->width), tiles_of_panel = p->blocks > 1 ? p->panels : 0;
+    char *packed = cpu_scratch(p->be, thread);
+    float *tiles = (float *)(packed + (size_t)panels * strips->bytes);
+    if (p->kernel->begin) p->kernel->begin();
+    for (int64_t block = 0; block < p->blocks; block++) {
+        strips->pack(packed, strips->factor, first, count, p->k + block * p->block, block_length(p, block));
+        for (int64_t i = 0; i < panels; i++)
+            multiply_panel(p, packed + (size_t)i * strips->bytes,
+                           tiles + i * tiles_of_panel * p->kernel->rows * p->kernel->cols, first + i * strips->width,
+                           block);
+    }
+    if (p->kernel->end) p->kernel->end();
+}
+
+/* --- plan -------------------------------------------------------------------------------------------------------- */
+
+/* Cycles, roughly: products with what pads them, and elements that change between along and across lines. */
+static double cost(const struct gemm *g, const struct kernel *k, bool flipped) {
+    const struct factor *a = flipped ? &g->b : &g->a, *b = flipped ? &g->a : &g->b;
+    double rows = (double)(flipped ? g->N : g->M), cols = (double)(flipped ? g->M : g->N), K = (double)g->K;
+    double padded = (double)divide_up((int64_t)rows, k->rows) * k->rows * (double)divide_up((int64_t)cols, k->cols) *
+                    k->cols * K;
+    double moves = flipped ? rows * cols : 0;
+    if (!a->k_along_line) moves += rows * K;
+    if (b->k_along_line) moves += cols * K;
+    return padded / k->macs_per_cycle + moves / k->moves_per_cycle;
+}
+
+static void plan_sides(struct plan *p) {
+    const struct gemm *g = p->g;
+    const struct kernel *k = p->kernel;
+    p->flipped = cost(g, k, true) < cost(g, k, false);
+    struct side rows = {p->flipped ? &g->b : &g->a, p->flipped ? g->N : g->M, k->rows, k->a_bytes, k->pack_a};
+    struct side cols = {p->flipped ? &g->a : &g->b, p->flipped ? g->M : g->N, k->cols, k->b_bytes, k->pack_b};
+    p->rows_shared = rows.count <= cols.count;
+    p->shared = p->rows_shared ? rows : cols;
+    p->strips = p->rows_shared ? cols : rows;
+}
+
+/* Blocks of equal length, whole steps of every kernel. */
+static void plan_blocks(struct plan *p) {
+    enum { STEP = 32 };
+    int64_t K = p->k_end - p->k;
+    p->blocks = larger(divide_up(K, p->kernel->kc), 1);
+    p->block = divide_up(divide_up(K, p->blocks), STEP) * STEP;
+    p->blocks = p->block ? divide_up(K, p->block) : 1;
+}
+
+/* The most panels of the shared side that its memory holds; 0: not one. */
+static int64_t plan_chunk(const struct plan *p) {
+    int64_t room = (int64_t)(CPU_SHARED / (p->shared.bytes * (size_t)p->blocks));
+    int64_t most = smaller(room, CHUNK / p->shared.width), panels = divide_up(p->shared.count, p->shared.width);
+    return most ? divide_up(panels, divide_up(panels, most)) : 0;
+}
+
+static void plan_tasks(struct plan *p) {
+    int64_t width = p->strips.width, panels = divide_up(p->strips.count, width);
+    int64_t worth = TASK_MACS / larger(width * p->chunk * (p->k_end - p->k), 1) + 1;
+    p->strip = smaller(larger(divide_up(panels, TASKS), worth), STRIP / width) * width;
+    int64_t elements = p->shared.width * larger(p->block, 1);
+    p->group = smaller(divide_up(TASK_ELEMENTS, elements), STRIP / p->shared.width);
+}
+
+static void run(struct plan *p) {
+    plan_blocks(p);
+    int64_t panels = plan_chunk(p);
+    for (p->first = 0; p->first < p->shared.count; p->first += p->chunk) {
+        p->chunk = smaller(panels * p->shared.width, p->shared.count - p->first);
+        p->panels = divide_up(p->chunk, p->shared.width);
+        plan_tasks(p);
+        threads_for(p->be->threads, p->blocks * divide_up(p->panels, p->group), pack_task, p);
+        threads_for(p->be->threads, divide_up(p->strips.count, p->strip), strip_task, p);
+    }
+}
+
+/* Where not even one panel of all K fits in the shared memory, K goes in parts, each of them added to C. That is
+ * K beyond 300 thousand; only there is a C in BF16 rounded more than once. */
+void gemm(struct backend *be, const struct gemm *g) {
+    if (g->M == 0 || g->N == 0) return;
+    struct gemm part = *g;
+    const struct kernel *amx = g->amx ? kernel_amx() : NULL;
+    struct plan p = {.be = be, .g = &part, .kernel = amx ? amx : kernel_f32()};
+    plan_sides(&p);
+    int64_t most = (int64_t)(CPU_SHARED / p.shared.bytes) * p.kernel->kc;
+    do {
+        p.k_end = smaller(p.k + most, g->K);
+        run(&p);
+        part.beta = 1.0f, part.bias = NULL;
+        p.k = p.k_end;
+    } while (p.k < g->K);
+}

@@ -1,0 +1,92 @@
+/* Matrix products, in blocks.  C (M,N) = alpha * A (M,K) B (K,N) + beta * C + bias.
+ *
+ * Both factors are packed into panels: strips of a fixed width in m or n, kc long in k, in the order in which a kernel
+ * reads them. The factor with fewer rows or columns is packed once, into memory that all tasks share; the other in
+ * pieces, one task each, so a weight is read and dequantised once. A kernel multiplies one panel of each into a tile
+ * of sums in F32; a tile collects all of K before it is rounded into C. The tasks share out tiles, never K.
+ *
+ *   gemm.c  the order of the work        pack.c          lines of a matrix as F32, transposing
+ *   gemv.c  few rows, without panels     micro.c, amx.c  the kernels and their panels, F32 and bf16 on AMX */
+#ifndef KERNELS_CPU_GEMM_H
+#define KERNELS_CPU_GEMM_H
+
+#include "base/half.h"
+#include "kernels/cpu/cpu.h"
+
+/* A factor as it lies in memory: lines of consecutive elements, `stride` apart. */
+struct factor {
+    const void *data;
+    const struct q4 *q4;
+    int64_t stride; // elements
+    enum dtype type;
+    enum dtype round;  // 4-bit: the type that values are rounded to; F32: none
+    bool k_along_line; // a line is a row of A or a column of B; otherwise a line is one k
+};
+
+struct gemm {
+    struct factor a, b; // (M,K), (K,N)
+    void *C;            // (M,N), F32 or BF16
+    const float *bias;  // (N) or NULL
+    int64_t M, N, K;
+    int64_t stride; // elements from a row of C to the next
+    float alpha, beta;
+    enum dtype type; // of C
+    bool amx;        // multiply in bf16
+};
+
+void gemm(struct backend *be, const struct gemm *g);
+
+/* The same where gemv_takes it: A has a few rows, k along its lines and no stride of its own, and k runs along B's. */
+enum { GEMV_ROWS = 4 };
+bool gemv_takes(const struct gemm *g);
+void gemv(struct backend *be, const struct gemm *g);
+
+/* Part of a row of C from its n sums: C = alpha * sums + beta * C + bias, from column n0 of row m on; one rounding. */
+void gemm_store(const struct gemm *g, int64_t m, int64_t n0, const float *sums, int64_t n);
+
+/* --- kernels ----------------------------------------------------------------------------------------------------- */
+
+/* Panels of A are `rows` wide, panels of B `cols`, both up to kc long. A tile is (rows,cols) F32. */
+struct kernel {
+    int rows, cols, kc;
+    size_t a_bytes, b_bytes; // one panel, full length
+    int macs_per_cycle, moves_per_cycle; // rough: products, and elements transposed
+    /* Packs [first, first + count) x [k, k + kn) of a factor into ceil(count / rows or cols) panels; what goes beyond
+     * count is zero. */
+    void (*pack_a)(void *panels, const struct factor *f, int64_t first, int64_t count, int64_t k, int kn);
+    void (*pack_b)(void *panels, const struct factor *f, int64_t first, int64_t count, int64_t k, int kn);
+    /* tile = a b, or += where add. */
+    void (*multiply)(float *tile, const void *a, const void *b, int kn, bool add);
+    void (*begin)(void), (*end)(void); // around the work of a task; or NULL
+};
+
+const struct kernel *kernel_f32(void);
+const struct kernel *kernel_amx(void); // NULL where this build has none
+
+/* --- packing ----------------------------------------------------------------------------------------------------- */
+
+enum { PACK_COLUMNS = 512 }; // the most elements of a line that one call packs, across or along
+
+/* n elements of a line from `first` on, as F32. */
+void line_f32(float *dst, const struct factor *f, int64_t line, int64_t first, int64_t n);
+
+/* Walks over the blocks of a 4-bit factor. q4_run makes the 16 values of the block of element `at`, rounded to f->round,
+ * and returns where the run ends: with the block, or at `end`. */
+enum { Q4_SCALES = 64 };
+struct q4_walk {
+    int64_t first, have;
+    float scales[Q4_SCALES]; // of blocks first .. first + have - 1
+};
+int64_t q4_run(struct q4_walk *w, const struct factor *f, int64_t at, int64_t end, float *table);
+
+static inline int q4_code(const uint8_t *codes, int64_t i) { return i & 1 ? codes[i / 2] & 15 : codes[i / 2] >> 4; }
+
+/* dst[c][r] = src[r][c] for 32-bit elements; rows and cols are multiples of TRANSPOSE. */
+#if defined(__AVX512F__)
+enum { TRANSPOSE = 16 };
+#else
+enum { TRANSPOSE = 4 };
+#endif
+void transpose(float *dst, int64_t dst_stride, const float *src, int64_t src_stride, int rows, int cols);
+
+#endif

@@ -1,0 +1,209 @@
+/* Lines of any type as F32, the scales of 4-bit blocks, and transposing. */
+#include <string.h>
+
+#include "kernels/cpu/gemm.h"
+#include "quant/q4.h"
+
+#if defined(__AVX2__)
+#include <immintrin.h>
+#endif
+
+#if defined(__clang__) || __GNUC__ >= 12
+#define SHUFFLE(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
+#else
+#error "__builtin_shufflevector is wanted: gcc 12 or clang"
+#endif
+
+/* --- scales ------------------------------------------------------------------------------------------------------ */
+
+/* The product is stored before the sum so that no compiler contracts the two roundings into one. */
+static void nested_scales(float *scales, const struct q4 *q, int64_t first, int64_t n) {
+    for (int64_t i = 0; i < n;) {
+        int64_t group = (first + i) / q->nested_blocksize;
+        int64_t end = (group + 1) * q->nested_blocksize - first;
+        float size = q->nested_absmax[group];
+        for (end = end < n ? end : n; i < end; i++) scales[i] = q->nested_code[q->absmax8[first + i]] * size;
+    }
+    __asm__ volatile("" ::: "memory");
+    for (int64_t i = 0; i < n; i++) scales[i] += q->nested_offset;
+}
+
+static void q4_scales(float *scales, const struct q4 *q, int64_t first, int64_t n) {
+    if (q->absmax) memcpy(scales, q->absmax + first, (size_t)n * sizeof *scales);
+    else nested_scales(scales, q, first, n);
+}
+
+/* --- 4-bit ------------------------------------------------------------------------------------------------------- */
+
+/* A block has sixteen values: they are made, and rounded, once. */
+static void q4_table(float *table, const struct q4 *q, float scale, enum dtype round) {
+    for (int c = 0; c < 16; c++) table[c] = q->code[c] * scale;
+    if (round == BF16)
+        for (int c = 0; c < 16; c++) {
+            uint32_t u = bits_of_float(table[c]);
+            table[c] = float_of_bits((u + 0x7FFFu + (u >> 16 & 1)) & 0xFFFF0000u);
+        }
+    if (round != F16) return;
+#if defined(__AVX2__)
+    for (int c = 0; c < 16; c += 8)
+        _mm256_storeu_ps(table + c, _mm256_cvtph_ps(_mm256_cvtps_ph(_mm256_loadu_ps(table + c), 0)));
+#else
+    for (int c = 0; c < 16; c++) table[c] = f16_to_float(f16_of_float(table[c]));
+#endif
+}
+
+/* n elements from the first half of *codes on. */
+#if defined(__AVX512F__)
+static void unpack_run(float *dst, const uint8_t *codes, const float *table, int64_t n) {
+    __m512 values = _mm512_loadu_ps(table);
+    int64_t i = 0;
+    for (; i + 32 <= n; i += 32) {
+        __m128i bytes = _mm_loadu_si128((const __m128i *)(codes + i / 2)), low = _mm_set1_epi8(15);
+        __m128i even = _mm_and_si128(_mm_srli_epi16(bytes, 4), low), odd = _mm_and_si128(bytes, low);
+        __m512i a = _mm512_cvtepu8_epi32(_mm_unpacklo_epi8(even, odd));
+        __m512i b = _mm512_cvtepu8_epi32(_mm_unpackhi_epi8(even, odd));
+        _mm512_storeu_ps(dst + i, _mm512_permutexvar_ps(a, values));
+        _mm512_storeu_ps(dst + i + 16, _mm512_permutexvar_ps(b, values));
+    }
+    for (; i < n; i++) dst[i] = table[q4_code(codes, i)];
+}
+#elif defined(__AVX2__)
+static __m256 look_up(__m256 low, __m256 high, __m256i index) {
+    __m256 a = _mm256_permutevar8x32_ps(low, index), b = _mm256_permutevar8x32_ps(high, index);
+    return _mm256_blendv_ps(a, b, _mm256_castsi256_ps(_mm256_slli_epi32(index, 28)));
+}
+
+static void unpack_run(float *dst, const uint8_t *codes, const float *table, int64_t n) {
+    __m256 t0 = _mm256_loadu_ps(table), t1 = _mm256_loadu_ps(table + 8);
+    int64_t i = 0;
+    for (; i + 16 <= n; i += 16) {
+        __m128i bytes = _mm_loadl_epi64((const __m128i *)(codes + i / 2)), low = _mm_set1_epi8(15);
+        __m128i even = _mm_and_si128(_mm_srli_epi16(bytes, 4), low), odd = _mm_and_si128(bytes, low);
+        __m128i both = _mm_unpacklo_epi8(even, odd);
+        _mm256_storeu_ps(dst + i, look_up(t0, t1, _mm256_cvtepu8_epi32(both)));
+        _mm256_storeu_ps(dst + i + 8, look_up(t0, t1, _mm256_cvtepu8_epi32(_mm_srli_si128(both, 8))));
+    }
+    for (; i < n; i++) dst[i] = table[q4_code(codes, i)];
+}
+#else
+static void unpack_run(float *dst, const uint8_t *codes, const float *table, int64_t n) {
+    for (int64_t i = 0; i < n; i++) dst[i] = table[q4_code(codes, i)];
+}
+#endif
+
+int64_t q4_run(struct q4_walk *w, const struct factor *f, int64_t at, int64_t end, float *table) {
+    const struct q4 *q = f->q4;
+    int shift = __builtin_ctz((unsigned)q->blocksize);
+    int64_t block = at >> shift, stop = (block + 1) << shift;
+    if (block >= w->first + w->have) {
+        int64_t blocks = ((end - 1) >> shift) - block + 1;
+        w->first = block, w->have = blocks < Q4_SCALES ? blocks : Q4_SCALES;
+        q4_scales(w->scales, q, block, w->have);
+    }
+    q4_table(table, q, w->scales[block - w->first], f->round);
+    return stop < end ? stop : end;
+}
+
+static void line_q4(float *dst, const struct factor *f, int64_t at, int64_t n) {
+    const uint8_t *codes = f->data;
+    struct q4_walk walk = {0};
+    float table[16];
+    for (int64_t end = at + n, stop; at < end; at = stop) {
+        stop = q4_run(&walk, f, at, end, table);
+        if (at & 1) *dst++ = table[q4_code(codes, at++)];
+        unpack_run(dst, codes + at / 2, table, stop - at);
+        dst += stop - at;
+    }
+}
+
+/* --- lines ------------------------------------------------------------------------------------------------------- */
+
+static void line_f16(float *dst, const f16 *src, int64_t n) {
+    int64_t i = 0;
+#if defined(__AVX512F__)
+    for (; i + 16 <= n; i += 16)
+        _mm512_storeu_ps(dst + i, _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)(src + i))));
+#elif defined(__AVX2__)
+    for (; i + 8 <= n; i += 8) _mm256_storeu_ps(dst + i, _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(src + i))));
+#endif
+    for (; i < n; i++) dst[i] = f16_to_float(src[i]);
+}
+
+void line_f32(float *dst, const struct factor *f, int64_t line, int64_t first, int64_t n) {
+    int64_t at = line * f->stride + first;
+    if (f->type == F32) {
+        memcpy(dst, (const float *)f->data + at, (size_t)n * sizeof *dst);
+    } else if (f->type == BF16) {
+        const bf16 *src = (const bf16 *)f->data + at;
+        for (int64_t i = 0; i < n; i++) dst[i] = bf16_to_float(src[i]);
+    } else if (f->type == F16) {
+        line_f16(dst, (const f16 *)f->data + at, n);
+    } else {
+        line_q4(dst, f, at, n);
+    }
+}
+
+/* --- transposing ------------------------------------------------------------------------------------------------- */
+
+#if defined(__AVX512F__)
+typedef float vec16 __attribute__((vector_size(64), aligned(4), may_alias));
+
+/* Merges pairs of rows `step` apart: quarters, halves and so on change places between them. */
+static inline void merge1(vec16 *a, vec16 *b) {
+    vec16 x = *a, y = *b;
+    *a = SHUFFLE(x, y, 0, 16, 2, 18, 4, 20, 6, 22, 8, 24, 10, 26, 12, 28, 14, 30);
+    *b = SHUFFLE(x, y, 1, 17, 3, 19, 5, 21, 7, 23, 9, 25, 11, 27, 13, 29, 15, 31);
+}
+static inline void merge2(vec16 *a, vec16 *b) {
+    vec16 x = *a, y = *b;
+    *a = SHUFFLE(x, y, 0, 1, 16, 17, 4, 5, 20, 21, 8, 9, 24, 25, 12, 13, 28, 29);
+    *b = SHUFFLE(x, y, 2, 3, 18, 19, 6, 7, 22, 23, 10, 11, 26, 27, 14, 15, 30, 31);
+}
+static inline void merge4(vec16 *a, vec16 *b) {
+    vec16 x = *a, y = *b;
+    *a = SHUFFLE(x, y, 0, 1, 2, 3, 16, 17, 18, 19, 8, 9, 10, 11, 24, 25, 26, 27);
+    *b = SHUFFLE(x, y, 4, 5, 6, 7, 20, 21, 22, 23, 12, 13, 14, 15, 28, 29, 30, 31);
+}
+static inline void merge8(vec16 *a, vec16 *b) {
+    vec16 x = *a, y = *b;
+    *a = SHUFFLE(x, y, 0, 1, 2, 3, 4, 5, 6, 7, 16, 17, 18, 19, 20, 21, 22, 23);
+    *b = SHUFFLE(x, y, 8, 9, 10, 11, 12, 13, 14, 15, 24, 25, 26, 27, 28, 29, 30, 31);
+}
+
+static inline void transpose_block(float *dst, int64_t dst_stride, const float *src, int64_t src_stride) {
+    vec16 v[16];
+#pragma GCC unroll 16
+    for (int i = 0; i < 16; i++) v[i] = *(const vec16 *)(src + i * src_stride);
+#pragma GCC unroll 16
+    for (int i = 0; i < 16; i++)
+        if (!(i & 1)) merge1(&v[i], &v[i + 1]);
+#pragma GCC unroll 16
+    for (int i = 0; i < 16; i++)
+        if (!(i & 2)) merge2(&v[i], &v[i + 2]);
+#pragma GCC unroll 16
+    for (int i = 0; i < 16; i++)
+        if (!(i & 4)) merge4(&v[i], &v[i + 4]);
+#pragma GCC unroll 16
+    for (int i = 0; i < 8; i++) merge8(&v[i], &v[i + 8]);
+#pragma GCC unroll 16
+    for (int i = 0; i < 16; i++) *(vec16 *)(dst + i * dst_stride) = v[i];
+}
+#else
+typedef float vec4 __attribute__((vector_size(16), aligned(4), may_alias));
+
+static inline void transpose_block(float *dst, int64_t dst_stride, const float *src, int64_t src_stride) {
+    vec4 a = *(const vec4 *)src, b = *(const vec4 *)(src + src_stride);
+    vec4 c = *(const vec4 *)(src + 2 * src_stride), d = *(const vec4 *)(src + 3 * src_stride);
+    vec4 ab = SHUFFLE(a, b, 0, 4, 1, 5), cd = SHUFFLE(c, d, 0, 4, 1, 5);
+    *(vec4 *)dst = SHUFFLE(ab, cd, 0, 1, 4, 5), *(vec4 *)(dst + dst_stride) = SHUFFLE(ab, cd, 2, 3, 6, 7);
+    ab = SHUFFLE(a, b, 2, 6, 3, 7), cd = SHUFFLE(c, d, 2, 6, 3, 7);
+    *(vec4 *)(dst + 2 * dst_stride) = SHUFFLE(ab, cd, 0, 1, 4, 5);
+    *(vec4 *)(dst + 3 * dst_stride) = SHUFFLE(ab, cd, 2, 3, 6, 7);
+}
+#endif
+
+void transpose(float *dst, int64_t dst_stride, const float *src, int64_t src_stride, int rows, int cols) {
+    for (int r = 0; r < rows; r += TRANSPOSE)
+        for (int c = 0; c < cols; c += TRANSPOSE)
+            transpose_block(dst + c * dst_stride + r, dst_stride, src + r * src_stride + c, src_stride);
+}
