@@ -80,6 +80,12 @@ $(foreach isa,$(ISAS),$(eval $(call ISA_RULES,$(isa))))
 $(BUILD)/tests/test_%: $(BUILD)/tests/test_%.o $(TEST_LIB) $(BUILD)/libgraft.a
 	$(CC) $(LDFLAGS) -o $@ $^ $(LDLIBS) -lcmocka
 
+# bench/gemm stands beside oneDNN where that is installed.
+ifneq ($(wildcard /usr/include/dnnl.h),)
+$(BUILD)/bench/gemm.o: CPPFLAGS += -DHAVE_DNNL
+$(BUILD)/bench/gemm: LDLIBS += -ldnnl
+endif
+
 $(BUILD)/bench/%: $(BUILD)/bench/%.o $(BUILD)/libgraft.a
 	$(CC) $(LDFLAGS) -o $@ $^ $(LDLIBS)
 

@@ -27,29 +27,52 @@ struct row {
 };
 
 static const struct row rows[] = {
-    {FORWARD, 512, 4096, 4096, F32, F32},    {FORWARD, 512, 4096, 4096, F32, NF4},
-    {BACKWARD, 512, 4096, 4096, F32, F32},   {BACKWARD, 512, 4096, 4096, F32, NF4},
-    {FORWARD, 512, 576, 576, F32, F32},      {FORWARD, 512, 192, 576, F32, F32},
-    {FORWARD, 512, 1536, 576, F32, F32},     {FORWARD, 512, 576, 1536, F32, F32},
-    {FORWARD, 512, 49152, 576, F32, F32},    {BACKWARD, 512, 576, 49152, F32, F32},
-    {BACKWARD, 512, 576, 1536, F32, F32},    {FORWARD, 512, 896, 896, F32, BF16},
-    {FORWARD, 512, 128, 896, F32, BF16},     {FORWARD, 512, 4864, 896, F32, BF16},
-    {FORWARD, 512, 896, 4864, F32, BF16},    {FORWARD, 64, 151936, 896, F32, BF16},
-    {FORWARD, 64, 4096, 4096, F32, F32},     {NT, 512, 16, 4096, F32, F32},
-    {NN, 512, 4096, 16, F32, F32},           {NT, 512, 4096, 16, F32, F32},
-    {TN, 4096, 16, 512, F32, F32},           {TN, 16, 4096, 512, F32, F32},
-    {NT, 512, 8, 576, F32, F32},             {TN, 576, 8, 512, F32, F32},
-    {FORWARD, 512, 4096, 4096, BF16, BF16},  {FORWARD, 512, 4096, 4096, BF16, NF4},
-    {BACKWARD, 512, 4096, 4096, BF16, BF16}, {BACKWARD, 512, 4096, 4096, BF16, NF4},
-    {FORWARD, 128, 4096, 4096, BF16, NF4},   {FORWARD, 2048, 4096, 4096, BF16, NF4},
-    {FORWARD, 512, 14336, 4096, BF16, NF4},  {FORWARD, 512, 4096, 14336, BF16, NF4},
-    {FORWARD, 512, 576, 576, BF16, BF16},    {FORWARD, 512, 896, 4864, BF16, BF16},
-    {FORWARD, 512, 49152, 576, BF16, BF16},  {NT, 512, 16, 4096, BF16, F32},
-    {NT, 512, 4096, 16, BF16, F32},          {TN, 4096, 16, 512, BF16, BF16},
-    {TN, 16, 4096, 512, BF16, BF16},         {FORWARD, 1, 4096, 4096, F32, F32},
-    {FORWARD, 1, 4096, 4096, F32, BF16},     {FORWARD, 1, 4096, 4096, F32, NF4},
-    {FORWARD, 4, 4096, 4096, F32, NF4},      {FORWARD, 8, 4096, 4096, F32, NF4},
-    {FORWARD, 8, 4096, 4096, BF16, NF4},     {NORMS, 4096, 4096, 16, F32, NF4},
+    {FORWARD, 512, 4096, 4096, F32, F32},
+    {FORWARD, 512, 4096, 4096, F32, NF4},
+    {BACKWARD, 512, 4096, 4096, F32, F32},
+    {BACKWARD, 512, 4096, 4096, F32, NF4},
+    {FORWARD, 512, 576, 576, F32, F32},
+    {FORWARD, 512, 192, 576, F32, F32},
+    {FORWARD, 512, 1536, 576, F32, F32},
+    {FORWARD, 512, 576, 1536, F32, F32},
+    {FORWARD, 512, 49152, 576, F32, F32},
+    {BACKWARD, 512, 576, 49152, F32, F32},
+    {BACKWARD, 512, 576, 1536, F32, F32},
+    {FORWARD, 512, 896, 896, F32, BF16},
+    {FORWARD, 512, 128, 896, F32, BF16},
+    {FORWARD, 512, 4864, 896, F32, BF16},
+    {FORWARD, 512, 896, 4864, F32, BF16},
+    {FORWARD, 64, 151936, 896, F32, BF16},
+    {FORWARD, 64, 4096, 4096, F32, F32},
+    {NT, 512, 16, 4096, F32, F32},
+    {NN, 512, 4096, 16, F32, F32},
+    {NT, 512, 4096, 16, F32, F32},
+    {TN, 4096, 16, 512, F32, F32},
+    {TN, 16, 4096, 512, F32, F32},
+    {NT, 512, 8, 576, F32, F32},
+    {TN, 576, 8, 512, F32, F32},
+    {FORWARD, 512, 4096, 4096, BF16, BF16},
+    {FORWARD, 512, 4096, 4096, BF16, NF4},
+    {BACKWARD, 512, 4096, 4096, BF16, BF16},
+    {BACKWARD, 512, 4096, 4096, BF16, NF4},
+    {FORWARD, 128, 4096, 4096, BF16, NF4},
+    {FORWARD, 2048, 4096, 4096, BF16, NF4},
+    {FORWARD, 512, 14336, 4096, BF16, NF4},
+    {FORWARD, 512, 4096, 14336, BF16, NF4},
+    {FORWARD, 512, 576, 576, BF16, BF16},
+    {FORWARD, 512, 896, 4864, BF16, BF16},
+    {FORWARD, 512, 49152, 576, BF16, BF16},
+    {NT, 512, 16, 4096, BF16, F32},
+    {NT, 512, 4096, 16, BF16, F32},
+    {TN, 4096, 16, 512, BF16, BF16},
+    {TN, 16, 4096, 512, BF16, BF16},
+    {FORWARD, 1, 4096, 4096, F32, F32},
+    {FORWARD, 1, 4096, 4096, F32, BF16},
+    {FORWARD, 1, 4096, 4096, F32, NF4},
+    {FORWARD, 4, 4096, 4096, F32, NF4},
+    {FORWARD, 8, 4096, 4096, F32, NF4},
+    {FORWARD, 8, 4096, 4096, BF16, NF4},
+    {NORMS, 4096, 4096, 16, F32, NF4},
     {NORMS, 4096, 4096, 16, F32, BF16},
 };
 
@@ -71,8 +94,10 @@ static void fill(const struct tensor *t, uint64_t *state) {
     }
     for (int64_t i = 0; i < tensor_count(t); i++) {
         float x = (float)next_random(state) * 0x1p-31f - 1.0f;
-        if (t->type == F32) ((float *)t->data)[i] = x;
-        else ((bf16 *)t->data)[i] = bf16_of_float(x);
+        if (t->type == F32)
+            ((float *)t->data)[i] = x;
+        else
+            ((bf16 *)t->data)[i] = bf16_of_float(x);
     }
 }
 
@@ -136,10 +161,17 @@ static struct operands operands_new(struct backend *be, const struct row *r, con
 
 static void compute(struct backend *be, const struct row *r, const struct operands *o) {
     switch (r->kind) {
-    case FORWARD: op_linear_forward(be, &o->y, &o->x, &o->w, NULL); break;
-    case BACKWARD: op_linear_backward(be, &o->y, &o->x, &o->w, 0.0f); break;
-    case NORMS: op_row_norms(be, &o->y, &o->w, &o->x, &o->extra, 0.5f); break;
-    default: op_matmul(be, &o->y, &o->x, r->kind == TN, &o->w, r->kind == NT, 1.0f, r->kind == TN ? 1.0f : 0.0f);
+    case FORWARD:
+        op_linear_forward(be, &o->y, &o->x, &o->w, NULL);
+        break;
+    case BACKWARD:
+        op_linear_backward(be, &o->y, &o->x, &o->w, 0.0f);
+        break;
+    case NORMS:
+        op_row_norms(be, &o->y, &o->w, &o->x, &o->extra, 0.5f);
+        break;
+    default:
+        op_matmul(be, &o->y, &o->x, r->kind == TN, &o->w, r->kind == NT, 1.0f, r->kind == TN ? 1.0f : 0.0f);
     }
 }
 

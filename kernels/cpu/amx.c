@@ -116,10 +116,14 @@ AMX static void line_from_q4(bf16 *dst, const struct factor *f, int64_t at, int6
 
 static void line_bf16(bf16 *dst, const struct factor *f, int64_t line, int64_t first, int64_t n) {
     int64_t at = line * f->stride + first;
-    if (f->type == BF16) memcpy(dst, (const bf16 *)f->data + at, (size_t)n * sizeof *dst);
-    else if (f->type == F32) line_from_f32(dst, (const float *)f->data + at, n);
-    else if (f->type == F16) line_from_f16(dst, (const f16 *)f->data + at, n);
-    else line_from_q4(dst, f, at, n);
+    if (f->type == BF16)
+        memcpy(dst, (const bf16 *)f->data + at, (size_t)n * sizeof *dst);
+    else if (f->type == F32)
+        line_from_f32(dst, (const float *)f->data + at, n);
+    else if (f->type == F16)
+        line_from_f16(dst, (const f16 *)f->data + at, n);
+    else
+        line_from_q4(dst, f, at, n);
 }
 
 /* --- panels ------------------------------------------------------------------------------------------------------ */

@@ -126,7 +126,7 @@ static const char *cpu_describe(const struct backend *be) { return ((const struc
 
 static void cpu_free(struct backend *be) {
     struct cpu_backend *cpu = (struct cpu_backend *)be;
-    if (cpu->scratch) munmap(cpu->scratch, (size_t)threads_count(be->threads) * CPU_SCRATCH);
+    if (cpu->scratch) munmap(cpu->scratch, (size_t)threads_count(be->threads) * CPU_SCRATCH + CPU_SHARED);
     threads_free(be->threads);
     free(cpu);
 }
@@ -149,12 +149,13 @@ struct backend *cpu_backend_new(int threads, struct err *e) {
     cpu->base.threads = threads_new(threads);
     cpu->amx = isa->amx && ask_for_amx();
     int count = threads_count(cpu->base.threads);
-    cpu->scratch = map((size_t)count * CPU_SCRATCH);
+    cpu->scratch = map((size_t)count * CPU_SCRATCH + CPU_SHARED);
     if (!cpu->scratch) {
         err_set(e, ST_FAIL, "no memory for the scratch of %d threads (%s)", count, strerror(errno));
         cpu_free(&cpu->base);
         return NULL;
     }
+    cpu->shared = cpu->scratch + (size_t)count * CPU_SCRATCH;
     snprintf(cpu->about, sizeof cpu->about, "CPU, %s%s, %d thread%s", isa->words, cpu->amx ? " and AMX" : "", count,
              count == 1 ? "" : "s");
     return &cpu->base;

@@ -19,13 +19,14 @@ struct cpu_backend {
     struct backend base; // first, so that a struct backend * of this kind may be cast
     bool amx;            // the kernel has granted AMX tiles to this process
     char *scratch;       // (threads, CPU_SCRATCH) bytes, page-aligned
+    char *shared;        // CPU_SHARED bytes, page-aligned, behind scratch: what all tasks of one op read
     char about[128];
 };
 
 struct backend *cpu_backend_new(int threads, struct err *e);
 
 /* Bytes that a task may use while it runs; nothing in it survives the task. */
-enum { CPU_SCRATCH = 4 << 20 };
+enum { CPU_SCRATCH = 4 << 20, CPU_SHARED = 64 << 20 };
 
 static inline char *cpu_scratch(struct backend *be, int thread) {
     return ((struct cpu_backend *)be)->scratch + (size_t)thread * CPU_SCRATCH;

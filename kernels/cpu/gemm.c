@@ -32,8 +32,8 @@ struct plan {
     struct backend *be;
     const struct gemm *g;
     const struct kernel *kernel;
-    bool flipped;          // rows of a tile are columns of C
-    bool rows_shared;      // the shared side gives the kernel's rows
+    bool flipped;     // rows of a tile are columns of C
+    bool rows_shared; // the shared side gives the kernel's rows
     struct side shared, strips;
     int64_t k, k_end;      // the part of K that this plan sums
     int64_t blocks, block; // of K
@@ -43,7 +43,6 @@ struct plan {
     int64_t strip;         // width of a strip, whole panels
 };
 
-static int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
 static int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
 static int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
@@ -71,8 +70,10 @@ static inline void store_bf16(bf16 *C, const float *sums, const float *bias, int
 void gemm_store(const struct gemm *g, int64_t m, int64_t n0, const float *sums, int64_t n) {
     const float *bias = g->bias ? g->bias + n0 : NULL;
     int64_t at = m * g->stride + n0;
-    if (g->type == F32) store_f32((float *)g->C + at, sums, bias, n, g->alpha, g->beta);
-    else store_bf16((bf16 *)g->C + at, sums, bias, n, g->alpha, g->beta);
+    if (g->type == F32)
+        store_f32((float *)g->C + at, sums, bias, n, g->alpha, g->beta);
+    else
+        store_bf16((bf16 *)g->C + at, sums, bias, n, g->alpha, g->beta);
 }
 
 /* The tile whose first element is at (row, col) of the kernel's product. Behind the tile are readable bytes for a whole
@@ -87,7 +88,7 @@ static void store_tile(const struct plan *p, const float *tile, int64_t row, int
         transpose(turned, stride, tile, cols, stride, cols);
         tile = turned, m = col, n = row, m_count = cols;
     }
-    int64_t m_end = smaller(m + m_count, g->M), n_count = smaller(p->flipped ? rows : cols, g->N - n);
+    int64_t m_end = least(m + m_count, g->M), n_count = least(p->flipped ? rows : cols, g->N - n);
     for (int64_t i = m; i < m_end; i++) gemm_store(g, i, n, tile + (i - m) * stride, n_count);
 }
 
@@ -98,16 +99,16 @@ static char *shared_panel(const struct plan *p, int64_t block, int64_t panel) {
 }
 
 static int block_length(const struct plan *p, int64_t block) {
-    return (int)smaller(p->block, p->k_end - p->k - block * p->block);
+    return (int)least(p->block, p->k_end - p->k - block * p->block);
 }
 
 static void pack_task(void *arg, int64_t task, int thread) {
     (void)thread;
     const struct plan *p = arg;
     int64_t groups = divide_up(p->panels, p->group), block = task / groups, panel = task % groups * p->group;
-    int64_t first = panel * p->shared.width, count = smaller(p->group * p->shared.width, p->chunk - first);
-    p->shared.pack(shared_panel(p, block, panel), p->shared.factor, p->first + first, count,
-                   p->k + block * p->block, block_length(p, block));
+    int64_t first = panel * p->shared.width, count = least(p->group * p->shared.width, p->chunk - first);
+    p->shared.pack(shared_panel(p, block, panel), p->shared.factor, p->first + first, count, p->k + block * p->block,
+                   block_length(p, block));
 }
 
 /* Multiplies one panel of the strip, which starts at `at`, with all shared panels. */
@@ -127,7 +128,7 @@ static void multiply_panel(const struct plan *p, const char *panel, float *tiles
 static void strip_task(void *arg, int64_t task, int thread) {
     const struct plan *p = arg;
     const struct side *strips = &p->strips;
-    int64_t first = task * p->strip, count = smaller(p->strip, strips->count - first);
+    int64_t first = task * p->strip, count = least(p->strip, strips->count - first);
     int64_t panels = divide_up(count, strips->width), tiles_of_panel = p->blocks > 1 ? p->panels : 0;
     char *packed = cpu_scratch(p->be, thread);
     float *tiles = (float *)(packed + (size_t)panels * strips->bytes);
@@ -148,8 +149,8 @@ static void strip_task(void *arg, int64_t task, int thread) {
 static double cost(const struct gemm *g, const struct kernel *k, bool flipped) {
     const struct factor *a = flipped ? &g->b : &g->a, *b = flipped ? &g->a : &g->b;
     double rows = (double)(flipped ? g->N : g->M), cols = (double)(flipped ? g->M : g->N), K = (double)g->K;
-    double padded = (double)divide_up((int64_t)rows, k->rows) * k->rows * (double)divide_up((int64_t)cols, k->cols) *
-                    k->cols * K;
+    double padded =
+        (double)divide_up((int64_t)rows, k->rows) * k->rows * (double)divide_up((int64_t)cols, k->cols) * k->cols * K;
     double moves = flipped ? rows * cols : 0;
     if (!a->k_along_line) moves += rows * K;
     if (b->k_along_line) moves += cols * K;
@@ -179,23 +180,23 @@ static void plan_blocks(struct plan *p) {
 /* The most panels of the shared side that its memory holds; 0: not one. */
 static int64_t plan_chunk(const struct plan *p) {
     int64_t room = (int64_t)(CPU_SHARED / (p->shared.bytes * (size_t)p->blocks));
-    int64_t most = smaller(room, CHUNK / p->shared.width), panels = divide_up(p->shared.count, p->shared.width);
+    int64_t most = least(room, CHUNK / p->shared.width), panels = divide_up(p->shared.count, p->shared.width);
     return most ? divide_up(panels, divide_up(panels, most)) : 0;
 }
 
 static void plan_tasks(struct plan *p) {
     int64_t width = p->strips.width, panels = divide_up(p->strips.count, width);
     int64_t worth = TASK_MACS / larger(width * p->chunk * (p->k_end - p->k), 1) + 1;
-    p->strip = smaller(larger(divide_up(panels, TASKS), worth), STRIP / width) * width;
+    p->strip = least(larger(divide_up(panels, TASKS), worth), STRIP / width) * width;
     int64_t elements = p->shared.width * larger(p->block, 1);
-    p->group = smaller(divide_up(TASK_ELEMENTS, elements), STRIP / p->shared.width);
+    p->group = least(divide_up(TASK_ELEMENTS, elements), STRIP / p->shared.width);
 }
 
 static void run(struct plan *p) {
     plan_blocks(p);
     int64_t panels = plan_chunk(p);
     for (p->first = 0; p->first < p->shared.count; p->first += p->chunk) {
-        p->chunk = smaller(panels * p->shared.width, p->shared.count - p->first);
+        p->chunk = least(panels * p->shared.width, p->shared.count - p->first);
         p->panels = divide_up(p->chunk, p->shared.width);
         plan_tasks(p);
         threads_for(p->be->threads, p->blocks * divide_up(p->panels, p->group), pack_task, p);
@@ -213,7 +214,7 @@ void gemm(struct backend *be, const struct gemm *g) {
     plan_sides(&p);
     int64_t most = (int64_t)(CPU_SHARED / p.shared.bytes) * p.kernel->kc;
     do {
-        p.k_end = smaller(p.k + most, g->K);
+        p.k_end = least(p.k + most, g->K);
         run(&p);
         part.beta = 1.0f, part.bias = NULL;
         p.k = p.k_end;

@@ -49,7 +49,7 @@ void gemm_store(const struct gemm *g, int64_t m, int64_t n0, const float *sums, 
 /* Panels of A are `rows` wide, panels of B `cols`, both up to kc long. A tile is (rows,cols) F32. */
 struct kernel {
     int rows, cols, kc;
-    size_t a_bytes, b_bytes; // one panel, full length
+    size_t a_bytes, b_bytes;             // one panel, full length
     int macs_per_cycle, moves_per_cycle; // rough: products, and elements transposed
     /* Packs [first, first + count) x [k, k + kn) of a factor into ceil(count / rows or cols) panels; what goes beyond
      * count is zero. */

@@ -23,8 +23,7 @@ static float dot(const float *a, const float *b, int64_t n) {
     int64_t i = 0;
     for (; i + WIDTH * LANES <= n; i += WIDTH * LANES)
 #pragma GCC unroll 4
-        for (int l = 0; l < LANES; l++)
-            sum[l] += *(const vec *)(a + i + l * WIDTH) * *(const vec *)(b + i + l * WIDTH);
+        for (int l = 0; l < LANES; l++) sum[l] += *(const vec *)(a + i + l * WIDTH) * *(const vec *)(b + i + l * WIDTH);
     for (; i + WIDTH <= n; i += WIDTH) sum[0] += *(const vec *)(a + i) * *(const vec *)(b + i);
     sum[0] = (sum[0] + sum[1]) + (sum[2] + sum[3]);
     float total = 0;
@@ -43,8 +42,10 @@ static void outputs_task(void *arg, int64_t task, int thread) {
         for (int64_t k = 0; k < g->K; k += PIECE) {
             int64_t n = g->K - k < PIECE ? g->K - k : PIECE;
             const float *w = piece;
-            if (g->b.type == F32) w = (const float *)g->b.data + (first + o) * g->b.stride + k;
-            else line_f32(piece, &g->b, first + o, k, n);
+            if (g->b.type == F32)
+                w = (const float *)g->b.data + (first + o) * g->b.stride + k;
+            else
+                line_f32(piece, &g->b, first + o, k, n);
             for (int64_t m = 0; m < g->M; m++) sums[m][o] += dot(job->x + m * g->K + k, w, n);
         }
     for (int64_t m = 0; m < g->M; m++) gemm_store(g, m, first, sums[m], count);
@@ -61,5 +62,6 @@ void gemv(struct backend *be, const struct gemm *g) {
 }
 
 bool gemv_takes(const struct gemm *g) {
-    return g->M <= GEMV_ROWS && (size_t)(g->M * g->K) * sizeof(float) <= CPU_SHARED && g->b.k_along_line;
+    return g->M <= GEMV_ROWS && (size_t)(g->M * g->K) * sizeof(float) <= CPU_SHARED && g->a.k_along_line &&
+           g->b.k_along_line;
 }

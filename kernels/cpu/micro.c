@@ -57,8 +57,7 @@ static void pack_a(void *panels, const struct factor *f, int64_t first, int64_t 
         int n = kn - at < TRANSPOSE ? kn - at : TRANSPOSE;
         for (int i = 0; i < n; i++) line_f32(lines + i * width, f, k + at + i, first, count);
         transpose(block, TRANSPOSE, lines, width, TRANSPOSE, width);
-        for (int64_t i = 0; i < count; i++)
-            memcpy(dst + i * KC + at, block + i * TRANSPOSE, (size_t)n * sizeof *dst);
+        for (int64_t i = 0; i < count; i++) memcpy(dst + i * KC + at, block + i * TRANSPOSE, (size_t)n * sizeof *dst);
     }
 }
 

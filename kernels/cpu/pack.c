@@ -29,8 +29,10 @@ static void nested_scales(float *scales, const struct q4 *q, int64_t first, int6
 }
 
 static void q4_scales(float *scales, const struct q4 *q, int64_t first, int64_t n) {
-    if (q->absmax) memcpy(scales, q->absmax + first, (size_t)n * sizeof *scales);
-    else nested_scales(scales, q, first, n);
+    if (q->absmax)
+        memcpy(scales, q->absmax + first, (size_t)n * sizeof *scales);
+    else
+        nested_scales(scales, q, first, n);
 }
 
 /* --- 4-bit ------------------------------------------------------------------------------------------------------- */

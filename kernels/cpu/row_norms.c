@@ -26,7 +26,8 @@ static void add_tiles(float *delta, const char *a, const char *b, int64_t rows, 
     _Alignas(64) float tile[48 * 32];
     for (int64_t r = 0; r < rows; r += k->rows)
         for (int64_t c = 0; c < cols; c += k->cols) {
-            k->multiply(tile, a + (size_t)(r / k->rows) * k->a_bytes, b + (size_t)(c / k->cols) * k->b_bytes, kn, false);
+            k->multiply(tile, a + (size_t)(r / k->rows) * k->a_bytes, b + (size_t)(c / k->cols) * k->b_bytes, kn,
+                        false);
             for (int i = 0; i < k->rows; i++)
                 for (int j = 0; j < k->cols; j++) delta[(r + i) * COLS + c + j] += tile[i * k->cols + j];
         }

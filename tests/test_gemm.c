@@ -1,0 +1,480 @@
+/* The matrix products of the CPU backend against a sum in double, for every instruction set that the machine runs.
+ *
+ * The bound: a sum of K products in F32 is off by at most (K + 8) eps sum |a||b|, whatever the order; alpha, beta and the
+ * bias add a few roundings of their terms, and the store one of the result. Where a product is computed in bf16, the
+ * reference rounds the factors in the same way; their products are exact in F32. */
+#include <math.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include "base/half.h"
+#include "base/memory.h"
+#include "kernels/backend.h"
+#include "kernels/ops.h"
+#include "quant/q4.h"
+
+enum { GUARD = 64, SAMPLES = 3000 };
+
+/* So few rows, with k along the lines of both factors, are multiplied without panels, in F32. */
+enum { FEW = 4 };
+
+static uint64_t next_random(uint64_t *s) {
+    *s = *s * 6364136223846793005u + 1442695040888963407u;
+    return *s >> 33;
+}
+
+static float random_float(uint64_t *s) { return (float)next_random(s) * 0x1p-30f - 1.0f; }
+
+static int close_enough(double got, double want, double tol) { return fabs(got - want) <= tol; }
+
+/* --- tensors ----------------------------------------------------------------------------------------------------- */
+
+static float element(const struct tensor *t, int64_t i) {
+    if (t->type == F32) return ((const float *)t->data)[i];
+    uint16_t half = ((const uint16_t *)t->data)[i];
+    return t->type == BF16 ? bf16_to_float(half) : f16_to_float(half);
+}
+
+static void set_element(const struct tensor *t, int64_t i, float x) {
+    if (t->type == F32)
+        ((float *)t->data)[i] = x;
+    else
+        ((uint16_t *)t->data)[i] = t->type == BF16 ? bf16_of_float(x) : f16_of_float(x);
+}
+
+static float rounded(float x, enum dtype type) {
+    if (type == BF16) return bf16_to_float(bf16_of_float(x));
+    return type == F16 ? f16_to_float(f16_of_float(x)) : x;
+}
+
+/* Memory of the exact size, between guards that tensor_done checks. */
+static struct tensor tensor_make(enum dtype type, int64_t a, int64_t b, uint64_t *s) {
+    struct tensor t = b < 0 ? tensor_over1(NULL, type, a) : tensor_over2(NULL, type, a, b);
+    char *p = mem_alloc(tensor_bytes(&t) + 2 * GUARD);
+    memset(p, 0xA5, tensor_bytes(&t) + 2 * GUARD);
+    t.data = p + GUARD;
+    for (int64_t i = 0; s && i < tensor_count(&t); i++) set_element(&t, i, random_float(s));
+    return t;
+}
+
+static void tensor_done(const struct tensor *t) {
+    const unsigned char *p = (const unsigned char *)t->data - GUARD;
+    size_t bytes = tensor_bytes(t);
+    for (size_t i = 0; i < GUARD; i++) {
+        assert_int_equal(p[i], 0xA5);
+        assert_int_equal(p[GUARD + bytes + i], 0xA5);
+    }
+    free((char *)t->data - GUARD);
+}
+
+/* An input: allocated to the byte, so that AddressSanitizer sees a read beyond it. */
+static struct tensor input_make(enum dtype type, int64_t a, int64_t b, uint64_t *s) {
+    struct tensor t = tensor_over2(NULL, type, a, b);
+    t.data = malloc(tensor_bytes(&t));
+    assert_non_null(t.data);
+    for (int64_t i = 0; i < tensor_count(&t); i++) set_element(&t, i, random_float(s));
+    return t;
+}
+
+/* --- 4-bit ------------------------------------------------------------------------------------------------------- */
+
+struct weight {
+    struct tensor t;
+    struct q4 q;
+    float code[16], nested_code[256];
+    uint8_t *absmax8;
+    float *absmax, *nested_absmax;
+};
+
+static struct weight *weight_make(enum dtype type, int64_t O, int64_t I, int blocksize, bool nested, enum dtype source,
+                                  uint64_t *s) {
+    struct weight *w = mem_alloc(sizeof *w);
+    if (type != NF4 && type != FP4) {
+        w->t = input_make(type, O, I, s);
+        return w;
+    }
+    int64_t blocks = (O * I + blocksize - 1) / blocksize, groups = (blocks + 255) / 256;
+    w->t = tensor_over2(NULL, type, O, I);
+    w->t.data = malloc(tensor_bytes(&w->t));
+    for (size_t i = 0; i < tensor_bytes(&w->t); i++) ((uint8_t *)w->t.data)[i] = (uint8_t)next_random(s);
+    for (int i = 0; i < 16; i++) w->code[i] = random_float(s);
+    for (int i = 0; i < 256; i++) w->nested_code[i] = random_float(s);
+    w->absmax = malloc((size_t)blocks * sizeof(float));
+    w->absmax8 = malloc((size_t)blocks);
+    w->nested_absmax = malloc((size_t)groups * sizeof(float));
+    for (int64_t i = 0; i < blocks; i++) w->absmax[i] = 1.5f + random_float(s);
+    for (int64_t i = 0; i < blocks; i++) w->absmax8[i] = (uint8_t)next_random(s);
+    for (int64_t i = 0; i < groups; i++) w->nested_absmax[i] = 1.5f + random_float(s);
+    w->q = (struct q4){.blocksize = blocksize, .source = source, .code = w->code};
+    if (nested) {
+        w->q.absmax8 = w->absmax8, w->q.nested_absmax = w->nested_absmax, w->q.nested_code = w->nested_code;
+        w->q.nested_offset = 0.3f, w->q.nested_blocksize = 256;
+    } else {
+        w->q.absmax = w->absmax;
+    }
+    w->t.q4 = &w->q;
+    return w;
+}
+
+static void weight_done(struct weight *w) {
+    free(w->t.data);
+    free(w->absmax);
+    free(w->absmax8);
+    free(w->nested_absmax);
+    free(w);
+}
+
+/* The value by hand: the product and the sum of a nested scale are two roundings. */
+static float weight_element(const struct weight *w, int64_t i, enum dtype round) {
+    if (!w->t.q4) return element(&w->t, i);
+    int64_t block = i / w->q.blocksize;
+    uint8_t byte = ((const uint8_t *)w->t.data)[i / 2];
+    float scale = w->absmax[block];
+    if (!w->q.absmax) {
+        volatile float product = w->nested_code[w->absmax8[block]] * w->nested_absmax[block / 256];
+        scale = product + 0.3f;
+    }
+    return rounded(w->code[i % 2 ? byte & 15 : byte >> 4] * scale, round);
+}
+
+/* --- reference --------------------------------------------------------------------------------------------------- */
+
+struct product {
+    int64_t M, N, K;
+    double *a, *b; // (M,K), (K,N) as the kernel sees them
+    double *c;     // (M,N) before, or NULL
+    const struct tensor *bias;
+    double alpha, beta;
+};
+
+static struct product product_make(int64_t M, int64_t N, int64_t K) {
+    struct product p = {.M = M, .N = N, .K = K, .alpha = 1};
+    p.a = malloc((size_t)(M * K + 1) * sizeof(double)), p.b = malloc((size_t)(K * N + 1) * sizeof(double));
+    return p;
+}
+
+static void product_done(struct product *p) {
+    free(p->a);
+    free(p->b);
+    free(p->c);
+}
+
+static void check_element(const struct product *p, const struct tensor *C, int64_t m, int64_t n, const char *what) {
+    double sum = 0, size = 0;
+    for (int64_t k = 0; k < p->K; k++) {
+        double x = p->a[m * p->K + k] * p->b[k * p->N + n];
+        sum += x, size += fabs(x);
+    }
+    double old = p->c ? p->beta * p->c[m * p->N + n] : 0, bias = p->bias ? (double)element(p->bias, n) : 0;
+    double want = p->alpha * sum + old + bias, unit = C->type == BF16 ? 0x1p-8 : 0x1p-24;
+    double tol = fabs(p->alpha) * size * (double)(p->K + 8) * 0x1p-24 + 0x1p-22 * (fabs(old) + fabs(bias));
+    double got = (double)element(C, m * p->N + n);
+    if (close_enough(got, want, tol + unit * (fabs(want) + tol))) return;
+    fail_msg("%s, %lldx%lldx%lld: C[%lld][%lld] is %.9g, wanted %.9g within %.3g", what, (long long)p->M,
+             (long long)p->N, (long long)p->K, (long long)m, (long long)n, got, want, tol + unit * fabs(want));
+}
+
+/* All elements, or a sample of many. */
+static void check(const struct product *p, const struct tensor *C, const char *what) {
+    uint64_t s = 7;
+    double work = (double)p->M * (double)p->N * (double)p->K;
+    if (work < 4e6)
+        for (int64_t i = 0; i < p->M * p->N; i++) check_element(p, C, i / p->N, i % p->N, what);
+    else
+        for (int i = 0; i < SAMPLES && i < 4e8 / (double)p->K; i++)
+            check_element(p, C, (int64_t)next_random(&s) % p->M, (int64_t)next_random(&s) % p->N, what);
+}
+
+/* --- backends ---------------------------------------------------------------------------------------------------- */
+
+static const char *const isas[] = {"", "x86-64-v4-noamx", "x86-64-v3", "x86-64"};
+
+/* The backend of one instruction set; NULL where the machine does not run it. */
+static struct backend *backend_of(const char *isa, int threads) {
+    struct err e = {0};
+    setenv("GRAFT_CPU_ISA", isa, 1);
+    struct backend *be = backend_new("cpu", threads, &e);
+    if (!be && !*isa) fail_msg("%s", e.text);
+    return be;
+}
+
+static bool has_amx(struct backend *be) { return strstr(backend_describe(be), "AMX") != NULL; }
+
+static const int64_t sizes[] = {1, 2, 3, 5, 8, 16, 17, 31, 33, 48, 64, 65, 100, 129, 200};
+
+static int64_t random_size(uint64_t *s) { return sizes[next_random(s) % (sizeof sizes / sizeof *sizes)]; }
+
+/* --- matmul ------------------------------------------------------------------------------------------------------ */
+
+struct matmul_case {
+    int64_t M, N, K;
+    enum dtype c, a, b;
+    bool ta, tb;
+    float alpha, beta;
+};
+
+static void check_matmul(struct backend *be, struct backend *three, const struct matmul_case *m, uint64_t *s) {
+    struct tensor A = m->ta ? input_make(m->a, m->K, m->M, s) : input_make(m->a, m->M, m->K, s);
+    struct tensor B = m->tb ? input_make(m->b, m->N, m->K, s) : input_make(m->b, m->K, m->N, s);
+    struct tensor C = tensor_make(m->c, m->M, m->N, s), D = tensor_make(m->c, m->M, m->N, NULL);
+    bool amx = has_amx(be) && (m->a == BF16 || m->b == BF16 || m->c == BF16) && (m->M > FEW || m->ta || !m->tb);
+    struct product p = product_make(m->M, m->N, m->K);
+    p.alpha = (double)m->alpha, p.beta = (double)m->beta;
+    for (int64_t i = 0; i < m->M; i++)
+        for (int64_t k = 0; k < m->K; k++)
+            p.a[i * m->K + k] = (double)rounded(element(&A, m->ta ? k * m->M + i : i * m->K + k), amx ? BF16 : F32);
+    for (int64_t k = 0; k < m->K; k++)
+        for (int64_t j = 0; j < m->N; j++)
+            p.b[k * m->N + j] = (double)rounded(element(&B, m->tb ? j * m->K + k : k * m->N + j), amx ? BF16 : F32);
+    if (m->beta != 0.0f) {
+        p.c = malloc((size_t)(m->M * m->N) * sizeof(double));
+        for (int64_t i = 0; i < m->M * m->N; i++) p.c[i] = (double)element(&C, i);
+    } else {
+        for (int64_t i = 0; i < m->M * m->N; i++) set_element(&C, i, NAN); // must not be read
+    }
+    memcpy(D.data, C.data, tensor_bytes(&C));
+    char what[96];
+    snprintf(what, sizeof what, "matmul %s = %s%s %s%s, alpha %g, beta %g", dtype_name(m->c), dtype_name(m->a),
+             m->ta ? "^T" : "", dtype_name(m->b), m->tb ? "^T" : "", (double)m->alpha, (double)m->beta);
+    op_matmul(be, &C, &A, m->ta, &B, m->tb, m->alpha, m->beta);
+    check(&p, &C, what);
+    op_matmul(three, &D, &A, m->ta, &B, m->tb, m->alpha, m->beta);
+    if (memcmp(C.data, D.data, tensor_bytes(&C)) != 0) fail_msg("%s: one thread and three differ", what);
+    product_done(&p);
+    tensor_done(&C), tensor_done(&D);
+    free(A.data), free(B.data);
+}
+
+struct pair {
+    struct backend *one, *three;
+};
+
+static struct pair pair_of(void **state) {
+    struct pair p = {backend_of(*state, 1), NULL};
+    if (!p.one) skip();
+    p.three = backend_of(*state, 3);
+    return p;
+}
+
+static void pair_done(struct pair *p) {
+    backend_free(p->one);
+    backend_free(p->three);
+}
+
+static void matmul_mixtures(void **state) {
+    static const float alphas[] = {1, 0.5f, -2}, betas[] = {0, 1, 0.25f};
+    struct pair p = pair_of(state);
+    uint64_t s = 1;
+    for (int i = 0; i < 32 * 8; i++) {
+        struct matmul_case m = {random_size(&s),
+                                random_size(&s),
+                                random_size(&s),
+                                i & 1 ? BF16 : F32,
+                                i & 2 ? BF16 : F32,
+                                i & 4 ? BF16 : F32,
+                                i >> 3 & 1,
+                                i >> 4 & 1,
+                                alphas[next_random(&s) % 3],
+                                betas[next_random(&s) % 3]};
+        check_matmul(p.one, p.three, &m, &s);
+    }
+    pair_done(&p);
+}
+
+static void matmul_blocks(void **state) {
+    static const struct matmul_case cases[] = {
+        {300, 700, 1100, F32, F32, F32, false, true, 1, 0},   {300, 700, 1100, BF16, BF16, BF16, false, true, 1, 1},
+        {700, 300, 1100, BF16, BF16, F32, true, false, 1, 0}, {2100, 2300, 40, F32, F32, F32, false, false, 1, 1},
+        {2100, 2300, 40, BF16, F32, BF16, true, true, 2, 0},  {16, 1000, 1030, F32, BF16, BF16, true, false, 1, 1},
+        {1000, 16, 1030, F32, F32, F32, true, false, 1, 1},   {500, 900, 16, F32, F32, F32, false, true, 0.5f, 1},
+        {3, 2, 360000, F32, F32, F32, true, false, 1, 1},     {2, 2, 1060000, BF16, F32, BF16, true, false, 1, 0},
+        {0, 5, 7, F32, F32, F32, false, false, 1, 0},         {5, 7, 0, F32, F32, F32, false, false, 1, 0},
+        {4, 7, 0, BF16, BF16, F32, true, false, 1, 0.5f},
+    };
+    struct pair p = pair_of(state);
+    uint64_t s = 2;
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) check_matmul(p.one, p.three, &cases[i], &s);
+    pair_done(&p);
+}
+
+/* --- linear ------------------------------------------------------------------------------------------------------ */
+
+struct linear_case {
+    int64_t N, O, I;
+    enum dtype act, weight, source;
+    int blocksize;
+    bool nested, bias, back;
+    float beta;
+};
+
+/* The type to which this product rounds the elements of its weight, after that of the 4-bit rule. */
+static double weight_seen(const struct linear_case *l, const struct weight *w, int64_t i, bool amx) {
+    float x = weight_element(w, i, l->back ? l->source : l->act);
+    return (double)rounded(x, amx ? BF16 : F32);
+}
+
+static bool few_rows(const struct linear_case *l) { return !l->back && l->N <= FEW; }
+
+static void check_linear(struct backend *be, struct backend *three, const struct linear_case *l, uint64_t *s) {
+    struct weight *w = weight_make(l->weight, l->O, l->I, l->blocksize, l->nested, l->source, s);
+    int64_t in = l->back ? l->O : l->I, out = l->back ? l->I : l->O;
+    struct tensor x = input_make(l->act, l->N, in, s), y = tensor_make(l->act, l->N, out, s);
+    struct tensor z = tensor_make(l->act, l->N, out, NULL), b = tensor_make(F32, out, -1, s);
+    bool amx = has_amx(be) && l->act == BF16 && !few_rows(l);
+    struct product p = product_make(l->N, out, in);
+    for (int64_t i = 0; i < l->N * in; i++) p.a[i] = (double)element(&x, i);
+    for (int64_t o = 0; o < l->O; o++)
+        for (int64_t i = 0; i < l->I; i++)
+            p.b[l->back ? o * l->I + i : i * l->O + o] = weight_seen(l, w, o * l->I + i, amx);
+    if (l->beta != 0.0f) {
+        p.beta = 1, p.c = malloc((size_t)(l->N * out) * sizeof(double));
+        for (int64_t i = 0; i < l->N * out; i++) p.c[i] = (double)element(&y, i);
+    } else {
+        for (int64_t i = 0; i < l->N * out; i++) set_element(&y, i, NAN);
+    }
+    memcpy(z.data, y.data, tensor_bytes(&y));
+    p.bias = l->bias ? &b : NULL;
+    char what[128];
+    snprintf(what, sizeof what, "%s, %s, weight %s of %s, blocks of %d%s%s, beta %g", l->back ? "backward" : "forward",
+             dtype_name(l->act), dtype_name(l->weight), dtype_name(l->source), l->blocksize,
+             l->nested ? ", nested" : "", l->bias ? ", bias" : "", (double)l->beta);
+    if (l->back)
+        op_linear_backward(be, &y, &x, &w->t, l->beta), op_linear_backward(three, &z, &x, &w->t, l->beta);
+    else
+        op_linear_forward(be, &y, &x, &w->t, p.bias), op_linear_forward(three, &z, &x, &w->t, p.bias);
+    check(&p, &y, what);
+    if (memcmp(y.data, z.data, tensor_bytes(&y)) != 0) fail_msg("%s: one thread and three differ", what);
+    product_done(&p);
+    tensor_done(&y), tensor_done(&z), tensor_done(&b);
+    free(x.data);
+    weight_done(w);
+}
+
+static void linear_mixtures(void **state, bool back) {
+    static const enum dtype weights[] = {F32, BF16, F16, NF4, FP4}, sources[] = {F32, BF16, F16};
+    struct pair p = pair_of(state);
+    uint64_t s = 3;
+    for (int i = 0; i < 200; i++) {
+        struct linear_case l = {random_size(&s),
+                                random_size(&s),
+                                random_size(&s),
+                                i & 1 ? BF16 : F32,
+                                weights[i / 2 % 5],
+                                sources[next_random(&s) % 3],
+                                32 << next_random(&s) % 4,
+                                next_random(&s) & 1,
+                                false,
+                                back,
+                                0};
+        l.bias = !back && next_random(&s) & 1, l.beta = back && next_random(&s) & 1 ? 1.0f : 0.0f;
+        check_linear(p.one, p.three, &l, &s);
+    }
+    pair_done(&p);
+}
+
+static void forward_mixtures(void **state) { linear_mixtures(state, false); }
+static void backward_mixtures(void **state) { linear_mixtures(state, true); }
+
+static void linear_blocks(void **state) {
+    static const struct linear_case cases[] = {
+        {130, 576, 1536, F32, NF4, BF16, 64, true, true, false, 0},
+        {130, 577, 1501, BF16, NF4, F16, 64, true, true, false, 0},
+        {130, 577, 1501, BF16, NF4, F16, 64, true, false, true, 1},
+        {2, 600, 2500, F32, FP4, BF16, 64, true, true, false, 0},
+        {4, 600, 2501, BF16, NF4, BF16, 128, false, false, false, 0},
+        {2, 2500, 600, F32, NF4, BF16, 4096, false, false, true, 0},
+        {2, 70, 20000, F32, NF4, F32, 32, true, false, false, 0},
+        {33, 4000, 200, BF16, F16, F16, 64, false, false, true, 1},
+        {2200, 130, 70, BF16, BF16, BF16, 64, false, true, false, 0},
+    };
+    struct pair p = pair_of(state);
+    uint64_t s = 4;
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) check_linear(p.one, p.three, &cases[i], &s);
+    pair_done(&p);
+}
+
+/* --- lengths of rows --------------------------------------------------------------------------------------------- */
+
+/* Each element is off by (r + 3) eps of the terms in it, and so, relatively to the row's length of those, is the root. */
+static void check_norms(struct pair *p, int64_t O, int64_t I, int64_t r, enum dtype type, enum dtype source,
+                        bool nested, uint64_t *s) {
+    struct weight *w = weight_make(type, O, I, 64, nested, source, s);
+    struct tensor A = input_make(F32, r, I, s), B = input_make(F32, O, r, s);
+    struct tensor norms = tensor_make(F32, O, -1, s), again = tensor_make(F32, O, -1, s);
+    float scale = 0.75f;
+    op_row_norms(p->one, &norms, &w->t, r ? &A : NULL, r ? &B : NULL, scale);
+    op_row_norms(p->three, &again, &w->t, r ? &A : NULL, r ? &B : NULL, scale);
+    assert_memory_equal(norms.data, again.data, tensor_bytes(&norms));
+    for (int64_t o = 0; o < O; o++) {
+        double sum = 0, size = 0;
+        for (int64_t i = 0; i < I; i++) {
+            double v = (double)weight_element(w, o * I + i, source), terms = fabs(v);
+            for (int64_t k = 0; k < r; k++) {
+                double x = 0.75 * (double)element(&B, o * r + k) * (double)element(&A, k * I + i);
+                v += x, terms += fabs(x);
+            }
+            sum += v * v, size += terms * terms;
+        }
+        double tol = ((double)r + 4) * 0x1p-24 * sqrt(size), got = (double)element(&norms, o);
+        if (!close_enough(got, sqrt(sum), tol))
+            fail_msg("norm of row %lld of %lldx%lld, rank %lld, %s: %.9g, wanted %.9g within %.3g", (long long)o,
+                     (long long)O, (long long)I, (long long)r, dtype_name(type), got, sqrt(sum), tol);
+    }
+    tensor_done(&norms), tensor_done(&again);
+    free(A.data), free(B.data);
+    weight_done(w);
+}
+
+static void row_norms(void **state) {
+    static const enum dtype types[] = {F32, BF16, F16, NF4, FP4}, sources[] = {F32, BF16, F16};
+    static const int64_t ranks[] = {0, 1, 4, 16, 33};
+    struct pair p = pair_of(state);
+    uint64_t s = 5;
+    for (int i = 0; i < 60; i++)
+        check_norms(&p, random_size(&s), random_size(&s), ranks[next_random(&s) % 5], types[i % 5],
+                    sources[next_random(&s) % 3], next_random(&s) & 1, &s);
+    check_norms(&p, 100, 900, 16, NF4, BF16, true, &s);
+    check_norms(&p, 60, 500, 400, BF16, BF16, false, &s);
+    pair_done(&p);
+}
+
+/* --- the check itself -------------------------------------------------------------------------------------------- */
+
+static void test_comparison_refuses_nan(void **state) {
+    (void)state;
+    assert_false(close_enough((double)NAN, 0, 1e30));
+    assert_false(close_enough(0, (double)NAN, 1e30));
+    assert_false(close_enough(1, 2, 0.5));
+    assert_true(close_enough(1, 1.5, 0.5));
+}
+
+struct topic {
+    const char *name;
+    CMUnitTestFunction run;
+};
+
+static const struct topic topics[] = {
+    {"matmul_mixtures", matmul_mixtures},     {"matmul_blocks", matmul_blocks}, {"forward_mixtures", forward_mixtures},
+    {"backward_mixtures", backward_mixtures}, {"linear_blocks", linear_blocks}, {"row_norms", row_norms},
+};
+
+enum { TOPICS = sizeof topics / sizeof *topics, ISAS = sizeof isas / sizeof *isas };
+
+int main(void) {
+    struct CMUnitTest tests[TOPICS * ISAS + 1] = {cmocka_unit_test(test_comparison_refuses_nan)};
+    for (int i = 0; i < TOPICS * ISAS; i++) {
+        const char *isa = isas[i % ISAS];
+        char *name = mem_format("test_%s_%s", topics[i / ISAS].name, *isa ? isa : "widest");
+        tests[i + 1] = (struct CMUnitTest){name, topics[i / ISAS].run, NULL, NULL, (void *)isa};
+    }
+    int failed = cmocka_run_group_tests(tests, NULL, NULL);
+    for (int i = 0; i < TOPICS * ISAS; i++) free((void *)tests[i + 1].name);
+    return failed != 0;
+}
