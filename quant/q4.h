@@ -26,6 +26,7 @@ struct q4 {
 static inline float q4_absmax(const struct q4 *q, int64_t block) {
     if (q->absmax) return q->absmax[block];
     float scaled = q->nested_code[q->absmax8[block]] * q->nested_absmax[block / q->nested_blocksize];
+    __asm__("" : "+m"(scaled)); // else a compiler may contract product and sum into one rounding
     return scaled + q->nested_offset;
 }
 

@@ -14,7 +14,7 @@
 
 #define AMX __attribute__((target("amx-tile,amx-bf16,avx512bf16")))
 
-enum { SIDE = 32, KC = 512, STEP = 32, TILE = 16 * STEP };
+enum { SIDE = 32, KC = 256, STEP = 32, TILE = 16 * STEP };
 
 struct tile_config {
     uint8_t palette, start_row, reserved[14];
@@ -88,28 +88,45 @@ AMX static void line_from_f16(bf16 *dst, const f16 *src, int64_t n) {
     }
 }
 
+/* The sixteen values of a block as bf16; rounding to bf16 first would change nothing. */
+AMX static inline __m512i block_values(__m512 code, float scale, enum dtype round) {
+    __m512 values = _mm512_mul_ps(code, _mm512_set1_ps(scale));
+    if (round == F16) values = _mm512_cvtph_ps(_mm512_cvtps_ph(values, _MM_FROUND_TO_NEAREST_INT));
+    return round_pair(values, values);
+}
+
+AMX static inline __m512i look_up(__m512i values, __m128i bytes) {
+    const __m128i low = _mm_set1_epi8(15);
+    __m128i even = _mm_and_si128(_mm_srli_epi16(bytes, 4), low), odd = _mm_and_si128(bytes, low);
+    __m256i both = _mm256_set_m128i(_mm_unpackhi_epi8(even, odd), _mm_unpacklo_epi8(even, odd));
+    return _mm512_permutexvar_epi16(_mm512_cvtepu8_epi16(both), values);
+}
+
 /* n elements from the first half of *codes on. */
-AMX static void unpack_run(bf16 *dst, const uint8_t *codes, const float *table, int64_t n) {
-    __m512i values = round_pair(_mm512_loadu_ps(table), _mm512_setzero_ps());
-    __m128i low = _mm_set1_epi8(15);
-    for (int64_t i = 0; i < n; i += 32) {
-        __mmask32 m = n - i < 32 ? (1u << (n - i)) - 1 : ~0u;
-        __m128i bytes = _mm_maskz_loadu_epi8((__mmask16)_pext_u32(m, 0x55555555), codes + i / 2);
-        __m128i even = _mm_and_si128(_mm_srli_epi16(bytes, 4), low), odd = _mm_and_si128(bytes, low);
-        __m256i both = _mm256_set_m128i(_mm_unpackhi_epi8(even, odd), _mm_unpacklo_epi8(even, odd));
-        _mm512_mask_storeu_epi16(dst + i, m, _mm512_permutexvar_epi16(_mm512_cvtepu8_epi16(both), values));
-    }
+AMX static inline void unpack_run(bf16 *dst, const uint8_t *codes, __m512i values, int64_t n) {
+    int64_t i = 0;
+    for (; i + 32 <= n; i += 32)
+        _mm512_storeu_si512(dst + i, look_up(values, _mm_loadu_si128((const __m128i *)(codes + i / 2))));
+    if (i == n) return;
+    __mmask32 m = (1u << (n - i)) - 1;
+    __m128i bytes = _mm_maskz_loadu_epi8((__mmask16)_pext_u32(m, 0x55555555), codes + i / 2);
+    _mm512_mask_storeu_epi16(dst + i, m, look_up(values, bytes));
 }
 
 AMX static void line_from_q4(bf16 *dst, const struct factor *f, int64_t at, int64_t n) {
     const uint8_t *codes = f->data;
-    struct q4_walk walk;
-    float table[16];
-    walk.first = walk.have = 0;
+    const struct q4 *q = f->q4;
+    const __m512 code = _mm512_loadu_ps(q->code);
+    int shift = __builtin_ctz((unsigned)q->blocksize);
     for (int64_t last = at + n, stop; at < last; at = stop) {
-        stop = q4_run(&walk, f, at, last, table);
-        if (at & 1) line_from_f32(dst++, &table[q4_code(codes, at++)], 1);
-        unpack_run(dst, codes + at / 2, table, stop - at);
+        int64_t block = at >> shift;
+        stop = least((block + 1) << shift, last);
+        __m512i values = block_values(code, q4_absmax(q, block), f->round);
+        if (at & 1) { // the second half of a byte, alone
+            _mm512_mask_storeu_epi16(dst++, 1, look_up(values, _mm_set1_epi8((char)(codes[at / 2] << 4))));
+            at++;
+        }
+        unpack_run(dst, codes + at / 2, values, stop - at);
         dst += stop - at;
     }
 }

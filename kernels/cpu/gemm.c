@@ -16,7 +16,7 @@ enum {
     STRIP = 256,             // and of a strip: CHUNK * STRIP sums take half the scratch
     TASK_MACS = 1 << 20,     // a task is worth at least so many products,
     TASK_ELEMENTS = 1 << 15, // or packs so many elements,
-    TASKS = 32,              // and a strip is narrow enough for so many tasks, where that is possible
+    TASKS = 16,              // and a strip is narrow enough for so many tasks, where that is possible
 };
 
 /* One of the factors as the kernel sees it: `count` rows or columns in panels. */
@@ -48,30 +48,62 @@ static int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 /* --- C ----------------------------------------------------------------------------------------------------------- */
 
+enum { GROUP = 16 };
+
+typedef float floats __attribute__((vector_size(GROUP * sizeof(float)), aligned(4), may_alias));
+typedef uint32_t words __attribute__((vector_size(GROUP * sizeof(uint32_t)), aligned(4)));
+typedef uint16_t halves __attribute__((vector_size(GROUP * sizeof(uint16_t)), aligned(2), may_alias));
+
+/* bf16_of_float and bf16_to_float of a group. */
+static inline halves halves_of_floats(floats x) {
+    words u = (words)x, nan = (words)((u & 0x7FFFFFFFu) > 0x7F800000u);
+    words rounded = u + 0x7FFFu + (u >> 16 & 1u);
+    return __builtin_convertvector((nan & (u | 0x400000u)) >> 16 | (~nan & rounded) >> 16, halves);
+}
+
+static inline floats floats_of_halves(halves h) { return (floats)(__builtin_convertvector(h, words) << 16); }
+
+/* Inlined with constants for what is absent. */
 static inline void store_f32(float *C, const float *sums, const float *bias, int64_t n, float alpha, float beta) {
-    if (beta == 0.0f && !bias)
-        for (int64_t i = 0; i < n; i++) C[i] = alpha * sums[i];
-    else if (beta == 0.0f)
-        for (int64_t i = 0; i < n; i++) C[i] = alpha * sums[i] + bias[i];
-    else
-        for (int64_t i = 0; i < n; i++) C[i] = alpha * sums[i] + beta * C[i] + (bias ? bias[i] : 0.0f);
+    int64_t i = 0;
+    for (; i + GROUP <= n; i += GROUP) {
+        floats x = alpha * *(const floats *)(sums + i);
+        if (beta != 0.0f) x += beta * *(const floats *)(C + i);
+        if (bias) x += *(const floats *)(bias + i);
+        *(floats *)(C + i) = x;
+    }
+    for (; i < n; i++) {
+        float x = alpha * sums[i];
+        if (beta != 0.0f) x += beta * C[i];
+        C[i] = bias ? x + bias[i] : x;
+    }
 }
 
 static inline void store_bf16(bf16 *C, const float *sums, const float *bias, int64_t n, float alpha, float beta) {
-    if (beta == 0.0f && !bias)
-        for (int64_t i = 0; i < n; i++) C[i] = bf16_of_float(alpha * sums[i]);
-    else if (beta == 0.0f)
-        for (int64_t i = 0; i < n; i++) C[i] = bf16_of_float(alpha * sums[i] + bias[i]);
-    else
-        for (int64_t i = 0; i < n; i++)
-            C[i] = bf16_of_float(alpha * sums[i] + beta * bf16_to_float(C[i]) + (bias ? bias[i] : 0.0f));
+    int64_t i = 0;
+    for (; i + GROUP <= n; i += GROUP) {
+        floats x = alpha * *(const floats *)(sums + i);
+        if (beta != 0.0f) x += beta * floats_of_halves(*(const halves *)(C + i));
+        if (bias) x += *(const floats *)(bias + i);
+        *(halves *)(C + i) = halves_of_floats(x);
+    }
+    for (; i < n; i++) {
+        float x = alpha * sums[i];
+        if (beta != 0.0f) x += beta * bf16_to_float(C[i]);
+        C[i] = bf16_of_float(bias ? x + bias[i] : x);
+    }
 }
 
 void gemm_store(const struct gemm *g, int64_t m, int64_t n0, const float *sums, int64_t n) {
     const float *bias = g->bias ? g->bias + n0 : NULL;
     int64_t at = m * g->stride + n0;
-    if (g->type == F32)
+    bool plain = !bias && g->alpha == 1.0f && g->beta == 0.0f;
+    if (g->type == F32 && plain)
+        store_f32((float *)g->C + at, sums, NULL, n, 1.0f, 0.0f);
+    else if (g->type == F32)
         store_f32((float *)g->C + at, sums, bias, n, g->alpha, g->beta);
+    else if (plain)
+        store_bf16((bf16 *)g->C + at, sums, NULL, n, 1.0f, 0.0f);
     else
         store_bf16((bf16 *)g->C + at, sums, bias, n, g->alpha, g->beta);
 }

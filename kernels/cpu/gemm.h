@@ -70,17 +70,6 @@ enum { PACK_COLUMNS = 512 }; // the most elements of a line that one call packs,
 /* n elements of a line from `first` on, as F32. */
 void line_f32(float *dst, const struct factor *f, int64_t line, int64_t first, int64_t n);
 
-/* Walks over the blocks of a 4-bit factor. q4_run makes the 16 values of the block of element `at`, rounded to f->round,
- * and returns where the run ends: with the block, or at `end`. */
-enum { Q4_SCALES = 64 };
-struct q4_walk {
-    int64_t first, have;
-    float scales[Q4_SCALES]; // of blocks first .. first + have - 1
-};
-int64_t q4_run(struct q4_walk *w, const struct factor *f, int64_t at, int64_t end, float *table);
-
-static inline int q4_code(const uint8_t *codes, int64_t i) { return i & 1 ? codes[i / 2] & 15 : codes[i / 2] >> 4; }
-
 /* dst[c][r] = src[r][c] for 32-bit elements; rows and cols are multiples of TRANSPOSE. */
 #if defined(__AVX512F__)
 enum { TRANSPOSE = 16 };

@@ -1,4 +1,4 @@
-/* Lines of any type as F32, the scales of 4-bit blocks, and transposing. */
+/* Lines of any type as F32, and transposing. */
 #include <string.h>
 
 #include "kernels/cpu/gemm.h"
@@ -14,31 +14,10 @@
 #error "__builtin_shufflevector is wanted: gcc 12 or clang"
 #endif
 
-/* --- scales ------------------------------------------------------------------------------------------------------ */
-
-/* The product is stored before the sum so that no compiler contracts the two roundings into one. */
-static void nested_scales(float *scales, const struct q4 *q, int64_t first, int64_t n) {
-    for (int64_t i = 0; i < n;) {
-        int64_t group = (first + i) / q->nested_blocksize;
-        int64_t end = (group + 1) * q->nested_blocksize - first;
-        float size = q->nested_absmax[group];
-        for (end = end < n ? end : n; i < end; i++) scales[i] = q->nested_code[q->absmax8[first + i]] * size;
-    }
-    __asm__ volatile("" ::: "memory");
-    for (int64_t i = 0; i < n; i++) scales[i] += q->nested_offset;
-}
-
-static void q4_scales(float *scales, const struct q4 *q, int64_t first, int64_t n) {
-    if (q->absmax)
-        memcpy(scales, q->absmax + first, (size_t)n * sizeof *scales);
-    else
-        nested_scales(scales, q, first, n);
-}
-
 /* --- 4-bit ------------------------------------------------------------------------------------------------------- */
 
 /* A block has sixteen values: they are made, and rounded, once. */
-static void q4_table(float *table, const struct q4 *q, float scale, enum dtype round) {
+static inline void q4_table(float *table, const struct q4 *q, float scale, enum dtype round) {
     for (int c = 0; c < 16; c++) table[c] = q->code[c] * scale;
     if (round == BF16)
         for (int c = 0; c < 16; c++) {
@@ -53,6 +32,8 @@ static void q4_table(float *table, const struct q4 *q, float scale, enum dtype r
     for (int c = 0; c < 16; c++) table[c] = f16_to_float(f16_of_float(table[c]));
 #endif
 }
+
+static int q4_code(const uint8_t *codes, int64_t i) { return i & 1 ? codes[i / 2] & 15 : codes[i / 2] >> 4; }
 
 /* n elements from the first half of *codes on. */
 #if defined(__AVX512F__)
@@ -93,25 +74,15 @@ static void unpack_run(float *dst, const uint8_t *codes, const float *table, int
 }
 #endif
 
-int64_t q4_run(struct q4_walk *w, const struct factor *f, int64_t at, int64_t end, float *table) {
-    const struct q4 *q = f->q4;
-    int shift = __builtin_ctz((unsigned)q->blocksize);
-    int64_t block = at >> shift, stop = (block + 1) << shift;
-    if (block >= w->first + w->have) {
-        int64_t blocks = ((end - 1) >> shift) - block + 1;
-        w->first = block, w->have = blocks < Q4_SCALES ? blocks : Q4_SCALES;
-        q4_scales(w->scales, q, block, w->have);
-    }
-    q4_table(table, q, w->scales[block - w->first], f->round);
-    return stop < end ? stop : end;
-}
-
 static void line_q4(float *dst, const struct factor *f, int64_t at, int64_t n) {
     const uint8_t *codes = f->data;
-    struct q4_walk walk = {0};
+    const struct q4 *q = f->q4;
+    int shift = __builtin_ctz((unsigned)q->blocksize);
     float table[16];
     for (int64_t end = at + n, stop; at < end; at = stop) {
-        stop = q4_run(&walk, f, at, end, table);
+        int64_t block = at >> shift;
+        stop = least((block + 1) << shift, end);
+        q4_table(table, q, q4_absmax(q, block), f->round);
         if (at & 1) *dst++ = table[q4_code(codes, at++)];
         unpack_run(dst, codes + at / 2, table, stop - at);
         dst += stop - at;
