@@ -14,6 +14,8 @@
 enum {
     CHUNK = 2048,            // the most rows or columns of the shared factor at a time
     STRIP = 256,             // and of a strip: CHUNK * STRIP sums take half the scratch
+    NARROW = 96,             // the narrowest strip when all of the shared chunk does not stay in a cache
+    CACHED = 8 << 20,        // that is, beyond so many bytes
     TASK_MACS = 1 << 20,     // a task is worth at least so many products,
     TASK_ELEMENTS = 1 << 15, // or packs so many elements,
     TASKS = 16,              // and a strip is narrow enough for so many tasks, where that is possible
@@ -48,13 +50,11 @@ static int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 /* --- C ----------------------------------------------------------------------------------------------------------- */
 
-enum { GROUP = 16 };
+typedef float floats __attribute__((vector_size(WIDTH * sizeof(float)), aligned(4), may_alias));
+typedef uint32_t words __attribute__((vector_size(WIDTH * sizeof(uint32_t)), aligned(4)));
+typedef uint16_t halves __attribute__((vector_size(WIDTH * sizeof(uint16_t)), aligned(2), may_alias));
 
-typedef float floats __attribute__((vector_size(GROUP * sizeof(float)), aligned(4), may_alias));
-typedef uint32_t words __attribute__((vector_size(GROUP * sizeof(uint32_t)), aligned(4)));
-typedef uint16_t halves __attribute__((vector_size(GROUP * sizeof(uint16_t)), aligned(2), may_alias));
-
-/* bf16_of_float and bf16_to_float of a group. */
+/* bf16_of_float and bf16_to_float of a vector. */
 static inline halves halves_of_floats(floats x) {
     words u = (words)x, nan = (words)((u & 0x7FFFFFFFu) > 0x7F800000u);
     words rounded = u + 0x7FFFu + (u >> 16 & 1u);
@@ -66,7 +66,7 @@ static inline floats floats_of_halves(halves h) { return (floats)(__builtin_conv
 /* Inlined with constants for what is absent. */
 static inline void store_f32(float *C, const float *sums, const float *bias, int64_t n, float alpha, float beta) {
     int64_t i = 0;
-    for (; i + GROUP <= n; i += GROUP) {
+    for (; i + WIDTH <= n; i += WIDTH) {
         floats x = alpha * *(const floats *)(sums + i);
         if (beta != 0.0f) x += beta * *(const floats *)(C + i);
         if (bias) x += *(const floats *)(bias + i);
@@ -81,7 +81,7 @@ static inline void store_f32(float *C, const float *sums, const float *bias, int
 
 static inline void store_bf16(bf16 *C, const float *sums, const float *bias, int64_t n, float alpha, float beta) {
     int64_t i = 0;
-    for (; i + GROUP <= n; i += GROUP) {
+    for (; i + WIDTH <= n; i += WIDTH) {
         floats x = alpha * *(const floats *)(sums + i);
         if (beta != 0.0f) x += beta * floats_of_halves(*(const halves *)(C + i));
         if (bias) x += *(const floats *)(bias + i);
@@ -219,6 +219,7 @@ static int64_t plan_chunk(const struct plan *p) {
 static void plan_tasks(struct plan *p) {
     int64_t width = p->strips.width, panels = divide_up(p->strips.count, width);
     int64_t worth = TASK_MACS / larger(width * p->chunk * (p->k_end - p->k), 1) + 1;
+    if ((size_t)(p->blocks * p->panels) * p->shared.bytes > CACHED) worth = larger(worth, NARROW / width);
     p->strip = least(larger(divide_up(panels, TASKS), worth), STRIP / width) * width;
     int64_t elements = p->shared.width * larger(p->block, 1);
     p->group = least(divide_up(TASK_ELEMENTS, elements), STRIP / p->shared.width);

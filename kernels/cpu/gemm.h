@@ -70,12 +70,16 @@ enum { PACK_COLUMNS = 512 }; // the most elements of a line that one call packs,
 /* n elements of a line from `first` on, as F32. */
 void line_f32(float *dst, const struct factor *f, int64_t line, int64_t first, int64_t n);
 
-/* dst[c][r] = src[r][c] for 32-bit elements; rows and cols are multiples of TRANSPOSE. */
+/* 32-bit lanes of the widest vector, and the side of the squares that are transposed at once. */
 #if defined(__AVX512F__)
-enum { TRANSPOSE = 16 };
+enum { WIDTH = 16, TRANSPOSE = 16 };
+#elif defined(__AVX2__)
+enum { WIDTH = 8, TRANSPOSE = 4 };
 #else
-enum { TRANSPOSE = 4 };
+enum { WIDTH = 4, TRANSPOSE = 4 };
 #endif
+
+/* dst[c][r] = src[r][c] for 32-bit elements; rows and cols are multiples of TRANSPOSE. */
 void transpose(float *dst, int64_t dst_stride, const float *src, int64_t src_stride, int rows, int cols);
 
 #endif

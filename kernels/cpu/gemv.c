@@ -2,13 +2,6 @@
  * in the first cache, and multiplied with every row of x. Bound by reading the weight. */
 #include "kernels/cpu/gemm.h"
 
-#if defined(__AVX512F__)
-enum { WIDTH = 16 };
-#elif defined(__AVX2__)
-enum { WIDTH = 8 };
-#else
-enum { WIDTH = 4 };
-#endif
 enum { LANES = 4, PIECE = 1024, OUTPUTS = 32 };
 
 typedef float vec __attribute__((vector_size(WIDTH * sizeof(float)), aligned(4), may_alias));

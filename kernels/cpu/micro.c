@@ -7,13 +7,13 @@
 #include "kernels/cpu/gemm.h"
 
 #if defined(__AVX512F__)
-enum { WIDTH = 16, ROWS = 8, VECTORS = 3, MACS = 28, MOVES = 2 };
+enum { ROWS = 8, VECTORS = 3, MACS = 28, MOVES = 2 };
 #elif defined(__AVX2__)
-enum { WIDTH = 8, ROWS = 6, VECTORS = 2, MACS = 14, MOVES = 1 };
+enum { ROWS = 6, VECTORS = 2, MACS = 14, MOVES = 1 };
 #else
-enum { WIDTH = 4, ROWS = 4, VECTORS = 2, MACS = 4, MOVES = 1 };
+enum { ROWS = 4, VECTORS = 2, MACS = 4, MOVES = 1 };
 #endif
-enum { COLS = WIDTH * VECTORS, KC = 384 };
+enum { COLS = WIDTH * VECTORS, KC = 256 };
 
 typedef float vec __attribute__((vector_size(WIDTH * sizeof(float)), aligned(4), may_alias));
 
