@@ -400,6 +400,36 @@ static void linear_blocks(void **state) {
     pair_done(&p);
 }
 
+/* With rows of the identity for x a product is the weight itself, so each dequantised value shows to the last bit. */
+static void check_values(struct backend *be, int64_t rows, enum dtype act, enum dtype source, bool back, uint64_t *s) {
+    enum { O = 150, I = 131 };
+    struct weight *w = weight_make(NF4, O, I, 64, true, source, s);
+    int64_t in = back ? O : I, out = back ? I : O;
+    struct tensor x = input_make(act, rows, in, s), y = tensor_make(act, rows, out, s);
+    for (int64_t i = 0; i < rows * in; i++) set_element(&x, i, i / in == i % in ? 1.0f : 0.0f);
+    if (back)
+        op_linear_backward(be, &y, &x, &w->t, 0.0f);
+    else
+        op_linear_forward(be, &y, &x, &w->t, NULL);
+    for (int64_t n = 0; n < rows; n++)
+        for (int64_t j = 0; j < out; j++) {
+            float want = weight_element(w, back ? n * I + j : j * I + n, back ? source : act);
+            assert_true(element(&y, n * out + j) == rounded(want, act));
+        }
+    tensor_done(&y);
+    free(x.data);
+    weight_done(w);
+}
+
+static void values_exact(void **state) {
+    static const enum dtype sources[] = {F32, BF16, F16};
+    struct pair p = pair_of(state);
+    uint64_t s = 6;
+    for (int i = 0; i < 24; i++)
+        check_values(p.one, i & 1 ? 131 : 3, i & 2 ? BF16 : F32, sources[i / 4 % 3], i >= 12, &s);
+    pair_done(&p);
+}
+
 /* --- lengths of rows --------------------------------------------------------------------------------------------- */
 
 /* Each element is off by (r + 3) eps of the terms in it, and so, relatively to the row's length of those, is the root. */
@@ -463,6 +493,7 @@ struct topic {
 static const struct topic topics[] = {
     {"matmul_mixtures", matmul_mixtures},     {"matmul_blocks", matmul_blocks}, {"forward_mixtures", forward_mixtures},
     {"backward_mixtures", backward_mixtures}, {"linear_blocks", linear_blocks}, {"row_norms", row_norms},
+    {"values_exact", values_exact},
 };
 
 enum { TOPICS = sizeof topics / sizeof *topics, ISAS = sizeof isas / sizeof *isas };
