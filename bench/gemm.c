@@ -1,6 +1,6 @@
 /* Speed of the matrix products in GFLOP/s, the best of several runs; beside oneDNN's where it is installed
- * (OMP_NUM_THREADS is its number of threads). With one thread, which is the default, time is that of the processor, which
- * neighbours on the machine disturb less.
+ * (OMP_NUM_THREADS is its number of threads). Time is that of the wall: the processor time of a virtual machine may be
+ * too short for what was done, and the best of several would pick just those runs.
  *   build/release/bench/gemm [threads [part of a row's name]] */
 #include <stdio.h>
 #include <stdlib.h>
@@ -78,9 +78,9 @@ static const struct row rows[] = {
     {NORMS, 4096, 4096, 16, F32, BF16},
 };
 
-static double seconds(bool one_thread) {
+static double now(void) {
     struct timespec t;
-    clock_gettime(one_thread ? CLOCK_THREAD_CPUTIME_ID : CLOCK_MONOTONIC, &t);
+    clock_gettime(CLOCK_MONOTONIC, &t);
     return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
 }
 
@@ -210,42 +210,41 @@ static bool dnnl_begin(struct dnnl *d, const struct row *r, const struct operand
     return true;
 }
 
-static double dnnl_best(const struct row *r, const struct operands *o, bool one_thread) {
+static double dnnl_best(const struct row *r, const struct operands *o) {
     struct dnnl d;
     if (!dnnl_begin(&d, r, o)) return 0;
     dnnl_exec_arg_t args[] = {
         {DNNL_ARG_SRC, d.memory[0]}, {DNNL_ARG_WEIGHTS, d.memory[1]}, {DNNL_ARG_DST, d.memory[2]}};
-    double best = 1e9, stop = seconds(one_thread) + 0.3;
-    while (seconds(one_thread) < stop) {
-        double t = seconds(one_thread);
+    double best = 1e9, stop = now() + 0.3;
+    while (now() < stop) {
+        double t = now();
         dnnl_primitive_execute(d.primitive, d.stream, 3, args);
         dnnl_stream_wait(d.stream);
-        t = seconds(one_thread) - t;
+        t = now() - t;
         if (t < best) best = t;
     }
     return best;
 }
 #else
-static double dnnl_best(const struct row *r, const struct operands *o, bool one_thread) {
-    (void)r, (void)o, (void)one_thread;
+static double dnnl_best(const struct row *r, const struct operands *o) {
+    (void)r, (void)o;
     return 0;
 }
 #endif
 
 static void measure(struct backend *be, const struct row *r, const char *name) {
-    bool one_thread = threads_count(be->threads) == 1;
     struct q4 *q = scales(r->N * (r->kind == NORMS ? r->M : r->K));
     struct operands o = operands_new(be, r, q);
-    double best = 1e9, stop = seconds(one_thread) + 0.5, flops = 2.0 * (double)r->M * (double)r->N * (double)r->K;
-    for (int i = 0; i < 3 || seconds(one_thread) < stop; i++) {
-        double t = seconds(one_thread);
+    double best = 1e9, stop = now() + 0.5, flops = 2.0 * (double)r->M * (double)r->N * (double)r->K;
+    for (int i = 0; i < 3 || now() < stop; i++) {
+        double t = now();
         compute(be, r, &o);
-        t = seconds(one_thread) - t;
+        t = now() - t;
         if (t < best) best = t;
     }
     printf("%-40s %10.3f ms %8.1f GFLOP/s", name, best * 1e3, flops / best * 1e-9);
     if (r->M < 16) printf(" %6.1f GB/s", (double)tensor_bytes(&o.w) / best * 1e-9);
-    double other = dnnl_best(r, &o, one_thread);
+    double other = dnnl_best(r, &o);
     if (other > 0) printf("   oneDNN %8.1f", flops / other * 1e-9);
     printf("\n");
     fflush(stdout);
