@@ -175,11 +175,11 @@ static const struct kind *kind_of(struct golden *c) {
 
 static void golden_open(struct golden *c, const char *name) {
     *c = (struct golden){0};
-    char *relative = path_join(MODELS, name), path[] = "/tmp/graft-golden-XXXXXX";
+    char *relative = path_join(MODELS, name), *path = path_join(setting("TMPDIR", "/tmp"), "graft-golden-XXXXXX");
     c->folder = realpath(relative, NULL);
     assert_non_null(c->folder);
     assert_non_null(mkdtemp(path));
-    c->tmp = mem_text(path);
+    c->tmp = path;
     char *spec = path_join(c->folder, "case.json");
     c->spec = json_read(spec, &c->err);
     free(spec);
