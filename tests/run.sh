@@ -1,5 +1,6 @@
 #!/bin/sh
-# Runs every test program of a build, and the checks of the tree, and adds up what they counted. Exit status 1 if anything failed.
+# Runs every test program of a build, and the checks of the tree, and adds up what they counted.
+# Exit status 1 if anything failed.
 #   sh tests/run.sh build/release
 build=$1
 passed=0 failed=0 skipped=0
@@ -10,7 +11,8 @@ for program in "$build"/tests/test_*; do
     GRAFT=$build/graft "$program" >"$log" 2>&1
     status=$?
     ok=$(grep -c '^\[ *OK *\]' "$log")
-    bad=$(grep -c '^\[ *FAILED *\] test_\|^\[ *FAILED *\] [a-z_0-9]*$' "$log")
+    bad=$(sed -n 's/^\[ *FAILED *\] \([0-9]*\) test(s).*/\1/p' "$log")
+    bad=${bad:-0} # no summary when the program crashed
     skip=$(grep -c '^\[ *SKIPPED *\] [a-z]' "$log")
     [ $status -ne 0 ] && [ "$bad" -eq 0 ] && bad=1
     passed=$((passed + ok)) failed=$((failed + bad)) skipped=$((skipped + skip))
@@ -24,5 +26,14 @@ for program in "$build"/tests/test_*; do
     fi
 done
 rm -f "$log"
+for check in lint lint_test; do # each check of the tree counts as one test
+    if said=$(sh "tests/$check.sh" 2>&1); then
+        passed=$((passed + 1))
+        printf '%-28s %4d passed (%s)\n' "$check.sh" 1 "$(echo "$said" | tail -n 1)"
+    else
+        failed=$((failed + 1))
+        printf '%-28s FAILED\n%s\n' "$check.sh" "$said"
+    fi
+done
 echo "$passed passed, $failed failed, $skipped skipped"
 [ "$failed" -eq 0 ] && [ "$passed" -gt 0 ]
