@@ -55,7 +55,7 @@ from tiny_models import BASES, OUT, PICTURE, Mllava, load_base, seed_of, write_j
 MADE_WITH = {name: version(name) for name in ("torch", "transformers", "peft", "bitsandbytes", "tokenizers")}
 TOLERANCE = {
     "eval": {"rel": 1e-6},
-    "train": {"rel": 2e-6, "grad_norm_rel": 1e-5, "update_rel": 5e-4},
+    "train": {"rel": 2e-6, "grad_norm_rel": 3e-5, "update_rel": 5e-4},
     "generate": {},
 }
 
@@ -63,8 +63,8 @@ TOLERANCE = {
 
 
 def picture_file(rng, path):
-    """A small picture with edges and gradients, of any shape."""
-    w, h = rng.randint(18, 46), rng.randint(18, 46)
+    """A small picture with edges and gradients, of any shape; some are under 16 pixels, where Mantis enlarges first."""
+    w, h = rng.randint(9, 46), rng.randint(9, 46)
     y, x = np.mgrid[0:h, 0:w]
     wave = [np.sin(x / rng.uniform(2, 9) + c) * 90 + (y * rng.uniform(1, 4)) % 120 for c in range(3)]
     path.parent.mkdir(exist_ok=True)
@@ -72,8 +72,12 @@ def picture_file(rng, path):
 
 
 def pixels_of(path, size):
-    """(3, size, size): resized on bytes, bicubic; x / 255; (x - 0.5) / 0.5."""
-    small = Image.open(path).convert("RGB").resize((size, size), Image.BICUBIC)
+    """(3, size, size): a side of at least 16, then resized on bytes, bicubic; x / 255; (x - 0.5) / 0.5."""
+    image = Image.open(path).convert("RGB")
+    if min(image.size) < 16:
+        scale = max(16 / side for side in image.size)
+        image = image.resize([int(side * scale) for side in image.size], Image.BICUBIC)
+    small = image.resize((size, size), Image.BICUBIC)
     x = (np.asarray(small).astype(np.float64) * (1 / 255)).astype(np.float32)
     return torch.from_numpy((x - np.float32(0.5)) / np.float32(0.5)).permute(2, 0, 1)
 
