@@ -38,6 +38,7 @@ ISA_FLAGS_x86-64    := -march=x86-64
 ISA_FLAGS_x86-64-v3 := -march=x86-64-v3
 ISA_FLAGS_x86-64-v4 := -march=x86-64-v4 -mprefer-vector-width=512
 ISA_FLAGS_native    :=
+ISA_COMMON          := -ffp-contract=fast -fno-math-errno -fopenmp-simd
 isa_table    = cpu_ops_$(subst -,_,$(1))
 isa_objects  = $(patsubst %.c,$(BUILD)/isa-$(1)/%.o,$(ISA_SRC))
 
@@ -63,16 +64,18 @@ $(BUILD)/libgraft.a: $(LIB_OBJ)
 
 $(BUILD)/%.o: %.c
 	@mkdir -p $(@D)
-	$(CC) $(CPPFLAGS) $(CFLAGS) -c $< -o $@
+	@echo "  CC $<"
+	@$(CC) $(CPPFLAGS) $(CFLAGS) -c $< -o $@
 
 define ISA_RULES
 $$(BUILD)/isa-$(1)/%.o: %.c
 	@mkdir -p $$(@D)
-	$$(CC) $$(CPPFLAGS) -DCPU_OPS=$$(call isa_table,$(1)) $$(CFLAGS) $$(ISA_FLAGS_$(1)) -ffp-contract=fast -fopenmp-simd -c $$< -o $$@
+	@echo "  CC $$< ($(1))"
+	@$$(CC) $$(CPPFLAGS) -DCPU_OPS=$$(call isa_table,$(1)) $$(CFLAGS) $$(ISA_FLAGS_$(1)) $$(ISA_COMMON) -c $$< -o $$@
 
 $$(BUILD)/cpu-$(1).o: $$(call isa_objects,$(1))
-	$$(LD) -r -o $$@.all $$^
-	objcopy --keep-global-symbol=$$(call isa_table,$(1)) $$@.all $$@
+	@$$(LD) -r -o $$@.all $$^
+	@objcopy --keep-global-symbol=$$(call isa_table,$(1)) $$@.all $$@
 	@rm -f $$@.all
 endef
 $(foreach isa,$(ISAS),$(eval $(call ISA_RULES,$(isa))))
