@@ -9,24 +9,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "base/flag.h"
 #include "base/status.h"
-
-enum flag_type {
-    FLAG_BOOL,   // true or false; alone it means true
-    FLAG_INT,    // whole number
-    FLAG_NUMBER, // any number
-    FLAG_TEXT,
-    FLAG_LIST, // text that may be given several times
-    FLAG_ANY,  // a YAML scalar or flow list/map: numbers, booleans, "[a, b]"
-};
-
-struct flag {
-    const char *name;
-    enum flag_type type;
-    const char *fallback; // as text; NULL: unset
-    const char *choices;  // "nf4|fp4"; NULL: any value
-    const char *help;     // a few words
-};
 
 struct flags;
 

@@ -74,10 +74,6 @@ struct loader_options {
     int64_t batches;     // how many will be asked for
 };
 
-struct batch_limits {
-    int64_t N, rows, images, scored, longest; // the largest of each over the batches
-};
-
 struct loader;
 
 /* The stream is epoch after epoch of the mixture, each in its own order (file order without shuffle), without a gap:
