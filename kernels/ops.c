@@ -159,7 +159,8 @@ void op_linear_forward(struct backend *be, const struct tensor *y, const struct 
     want_scales(__func__, W);
     int64_t N = x->dim[0], I = x->dim[1], O = W->dim[0];
     WANT2(W, W->type, O, I);
-    WANT2(y, x->type, N, O);
+    WANT_ACT(y, 2);
+    WANT2(y, y->type == F32 ? F32 : x->type, N, O);
     if (b) WANT1(b, F32, O);
     if (ready(be)) be->ops->linear_forward(be, y, x, W, b);
 }
@@ -172,7 +173,8 @@ void op_linear_backward(struct backend *be, const struct tensor *dx, const struc
     WANT(beta == 0 || beta == 1);
     int64_t N = dy->dim[0], O = dy->dim[1], I = W->dim[1];
     WANT2(W, W->type, O, I);
-    WANT2(dx, dy->type, N, I);
+    WANT_ACT(dx, 2);
+    WANT2(dx, dy->type == F32 ? dx->type : BF16, N, I);
     if (ready(be)) be->ops->linear_backward(be, dx, dy, W, beta);
 }
 
@@ -187,10 +189,16 @@ void op_matmul(struct backend *be, const struct tensor *C, const struct tensor *
     if (ready(be)) be->ops->matmul(be, C, A, ta, B, tb, alpha, beta);
 }
 
-void op_bias_backward(struct backend *be, const struct tensor *gb, const struct tensor *dy) {
+void op_bias_add(struct backend *be, const struct tensor *y, const struct tensor *b, float scale) {
+    WANT_ACT(y, 2);
+    WANT1(b, F32, y->dim[1]);
+    if (ready(be)) be->ops->bias_add(be, y, b, scale);
+}
+
+void op_bias_backward(struct backend *be, const struct tensor *gb, const struct tensor *dy, float scale) {
     WANT_ACT(dy, 2);
     WANT1(gb, F32, dy->dim[1]);
-    if (ready(be)) be->ops->bias_backward(be, gb, dy);
+    if (ready(be)) be->ops->bias_backward(be, gb, dy, scale);
 }
 
 /* --- normalisation ----------------------------------------------------------------------------------------------- */
@@ -373,11 +381,19 @@ void op_scale_cols(struct backend *be, const struct tensor *y, const struct tens
     if (ready(be)) be->ops->scale_cols(be, y, x, g, b);
 }
 
-void op_divide(struct backend *be, const struct tensor *y, const struct tensor *a, const struct tensor *b) {
+void op_scale_cols_add(struct backend *be, const struct tensor *y, const struct tensor *x, const struct tensor *g) {
+    WANT_ACT(x, 2);
+    WANT_LIKE(y, x);
+    WANT1(g, F32, x->dim[1]);
+    if (ready(be)) be->ops->scale_cols_add(be, y, x, g);
+}
+
+void op_divide(struct backend *be, const struct tensor *y, const struct tensor *a, const struct tensor *b,
+               float minus) {
     WANT1(a, F32, a->dim[0]);
     WANT_LIKE(b, a);
     WANT_LIKE(y, a);
-    if (ready(be)) be->ops->divide(be, y, a, b);
+    if (ready(be)) be->ops->divide(be, y, a, b, minus);
 }
 
 void op_magnitude_backward(struct backend *be, const struct tensor *gm, const struct tensor *dy, const struct tensor *t,

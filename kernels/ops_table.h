@@ -28,7 +28,8 @@ struct ops {
                             const struct tensor *W, float beta);
     void (*matmul)(struct backend *be, const struct tensor *C, const struct tensor *A, bool ta, const struct tensor *B,
                    bool tb, float alpha, float beta);
-    void (*bias_backward)(struct backend *be, const struct tensor *gb, const struct tensor *dy);
+    void (*bias_add)(struct backend *be, const struct tensor *y, const struct tensor *b, float scale);
+    void (*bias_backward)(struct backend *be, const struct tensor *gb, const struct tensor *dy, float scale);
     void (*rmsnorm_forward)(struct backend *be, const struct tensor *y, const struct tensor *rstd,
                             const struct tensor *x, const struct tensor *w, float eps);
     void (*rmsnorm_backward_add)(struct backend *be, const struct tensor *dx, const struct tensor *gw,
@@ -65,7 +66,9 @@ struct ops {
                       const struct tensor *B, float scale);
     void (*scale_cols)(struct backend *be, const struct tensor *y, const struct tensor *x, const struct tensor *g,
                        const struct tensor *b);
-    void (*divide)(struct backend *be, const struct tensor *y, const struct tensor *a, const struct tensor *b);
+    void (*scale_cols_add)(struct backend *be, const struct tensor *y, const struct tensor *x, const struct tensor *g);
+    void (*divide)(struct backend *be, const struct tensor *y, const struct tensor *a, const struct tensor *b,
+                   float minus);
     void (*magnitude_backward)(struct backend *be, const struct tensor *gm, const struct tensor *dy,
                                const struct tensor *t, const struct tensor *norms);
     void (*cross_entropy_forward)(struct backend *be, const struct tensor *loss, const struct tensor *logits,

@@ -312,11 +312,13 @@ struct linear_case {
     int blocksize;
     bool nested, bias, back;
     float beta;
+    bool wide; // y or dy in F32
 };
 
 /* The type to which this product rounds the elements of its weight, after that of the 4-bit rule. */
 static double weight_seen(const struct linear_case *l, const struct weight *w, int64_t i, bool amx) {
     float x = weight_element(w, i, l->back ? l->source : l->act);
+    if (w->t.q4) x = rounded(x, l->act);
     return (double)rounded(x, amx ? BF16 : F32);
 }
 
@@ -325,11 +327,12 @@ static bool few_rows(const struct linear_case *l) { return !l->back && l->N <= F
 static void check_linear(struct backend *be, struct backend *three, const struct linear_case *l, uint64_t *s) {
     struct weight *w = weight_make(l->weight, l->O, l->I, l->blocksize, l->nested, l->source, s);
     int64_t in = l->back ? l->O : l->I, out = l->back ? l->I : l->O;
-    struct tensor x = input_make(l->act, l->N, in, s), y = tensor_make(l->act, l->N, out, s);
-    struct tensor z = tensor_make(l->act, l->N, out, NULL), b = tensor_make(F32, out, -1, s);
+    enum dtype in_type = l->wide && l->back ? F32 : l->act, out_type = l->wide && !l->back ? F32 : l->act;
+    struct tensor x = input_make(in_type, l->N, in, s), y = tensor_make(out_type, l->N, out, s);
+    struct tensor z = tensor_make(out_type, l->N, out, NULL), b = tensor_make(F32, out, -1, s);
     bool amx = has_amx(be) && l->act == BF16 && !few_rows(l);
     struct product p = product_make(l->N, out, in);
-    for (int64_t i = 0; i < l->N * in; i++) p.a[i] = (double)element(&x, i);
+    for (int64_t i = 0; i < l->N * in; i++) p.a[i] = (double)rounded(element(&x, i), amx ? BF16 : F32);
     for (int64_t o = 0; o < l->O; o++)
         for (int64_t i = 0; i < l->I; i++)
             p.b[l->back ? o * l->I + i : i * l->O + o] = weight_seen(l, w, o * l->I + i, amx);
@@ -342,9 +345,10 @@ static void check_linear(struct backend *be, struct backend *three, const struct
     memcpy(z.data, y.data, tensor_bytes(&y));
     p.bias = l->bias ? &b : NULL;
     char what[128];
-    snprintf(what, sizeof what, "%s, %s, weight %s of %s, blocks of %d%s%s, beta %g", l->back ? "backward" : "forward",
-             dtype_name(l->act), dtype_name(l->weight), dtype_name(l->source), l->blocksize,
-             l->nested ? ", nested" : "", l->bias ? ", bias" : "", (double)l->beta);
+    snprintf(what, sizeof what, "%s, %s%s, weight %s of %s, blocks of %d%s%s, beta %g",
+             l->back ? "backward" : "forward", dtype_name(l->act), l->wide ? " and f32" : "", dtype_name(l->weight),
+             dtype_name(l->source), l->blocksize, l->nested ? ", nested" : "", l->bias ? ", bias" : "",
+             (double)l->beta);
     if (l->back)
         op_linear_backward(be, &y, &x, &w->t, l->beta), op_linear_backward(three, &z, &x, &w->t, l->beta);
     else
@@ -374,6 +378,7 @@ static void linear_mixtures(void **state, bool back) {
                                 back,
                                 0};
         l.bias = !back && next_random(&s) & 1, l.beta = back && next_random(&s) & 1 ? 1.0f : 0.0f;
+        l.wide = next_random(&s) & 1;
         check_linear(p.one, p.three, &l, &s);
     }
     pair_done(&p);
@@ -384,15 +389,17 @@ static void backward_mixtures(void **state) { linear_mixtures(state, true); }
 
 static void linear_blocks(void **state) {
     static const struct linear_case cases[] = {
-        {130, 576, 1536, F32, NF4, BF16, 64, true, true, false, 0},
-        {130, 577, 1501, BF16, NF4, F16, 64, true, true, false, 0},
-        {130, 577, 1501, BF16, NF4, F16, 64, true, false, true, 1},
-        {2, 600, 2500, F32, FP4, BF16, 64, true, true, false, 0},
-        {4, 600, 2501, BF16, NF4, BF16, 128, false, false, false, 0},
-        {2, 2500, 600, F32, NF4, BF16, 4096, false, false, true, 0},
-        {2, 70, 20000, F32, NF4, F32, 32, true, false, false, 0},
-        {33, 4000, 200, BF16, F16, F16, 64, false, false, true, 1},
-        {2200, 130, 70, BF16, BF16, BF16, 64, false, true, false, 0},
+        {130, 576, 1536, F32, NF4, BF16, 64, true, true, false, 0, false},
+        {130, 577, 1501, BF16, NF4, F16, 64, true, true, false, 0, false},
+        {130, 577, 1501, BF16, NF4, F16, 64, true, false, true, 1, false},
+        {2, 600, 2500, F32, FP4, BF16, 64, true, true, false, 0, false},
+        {4, 600, 2501, BF16, NF4, BF16, 128, false, false, false, 0, false},
+        {2, 2500, 600, F32, NF4, BF16, 4096, false, false, true, 0, false},
+        {2, 70, 20000, F32, NF4, F32, 32, true, false, false, 0, false},
+        {33, 4000, 200, BF16, F16, F16, 64, false, false, true, 1, false},
+        {2200, 130, 70, BF16, BF16, BF16, 64, false, true, false, 0, false},
+        {130, 2001, 300, BF16, BF16, BF16, 64, false, false, false, 0, true},
+        {130, 2001, 300, BF16, BF16, BF16, 64, false, false, true, 1, true},
     };
     struct pair p = pair_of(state);
     uint64_t s = 4;

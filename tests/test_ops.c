@@ -536,22 +536,32 @@ static void case_columns(struct check *c, const int64_t *shape) {
     struct tensor ratio = check_output(c, &b), gm = check_copy(c, &g0), gb = check_copy(c, &g0);
     double *w_y = check_zeros(c, N * O), *s_y = check_zeros(c, N * O), *w_plain = check_zeros(c, N * O);
     double *w_gm = check_values(c, &g0), *w_gb = check_values(c, &g0), *s_g = check_zeros(c, O);
-    double *w_ratio = check_zeros(c, O);
+    struct tensor b_sum = check_copy(c, &t), g_sum = check_copy(c, &t);
+    double *w_b = check_values(c, &t), *s_b = check_zeros(c, N * O), *w_g = check_values(c, &t),
+           *s_gs = check_zeros(c, N * O);
+    double *w_ratio = check_zeros(c, O), *s_ratio = check_zeros(c, O);
     for (int64_t i = 0; i < N * O; i++) {
         double xi = check_get(&x, i), gi = check_get(&g, i % O), bi = check_get(&b, i % O);
         w_y[i] = xi * gi + bi, s_y[i] = fabs(xi * gi) + fabs(bi), w_plain[i] = xi * gi;
-        w_gm[i % O] += xi * check_get(&t, i) / gi, w_gb[i % O] += xi;
+        w_gm[i % O] += xi * check_get(&t, i) / gi, w_gb[i % O] -= 0.75 * xi;
+        w_b[i] -= 0.75 * bi, s_b[i] = fabs(w_b[i]) + 1.5 * fabs(bi);
+        w_g[i] += xi * gi, s_gs[i] = fabs(w_g[i]) + 2 * fabs(xi * gi);
         s_g[i % O] += 8; // |x t / g| is at most 8
     }
-    for (int64_t o = 0; o < O; o++) w_ratio[o] = check_get(&b, o) / check_get(&g, o), s_g[o] += 1;
+    for (int64_t o = 0; o < O; o++)
+        w_ratio[o] = check_get(&b, o) / check_get(&g, o) - 0.5, s_ratio[o] = fabs(w_ratio[o]) + 1, s_g[o] += 1;
     op_scale_cols(c->be, &y, &x, &g, &b);
     op_scale_cols(c->be, &plain, &plain, &g, NULL);
-    op_divide(c->be, &ratio, &b, &g);
+    op_scale_cols_add(c->be, &g_sum, &x, &g);
+    op_bias_add(c->be, &b_sum, &b, -0.75f);
+    op_divide(c->be, &ratio, &b, &g, 0.5f);
     op_magnitude_backward(c->be, &gm, &x, &t, &g);
-    op_bias_backward(c->be, &gb, &x);
+    op_bias_backward(c->be, &gb, &x, -0.75f);
     check_near(c, "y", &y, w_y, s_y, 2);
     check_near(c, "y in place", &plain, w_plain, NULL, 1);
-    check_near(c, "ratio", &ratio, w_ratio, NULL, 1);
+    check_near(c, "y + x g", &g_sum, w_g, s_gs, 2);
+    check_near(c, "y + scale b", &b_sum, w_b, s_b, 2);
+    check_near(c, "ratio", &ratio, w_ratio, s_ratio, 1);
     check_near(c, "gm", &gm, w_gm, s_g, 4);
     check_near(c, "gb", &gb, w_gb, s_g, 4);
 }

@@ -121,7 +121,7 @@ AMX static void line_from_q4(bf16 *dst, const struct factor *f, int64_t at, int6
     for (int64_t last = at + n, stop; at < last; at = stop) {
         int64_t block = at >> shift;
         stop = least((block + 1) << shift, last);
-        __m512i values = block_values(code, q4_absmax(q, block), f->round);
+        __m512i values = block_values(code, q4_absmax(q, block), f->round[0]);
         if (at & 1) { // the second half of a byte, alone
             _mm512_mask_storeu_epi16(dst++, 1, look_up(values, _mm_set1_epi8((char)(codes[at / 2] << 4))));
             at++;

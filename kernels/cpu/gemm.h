@@ -19,8 +19,8 @@ struct factor {
     const struct q4 *q4;
     int64_t stride; // elements
     enum dtype type;
-    enum dtype round;  // 4-bit: the type that values are rounded to; F32: none
-    bool k_along_line; // a line is a row of A or a column of B; otherwise a line is one k
+    enum dtype round[2]; // 4-bit: the types that values are rounded to, one after the other; F32: none
+    bool k_along_line;   // a line is a row of A or a column of B; otherwise a line is one k
 };
 
 struct gemm {

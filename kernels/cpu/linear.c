@@ -4,8 +4,12 @@
 #include "quant/q4.h"
 
 static struct factor factor(const struct tensor *t, bool k_along_line) {
-    return (struct factor){
-        .data = t->data, .q4 = t->q4, .stride = t->dim[1], .type = t->type, .round = F32, .k_along_line = k_along_line};
+    return (struct factor){.data = t->data,
+                           .q4 = t->q4,
+                           .stride = t->dim[1],
+                           .type = t->type,
+                           .round = {F32, F32},
+                           .k_along_line = k_along_line};
 }
 
 static bool uses_amx(const struct backend *be) { return ((const struct cpu_backend *)be)->amx; }
@@ -24,14 +28,14 @@ void cpu_linear_forward(struct backend *be, const struct tensor *y, const struct
                      .alpha = 1.0f,
                      .type = y->type,
                      .amx = uses_amx(be) && x->type == BF16};
-    g.b.round = x->type;
+    g.b.round[0] = x->type;
     if (gemv_takes(&g))
         gemv(be, &g);
     else
         gemm(be, &g);
 }
 
-/* Here bitsandbytes rounds a 4-bit weight to its source type first. */
+/* Here bitsandbytes rounds a 4-bit weight to its source type first. dy may be F32 where dx is BF16. */
 void cpu_linear_backward(struct backend *be, const struct tensor *dx, const struct tensor *dy, const struct tensor *W,
                          float beta) {
     struct gemm g = {.a = factor(dy, true),
@@ -44,8 +48,8 @@ void cpu_linear_backward(struct backend *be, const struct tensor *dx, const stru
                      .alpha = 1.0f,
                      .beta = beta,
                      .type = dx->type,
-                     .amx = uses_amx(be) && dy->type == BF16};
-    if (W->q4) g.b.round = W->q4->source;
+                     .amx = uses_amx(be) && dx->type == BF16};
+    if (W->q4) g.b.round[0] = W->q4->source, g.b.round[1] = dx->type;
     gemm(be, &g);
 }
 

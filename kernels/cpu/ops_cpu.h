@@ -24,7 +24,8 @@ void cpu_linear_backward(struct backend *be, const struct tensor *dx, const stru
                          float beta);
 void cpu_matmul(struct backend *be, const struct tensor *C, const struct tensor *A, bool ta, const struct tensor *B,
                 bool tb, float alpha, float beta);
-void cpu_bias_backward(struct backend *be, const struct tensor *gb, const struct tensor *dy);
+void cpu_bias_add(struct backend *be, const struct tensor *y, const struct tensor *b, float scale);
+void cpu_bias_backward(struct backend *be, const struct tensor *gb, const struct tensor *dy, float scale);
 void cpu_rmsnorm_forward(struct backend *be, const struct tensor *y, const struct tensor *rstd, const struct tensor *x,
                          const struct tensor *w, float eps);
 void cpu_rmsnorm_backward_add(struct backend *be, const struct tensor *dx, const struct tensor *gw,
@@ -59,7 +60,9 @@ void cpu_row_norms(struct backend *be, const struct tensor *norms, const struct 
                    const struct tensor *B, float scale);
 void cpu_scale_cols(struct backend *be, const struct tensor *y, const struct tensor *x, const struct tensor *g,
                     const struct tensor *b);
-void cpu_divide(struct backend *be, const struct tensor *y, const struct tensor *a, const struct tensor *b);
+void cpu_scale_cols_add(struct backend *be, const struct tensor *y, const struct tensor *x, const struct tensor *g);
+void cpu_divide(struct backend *be, const struct tensor *y, const struct tensor *a, const struct tensor *b,
+                float minus);
 void cpu_magnitude_backward(struct backend *be, const struct tensor *gm, const struct tensor *dy,
                             const struct tensor *t, const struct tensor *norms);
 void cpu_cross_entropy_forward(struct backend *be, const struct tensor *loss, const struct tensor *logits,

@@ -17,8 +17,7 @@
 /* --- 4-bit ------------------------------------------------------------------------------------------------------- */
 
 /* A block has sixteen values: they are made, and rounded, once. */
-static inline void q4_table(float *table, const struct q4 *q, float scale, enum dtype round) {
-    for (int c = 0; c < 16; c++) table[c] = q->code[c] * scale;
+static inline void table_round(float *table, enum dtype round) {
     if (round == BF16)
         for (int c = 0; c < 16; c++) {
             uint32_t u = bits_of_float(table[c]);
@@ -31,6 +30,12 @@ static inline void q4_table(float *table, const struct q4 *q, float scale, enum 
 #else
     for (int c = 0; c < 16; c++) table[c] = f16_to_float(f16_of_float(table[c]));
 #endif
+}
+
+static inline void q4_table(float *table, const struct q4 *q, float scale, const enum dtype *round) {
+    for (int c = 0; c < 16; c++) table[c] = q->code[c] * scale;
+    table_round(table, round[0]);
+    table_round(table, round[1]);
 }
 
 static int q4_code(const uint8_t *codes, int64_t i) { return i & 1 ? codes[i / 2] & 15 : codes[i / 2] >> 4; }

@@ -89,7 +89,7 @@ void cpu_row_norms(struct backend *be, const struct tensor *norms, const struct 
                    const struct tensor *B, float scale) {
     struct norms n = {.be = be, .norms = norms->data, .O = W->dim[0], .I = W->dim[1], .scale = A ? scale : 0.0f};
     n.W = (struct factor){.data = W->data, .q4 = W->q4, .stride = n.I, .type = W->type, .k_along_line = true};
-    if (W->q4) n.W.round = W->q4->source;
+    if (W->q4) n.W.round[0] = W->q4->source;
     if (A) {
         n.r = A->dim[0];
         n.A = (struct factor){.data = A->data, .stride = n.I, .type = A->type};
