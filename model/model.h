@@ -57,6 +57,7 @@ void model_free(struct model *m);
 
 int64_t model_param_total(const struct model *m);     // numbers in the published model
 size_t model_weight_bytes(const struct model *m);     // of all frozen weights as they are held
+uint64_t model_fingerprint(const struct model *m);    // of its configuration and tensors
 struct param *model_param(const struct model *m, const char *name);
 struct linear *model_linear(const struct model *m, const char *path);
 

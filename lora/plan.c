@@ -1,0 +1,106 @@
+#include "lora/plan.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/file.h"
+#include "base/memory.h"
+#include "base/text.h"
+
+size_t memory_available(void) {
+    FILE *f = fopen("/proc/meminfo", "r");
+    char line[128];
+    unsigned long long kib = 0;
+    while (f && fgets(line, sizeof line, f))
+        if (sscanf(line, "MemAvailable: %llu kB", &kib) == 1) break;
+    if (f) fclose(f);
+    return kib ? (size_t)kib * 1024 : SIZE_MAX / 2;
+}
+
+static size_t measure(struct memory_plan *p, struct model *m, const struct settings *s, enum dtype act) {
+    struct workspace_options o = {.limits = p->limits,
+                                  .train = true,
+                                  .act = act,
+                                  .keep = p->keep,
+                                  .neftune_alpha = (float)settings_number(s, "neftune_noise_alpha")};
+    p->workspace = workspace_measure(m, &o);
+    p->total = p->weights + p->adapter + p->workspace + p->evaluation;
+    return p->total;
+}
+
+static void keep_lowest(struct memory_plan *p, int64_t layers, int64_t inputs, enum keep rest) {
+    for (int64_t i = 0; i < layers; i++) p->keep[i] = i < inputs ? KEEP_INPUT : rest;
+}
+
+/* The least number of layers that have to run again so that all fits. */
+static void choose(struct memory_plan *p, struct model *m, const struct settings *s, enum dtype act) {
+    int64_t layers = m->config.text.layers, low = 0, high = layers;
+    keep_lowest(p, layers, 0, KEEP_SMART);
+    if (measure(p, m, s, act) <= p->limit) return;
+    while (low < high) {
+        int64_t middle = (low + high) / 2;
+        keep_lowest(p, layers, middle, KEEP_SMART);
+        if (measure(p, m, s, act) <= p->limit)
+            high = middle;
+        else
+            low = middle + 1;
+    }
+    keep_lowest(p, layers, high, KEEP_SMART);
+    measure(p, m, s, act);
+}
+
+static enum status too_much(const struct memory_plan *p, const struct settings *s, struct err *e) {
+    const char *advice = settings_is(s, "quantization", "none") && p->weights > p->total / 2
+                             ? "set quantization: nf4"
+                             : "lower per_device_train_batch_size or max_seq_len, or set gradient_checkpointing: full";
+    return err_set(e, ST_FAIL, "the run needs %.2f GB (weights %.2f, adapter %.2f, activations %.2f), the limit is %.2f GB; %s",
+                   (double)p->total / 1e9, (double)p->weights / 1e9, (double)p->adapter / 1e9,
+                   (double)(p->workspace + p->evaluation) / 1e9, (double)p->limit / 1e9, advice);
+}
+
+enum status memory_plan_make(struct memory_plan *p, struct model *m, const struct adapter *a, const struct settings *s,
+                             const struct batch_limits *limits, size_t evaluation, enum dtype act, struct err *e) {
+    int64_t layers = m->config.text.layers;
+    *p = (struct memory_plan){.weights = model_weight_bytes(m), .adapter = a->memory_bytes, .evaluation = evaluation,
+                              .limits = *limits};
+    p->keep = mem_alloc((size_t)layers * sizeof *p->keep);
+    p->limit = memory_available() / 10 * 9;
+    const char *asked = settings_text(s, "memory_limit");
+    if (asked && bytes_parse(asked, "memory_limit", &p->limit, e) != ST_OK) return e->code;
+    const char *kind = settings_text(s, "gradient_checkpointing");
+    if (strcmp(kind, "auto") == 0) {
+        choose(p, m, s, act);
+    } else {
+        keep_lowest(p, layers, 0, strcmp(kind, "none") == 0 ? KEEP_ALL : strcmp(kind, "smart") == 0 ? KEEP_SMART : KEEP_INPUT);
+        measure(p, m, s, act);
+    }
+    for (int64_t i = 0; i < layers; i++) {
+        p->kept_all += p->keep[i] == KEEP_ALL;
+        p->kept_smart += p->keep[i] == KEEP_SMART;
+        p->kept_input += p->keep[i] == KEEP_INPUT;
+    }
+    return p->total <= p->limit ? ST_OK : too_much(p, s, e);
+}
+
+void memory_plan_free(struct memory_plan *p) {
+    free(p->keep);
+    *p = (struct memory_plan){0};
+}
+
+static void line(struct text *out, const char *part, size_t bytes) {
+    text_addf(out, "  %-34s %10.1f MB\n", part, (double)bytes / 1e6);
+}
+
+void memory_plan_text(const struct memory_plan *p, struct text *out) {
+    text_addf(out, "memory\n");
+    line(out, "frozen weights", p->weights);
+    line(out, "trained values, gradients, moments", p->adapter);
+    line(out, "activations and scratch", p->workspace);
+    if (p->evaluation) line(out, "evaluation", p->evaluation);
+    line(out, "together", p->total);
+    text_addf(out, "  largest micro-batch: %lld rows, %lld positions, %lld scored", (long long)p->limits.rows,
+              (long long)p->limits.N, (long long)p->limits.scored);
+    if (p->limits.images) text_addf(out, ", %lld pictures", (long long)p->limits.images);
+    text_addf(out, "\n  layers that keep everything %lld, all but the cheap %lld, their input only %lld\n",
+              (long long)p->kept_all, (long long)p->kept_smart, (long long)p->kept_input);
+}

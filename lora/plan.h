@@ -1,0 +1,36 @@
+/* What a run will hold in memory, by part, before it holds it; and how much of each layer is kept for the backward. */
+#ifndef LORA_PLAN_H
+#define LORA_PLAN_H
+
+#include <stddef.h>
+
+#include "data/dataset.h"
+#include "lora/adapter.h"
+#include "lora/settings.h"
+#include "model/model.h"
+
+struct memory_plan {
+    size_t weights;   // frozen, as they are held (mapped files included)
+    size_t adapter;   // values, gradients, moments
+    size_t workspace; // activations and scratch of the largest micro-batch
+    size_t evaluation; // the same of the val split; 0 without
+    size_t total, limit;
+    int64_t kept_all, kept_smart, kept_input; // layers
+    enum keep *keep;                          // (layers), owned
+    struct batch_limits limits;
+};
+
+/* Chooses by gradient_checkpointing: `none`, `smart` and `full` as they say; `auto` keeps all but what is cheap to make
+ * again and, where memory_limit asks for it, lets the lowest layers keep their input only. What does not fit is an error that says
+ * what would. */
+enum status memory_plan_make(struct memory_plan *p, struct model *m, const struct adapter *a, const struct settings *s,
+                             const struct batch_limits *limits, size_t evaluation, enum dtype act, struct err *e);
+void memory_plan_free(struct memory_plan *p);
+
+/* The table that is printed before step 1. */
+struct text;
+void memory_plan_text(const struct memory_plan *p, struct text *out);
+
+size_t memory_available(void); // of the host, now
+
+#endif
