@@ -20,7 +20,7 @@ struct verb {
     const char *about;     // one line
     const struct flag *flags;
     size_t flag_count;
-    int min_words, max_words; // arguments that are not flags
+    int min_words, max_words;                         // arguments that are not flags
     int (*run)(const struct flags *f, struct err *e); // exit status; a failure leaves its sentence in e
 };
 

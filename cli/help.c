@@ -1,0 +1,67 @@
+#include "cli/help.h"
+
+#include <stdio.h>
+#include <string.h>
+
+#include "base/text.h"
+#include "cli/out.h"
+
+enum { TABLE_LONGEST = 24, COLUMNS = 3, COLUMN = 40 };
+
+void help_verbs(const struct verb *const *verbs, size_t count) {
+    out_text("graft trains low-rank adapters on language and vision-language models.\n\n");
+    for (size_t i = 0; i < count; i++) out_text("  graft %-9s %s\n", verbs[i]->name, verbs[i]->about);
+    out_text("\ngraft VERB --help shows what a verb takes.\n");
+}
+
+static const char *value_name(const struct flag *f) {
+    switch (f->type) {
+    case FLAG_BOOL:
+        return "true|false";
+    case FLAG_INT:
+        return "N";
+    case FLAG_NUMBER:
+        return "X";
+    default:
+        return f->choices ? f->choices : "VALUE";
+    }
+}
+
+/* A flag a line: name and values, meaning, default. */
+static void show_flags(const struct flag *list, size_t count) {
+    for (size_t i = 0; i < count; i++) {
+        char left[64];
+        snprintf(left, sizeof left, "--%s %s", list[i].name, value_name(&list[i]));
+        out_text("  %-30s %s", left, list[i].help);
+        if (list[i].fallback) out_text(" [%s]", list[i].fallback);
+        out_text(list[i].type == FLAG_LIST ? " (may be repeated)\n" : "\n");
+    }
+}
+
+/* Names and defaults only, read down the columns. */
+static void show_columns(const struct flag *list, size_t count) {
+    size_t lines = (count + COLUMNS - 1) / COLUMNS;
+    for (size_t line = 0; line < lines; line++) {
+        struct text row = {0};
+        for (size_t i = line; i < count; i += lines) {
+            char cell[128];
+            snprintf(cell, sizeof cell, "--%s %s", list[i].name, list[i].fallback ? list[i].fallback : "-");
+            text_addf(&row, "  %-*s", i + lines < count ? COLUMN - 2 : 0, cell);
+        }
+        out_text("%s\n", text_str(&row));
+        text_free(&row);
+    }
+}
+
+void help_verb(const struct verb *v) {
+    out_text("usage: graft %s %s\n%s\n\n", v->name, v->arguments, v->about);
+    if (v->flag_count <= TABLE_LONGEST)
+        show_flags(v->flags, v->flag_count);
+    else
+        show_columns(v->flags, v->flag_count);
+    out_text("%s", v->flag_count ? "\n" : "");
+    if (v->flag_count <= TABLE_LONGEST)
+        show_flags(common_flags, common_flag_count);
+    else
+        show_columns(common_flags, common_flag_count);
+}

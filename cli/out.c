@@ -1,0 +1,117 @@
+#include "cli/out.h"
+
+#include <math.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "base/json.h"
+#include "base/text.h"
+
+void out_text(const char *format, ...) {
+    va_list args;
+    va_start(args, format);
+    vprintf(format, args);
+    va_end(args);
+}
+
+void out_bytes(const char *data, size_t n) { fwrite(data, 1, n, stdout); }
+
+void out_json(const cJSON *v) {
+    char *text = json_text(v, true);
+    puts(text);
+    free(text);
+}
+
+void out_note(const struct flags *f, const char *format, ...) {
+    if (flag_bool(f, "quiet")) return;
+    va_list args;
+    va_start(args, format);
+    vfprintf(stderr, format, args);
+    va_end(args);
+    fputc('\n', stderr);
+}
+
+double out_clock(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+/* ---------------------------------------------------------------- progress */
+
+struct progress progress_new(const struct flags *f, const char *label, int64_t total) {
+    struct progress p = {.label = label, .total = total, .quiet = flag_bool(f, "quiet")};
+    p.terminal = isatty(STDERR_FILENO);
+    p.began = out_clock();
+    return p;
+}
+
+/* A terminal is drawn ten times a second, a file gets a line for each tenth part that is done. */
+static bool is_due(struct progress *p, double now) {
+    if (p->quiet || p->total <= 0) return false;
+    if (p->terminal) return now - p->drawn >= 0.1;
+    int parts = (int)(10.0 * (double)p->done / (double)p->total);
+    bool due = parts > p->parts;
+    p->parts = parts > p->parts ? parts : p->parts;
+    return due;
+}
+
+void progress_show(struct progress *p, int64_t done, const char *extra) {
+    double now = out_clock();
+    p->done = done;
+    if (!is_due(p, now)) return;
+    double part = (double)done / (double)p->total, spent = now - p->began;
+    struct text line = {0};
+    text_addf(&line, "%s %3.0f%%", p->label, 100 * part);
+    if (part > 0 && part < 1 && spent > 1) {
+        char left[OUT_NUMBER];
+        text_addf(&line, ", %s left", out_time_text(left, spent * (1 - part) / part));
+    }
+    if (extra) text_addf(&line, ", %s", extra);
+    if (p->terminal)
+        fprintf(stderr, "\r%.100s\033[K", text_str(&line));
+    else
+        fprintf(stderr, "%s\n", text_str(&line));
+    fflush(stderr);
+    p->drawn = now;
+    text_free(&line);
+}
+
+void progress_end(struct progress *p) {
+    if (p->terminal && p->drawn > 0) fputs("\r\033[K", stderr);
+    p->drawn = 0;
+}
+
+/* ---------------------------------------------------------------- numbers */
+
+static const char *scaled(char text[OUT_NUMBER], double v, const char *const *units, int count) {
+    int k = 0;
+    while (k + 1 < count && v >= 999.5) v /= 1000, k++;
+    int digits = k == 0 || v >= 99.95 ? 0 : v >= 9.995 ? 1 : 2;
+    snprintf(text, OUT_NUMBER, "%.*f%s%s", digits, v, *units[k] ? " " : "", units[k]);
+    return text;
+}
+
+const char *out_bytes_text(char text[OUT_NUMBER], int64_t bytes) {
+    static const char *const units[] = {"bytes", "kB", "MB", "GB", "TB"};
+    return scaled(text, (double)bytes, units, 5);
+}
+
+const char *out_count_text(char text[OUT_NUMBER], int64_t count) {
+    static const char *const units[] = {"", "k", "M", "B"};
+    return scaled(text, (double)count, units, 4);
+}
+
+const char *out_time_text(char text[OUT_NUMBER], double seconds) {
+    long long s = seconds > 0 && seconds < 1e12 ? llround(seconds) : 0;
+    if (s < 60)
+        snprintf(text, OUT_NUMBER, "%lld s", s);
+    else if (s < 3600)
+        snprintf(text, OUT_NUMBER, "%lld min %02lld s", s / 60, s % 60);
+    else
+        snprintf(text, OUT_NUMBER, "%lld h %02lld min", s / 3600, s % 3600 / 60);
+    return text;
+}
