@@ -5,6 +5,7 @@
 #include "data/chat.h"
 #include "data/config.h"
 #include "data/dataset.h"
+#include "data/processor.h"
 #include "data/rows.h"
 
 /* A row that passed the check. */
