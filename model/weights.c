@@ -1,5 +1,6 @@
 #include "model/weights.h"
 
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -142,6 +143,39 @@ static bool is_kept(const struct weights *w, const char *path) {
     return w->skip && regex_full(w->skip, path);
 }
 
+/* The blocks of a dense weight, with scales in 8 bits when asked for. */
+static void make_4bit(struct weights *w, struct q4_weight *out, const struct tensor *dense, const char *name) {
+    int64_t n = tensor_count(dense), blocks = block_count(n, w->quantize.blocksize);
+    struct threads *threads = w->be->threads;
+    uint8_t *packed = out->owned[0] = mem_alloc((size_t)(n + 1) / 2);
+    float *absmax = out->owned[1] = mem_alloc((size_t)blocks * sizeof *absmax);
+    block_quantize(packed, absmax, dense->data, dense->type, n, w->quantize.type, w->quantize.blocksize, threads);
+    for (int64_t i = 0; i < blocks; i++)
+        if (!isfinite(absmax[i])) {
+            err_set(w->err, ST_FAIL, "%s: tensor %s holds NaN or infinity; it cannot be quantised", w->dir, name);
+            break;
+        }
+    out->q = (struct q4){.blocksize = w->quantize.blocksize, .source = dense->type,
+                         .code = block_code(w->quantize.type), .absmax = absmax};
+    if (w->quantize.double_quant) {
+        int64_t nested = block_count(blocks, NESTED_BLOCKSIZE);
+        uint8_t *absmax8 = mem_alloc((size_t)blocks);
+        float *nested_absmax = out->owned[2] = mem_alloc((size_t)nested * sizeof *nested_absmax);
+        float *map = out->owned[3] = mem_alloc(256 * sizeof *map);
+        block_map8(map);
+        out->q.nested_offset = block_nest(absmax8, nested_absmax, absmax, blocks, map, threads);
+        out->q.absmax = NULL;
+        out->q.absmax8 = absmax8;
+        out->q.nested_absmax = nested_absmax;
+        out->q.nested_code = map;
+        out->q.nested_blocksize = NESTED_BLOCKSIZE;
+        free(absmax);
+        out->owned[1] = absmax8;
+    }
+    out->t = tensor_over2(packed, w->quantize.type, dense->dim[0], dense->dim[1]);
+    out->t.q4 = &out->q;
+}
+
 /* A dense weight that becomes 4-bit now; its codes and scales belong to the host. */
 static void quantise(struct weights *w, struct tensor *t, const char *name, int64_t O, int64_t I) {
     struct tensor dense;
@@ -153,8 +187,9 @@ static void quantise(struct weights *w, struct tensor *t, const char *name, int6
         return;
     }
     struct owned_weight *o = new_owned(w);
-    const struct block_options options = {w->quantize.type, w->quantize.blocksize, w->quantize.double_quant};
-    if (block_quantize_weight(&o->weight, &dense, &options, w->be->threads, name, w->err) == ST_OK) *t = o->weight.t;
+    make_4bit(w, &o->weight, &dense, name);
+    st_forget(from); // the dense bytes are not needed again
+    *t = o->weight.t;
 }
 
 void weights_linear(struct weights *w, struct linear *l, const char *path, int64_t O, int64_t I, bool bias) {
