@@ -10,7 +10,7 @@
 #include "base/text.h"
 #include "base/yaml.h"
 
-const struct flag training_keys[] = {
+const struct flag training_keys[TRAINING_KEYS] = {
     {"model_name_or_path", FLAG_TEXT, NULL, NULL, "the base model's folder"},
     {"quantization", FLAG_TEXT, "none", "none|nf4|fp4", "quantise the base while loading"},
     {"double_quant", FLAG_BOOL, "true", NULL, "8-bit scales of the 4-bit blocks"},
@@ -79,7 +79,6 @@ const struct flag training_keys[] = {
     {"report_to", FLAG_ANY, "jsonl", NULL, "jsonl, tensorboard, or a list; log.jsonl is always written"},
     {"resume_from_checkpoint", FLAG_ANY, "auto", NULL, "auto, false, or a checkpoint folder"},
 };
-const size_t training_key_count = sizeof training_keys / sizeof *training_keys;
 
 /* Keys whose value changes nothing in the numbers of a run. */
 static const char *const harmless[] = {
@@ -90,15 +89,15 @@ static const char *const harmless[] = {
 };
 
 static const struct flag *find_key(const char *name) {
-    for (size_t i = 0; i < training_key_count; i++)
+    for (size_t i = 0; i < TRAINING_KEYS; i++)
         if (strcmp(training_keys[i].name, name) == 0) return &training_keys[i];
     return NULL;
 }
 
 static enum status unknown(const char *path, const char *name, struct err *e) {
     const char *names[128];
-    for (size_t i = 0; i < training_key_count; i++) names[i] = training_keys[i].name;
-    const char *near = text_nearest(name, names, training_key_count);
+    for (size_t i = 0; i < TRAINING_KEYS; i++) names[i] = training_keys[i].name;
+    const char *near = text_nearest(name, names, TRAINING_KEYS);
     if (near) return err_set(e, ST_USAGE, "%s: unknown key %s; did you mean %s?", path, name, near);
     return err_set(e, ST_USAGE, "%s: unknown key %s (see graft train --help)", path, name);
 }
@@ -227,7 +226,7 @@ static enum status check_all(const struct settings *s, struct err *e) {
 
 enum status settings_read(struct settings *s, const char *path, const cJSON *overrides, struct err *e) {
     *s = (struct settings){.values = cJSON_CreateObject(), .dir = path_dir(path), .path = mem_text(path)};
-    for (size_t i = 0; i < training_key_count; i++) {
+    for (size_t i = 0; i < TRAINING_KEYS; i++) {
         const struct flag *key = &training_keys[i];
         cJSON *v = !key->fallback          ? cJSON_CreateNull()
                    : key->type == FLAG_TEXT ? cJSON_CreateString(key->fallback)

@@ -11,8 +11,8 @@
 #include "base/flag.h"
 #include "base/status.h"
 
-extern const struct flag training_keys[];
-extern const size_t training_key_count;
+enum { TRAINING_KEYS = 64 };
+extern const struct flag training_keys[TRAINING_KEYS];
 
 struct settings {
     cJSON *values; // object: every key of the table, in its order, with the resolved value (null: unset)

@@ -1,0 +1,114 @@
+/* graft eval: the loss of every row of a data set under a model, with or without an adapter. */
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/file.h"
+#include "base/json.h"
+#include "base/memory.h"
+#include "base/text.h"
+#include "cli/out.h"
+#include "cli/session.h"
+#include "cli/verbs.h"
+#include "lora/evaluate.h"
+
+static const struct flag eval_flags[] = {
+    {"data", FLAG_TEXT, NULL, NULL, "a Mantis data YAML"},
+    {"adapter", FLAG_TEXT, NULL, NULL, "a PEFT folder"},
+    {"split", FLAG_TEXT, "val", "train|val|test", "which part of the data"},
+    {"per_row", FLAG_TEXT, NULL, NULL, "file for one JSON line a row"},
+    {"batch_size", FLAG_INT, "1", NULL, "rows that go through together"},
+    {"conv_template", FLAG_TEXT, NULL, NULL, "a Mantis template; unset: the model's own"},
+    {"max_seq_len", FLAG_INT, "0", NULL, "longer rows are cut; 0: no limit"},
+    {"on_bad_row", FLAG_TEXT, "stop", "stop|skip", "a row that cannot be used"},
+};
+
+struct rows {
+    const struct dataset *data;
+    struct text lines;
+    struct progress progress;
+    struct err *e;
+};
+
+static void add_row(void *arg, const struct row_loss *r) {
+    struct rows *rows = arg;
+    struct row row;
+    progress_show(&rows->progress, r->row + 1, NULL);
+    if (dataset_row(rows->data, r->row, false, &row, rows->e) != ST_OK) return;
+    cJSON *o = cJSON_CreateObject();
+    cJSON_AddStringToObject(o, "id", row.id);
+    cJSON_AddNumberToObject(o, "tokens", (double)r->tokens);
+    cJSON_AddNumberToObject(o, "scored", (double)r->scored);
+    cJSON_AddNumberToObject(o, "loss_sum", r->loss_sum);
+    char *line = json_text(o, true);
+    text_addf(&rows->lines, "%s\n", line);
+    free(line);
+    cJSON_Delete(o);
+    row_free(&row);
+}
+
+static void print(const struct flags *f, const struct evaluation *v, double seconds) {
+    double loss = v->loss_sum / (double)(v->scored ? v->scored : 1);
+    if (flag_bool(f, "json")) {
+        cJSON *o = cJSON_CreateObject();
+        cJSON_AddNumberToObject(o, "rows", (double)v->rows);
+        cJSON_AddNumberToObject(o, "tokens", (double)v->tokens);
+        cJSON_AddNumberToObject(o, "scored", (double)v->scored);
+        cJSON_AddNumberToObject(o, "loss", loss);
+        cJSON_AddNumberToObject(o, "perplexity", exp(loss));
+        cJSON_AddNumberToObject(o, "seconds", seconds);
+        out_json(o);
+        cJSON_Delete(o);
+        return;
+    }
+    out_text("rows        %lld\ntokens      %lld (%lld scored)\nloss        %.6f\nperplexity  %.4f\n", (long long)v->rows,
+             (long long)v->tokens, (long long)v->scored, loss, exp(loss));
+}
+
+static enum status evaluate(struct session *s, const struct flags *f, struct err *e) {
+    struct evaluator *ev = NULL;
+    struct evaluation v;
+    struct rows rows = {.data = s->val, .e = e, .progress = progress_new(f, "evaluating", dataset_rows(s->val))};
+    const char *path = flag_text(f, "per_row");
+    double began = out_clock();
+    if (evaluator_new(&ev, s->model, s->val, flag_int(f, "batch_size"), 1, s->act, e) == ST_OK)
+        evaluator_run(ev, &v, add_row, &rows, e);
+    progress_end(&rows.progress);
+    if (e->code == ST_OK && path) file_write(path, text_str(&rows.lines), rows.lines.len, e);
+    if (e->code == ST_OK) print(f, &v, out_clock() - began);
+    evaluator_free(ev);
+    text_free(&rows.lines);
+    return e->code;
+}
+
+static enum status open_data(struct session *s, const struct flags *f, struct err *e) {
+    struct data_options o = session_data_options(f, flag_text(f, "data"), flag_text(f, "split"));
+    struct text notes = {0};
+    s->val = dataset_open(&o, &s->family, s->tokenizer, s->be->threads, &notes, e);
+    if (notes.len) out_note(f, "%s", text_str(&notes));
+    text_free(&notes);
+    return e->code;
+}
+
+static int run_eval(const struct flags *f, struct err *e) {
+    struct session s = {0};
+    if (!flag_text(f, "data")) return err_set(e, ST_USAGE, "--data is missing; wanted: graft eval MODEL --data DATA.yaml");
+    if (flag_int(f, "batch_size") < 1)
+        return err_set(e, ST_USAGE, "--batch_size is %lld, wanted 1 or more", (long long)flag_int(f, "batch_size"));
+    if (session_open(&s, f, f->words[0], e) == ST_OK && open_data(&s, f, e) == ST_OK &&
+        session_load(&s, flag_text(f, "adapter"), e) == ST_OK)
+        evaluate(&s, f, e);
+    session_close(&s);
+    return e->code;
+}
+
+const struct verb verb_eval = {
+    .name = "eval",
+    .arguments = "MODEL --data DATA.yaml [--adapter ADAPTER]",
+    .about = "loss and perplexity of a data set, row by row if asked",
+    .flags = eval_flags,
+    .flag_count = sizeof eval_flags / sizeof *eval_flags,
+    .min_words = 1,
+    .max_words = 1,
+    .run = run_eval,
+};

@@ -1,0 +1,166 @@
+#include "cli/session.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/json.h"
+#include "base/text.h"
+#include "cli/family.h"
+#include "cli/model_dir.h"
+#include "cli/out.h"
+
+enum dtype session_dtype(const struct flags *f, const struct model_config *c) {
+    const char *asked = flag_text(f, "dtype");
+    if (asked) return strcmp(asked, "bf16") == 0 ? BF16 : F32;
+    return c->dtype == F32 ? F32 : BF16;
+}
+
+enum status session_open(struct session *s, const struct flags *f, const char *model, struct err *e) {
+    s->be = backend_new(flag_text(f, "device"), (int)flag_int(f, "threads"), e);
+    if (!s->be) return e->code;
+    s->model_dir = model_dir(model, e);
+    if (!s->model_dir) return e->code;
+    if (cli_open_family(s->model_dir, &s->config, &s->family, &s->tokenizer, e) != ST_OK) return e->code;
+    s->act = session_dtype(f, &s->config);
+    return ST_OK;
+}
+
+static enum status load(struct session *s, const struct load_options *o, struct err *e) {
+    return model_load(&s->model, s->model_dir, s->be, o, e);
+}
+
+enum status session_load(struct session *s, const char *adapter, struct err *e) {
+    struct load_options o = {.quantize = {.type = F32}};
+    if (load(s, &o, e) != ST_OK) return e->code;
+    return adapter ? adapter_open(&s->adapter, s->model, adapter, e) : ST_OK;
+}
+
+void session_close(struct session *s) {
+    trainer_free(s->trainer);
+    adapter_free(s->adapter);
+    model_free(s->model);
+    dataset_free(s->val);
+    dataset_free(s->train);
+    tokenizer_free(s->tokenizer);
+    model_config_free(&s->config);
+    backend_free(s->be);
+    settings_free(&s->settings);
+    free(s->model_dir);
+}
+
+struct data_options session_data_options(const struct flags *f, const char *file, const char *split) {
+    return (struct data_options){.file = file,
+                                 .split = split,
+                                 .conv_template = flag_text(f, "conv_template"),
+                                 .max_seq_len = flag_int(f, "max_seq_len"),
+                                 .skip_bad_rows = strcmp(flag_text(f, "on_bad_row"), "skip") == 0};
+}
+
+/* --- a training -------------------------------------------------------------------------------------------------- */
+
+static enum status open_split(struct session *s, const struct flags *f, const char *split, struct dataset **d,
+                              struct err *e) {
+    const struct settings *t = &s->settings;
+    bool skip = settings_is(t, "on_bad_row", "skip");
+    struct data_options o = {.file = settings_text(t, "data_config_file"),
+                             .inline_list = settings_get(t, "data"),
+                             .inline_dir = t->dir,
+                             .split = split,
+                             .conv_template = settings_text(t, "conv_template"),
+                             .max_seq_len = settings_int(t, "max_seq_len"),
+                             .balancing = settings_bool(t, "dataset_balancing"),
+                             .skip_bad_rows = skip,
+                             .decode_images = skip};
+    struct text notes = {0};
+    *d = dataset_open(&o, &s->family, s->tokenizer, s->be->threads, &notes, e);
+    if (notes.len) out_note(f, "%s", text_str(&notes));
+    text_free(&notes);
+    if (*d) s->bad_rows += dataset_bad(*d);
+    return e->code;
+}
+
+static enum status open_data(struct session *s, const struct flags *f, struct err *e) {
+    if (open_split(s, f, "train", &s->train, e) != ST_OK) return e->code;
+    if (settings_is(&s->settings, "eval_strategy", "no")) return ST_OK;
+    return open_split(s, f, "val", &s->val, e);
+}
+
+static struct load_options load_options_of(const struct settings *s) {
+    const char *type = settings_text(s, "quantization");
+    return (struct load_options){.quantize = {.type = strcmp(type, "nf4") == 0   ? NF4
+                                                      : strcmp(type, "fp4") == 0 ? FP4
+                                                                                 : F32,
+                                              .double_quant = settings_bool(s, "double_quant"),
+                                              .blocksize = (int)settings_int(s, "blocksize"),
+                                              .skip = settings_text(s, "quant_skip_modules")}};
+}
+
+static enum status check_blocksize(const struct settings *s, struct err *e) {
+    int64_t n = settings_int(s, "blocksize");
+    if (n & (n - 1))
+        err_set(e, ST_USAGE, "%s: blocksize is %lld, wanted a power of two from 32 to 4096", s->path, (long long)n);
+    return e->code;
+}
+
+static enum bias_training bias_of(const struct settings *s) {
+    if (settings_is(s, "lora_bias", "all")) return BIAS_ALL;
+    return settings_is(s, "lora_bias", "lora_only") ? BIAS_LORA_ONLY : BIAS_NONE;
+}
+
+static enum status open_adapter(struct session *s, struct err *e) {
+    const struct settings *t = &s->settings;
+    const char *kind = settings_text(t, "finetuning_type"), *init = settings_text(t, "init_adapter");
+    struct adapter_options o = {
+        .finetuning = strcmp(kind, "full") == 0        ? FINETUNE_FULL
+                      : strcmp(kind, "projector") == 0 ? FINETUNE_PROJECTOR
+                                                       : FINETUNE_LORA,
+        .r = settings_int(t, "lora_r"),
+        .alpha = settings_number(t, "lora_alpha"),
+        .dropout = settings_number(t, "lora_dropout"),
+        .use_dora = settings_bool(t, "use_dora"),
+        .use_rslora = settings_bool(t, "use_rslora"),
+        .init_gaussian = settings_is(t, "init_lora_weights", "gaussian"),
+        .target_modules = settings_get(t, "target_modules"),
+        .exclude_modules = settings_get(t, "exclude_modules"),
+        .layers_to_transform = settings_get(t, "layers_to_transform"),
+        .rank_pattern = settings_get(t, "rank_pattern"),
+        .alpha_pattern = settings_get(t, "alpha_pattern"),
+        .modules_to_save = settings_get(t, "modules_to_save"),
+        .lora_bias = settings_bool(t, "lora_bias"),
+        .bias = bias_of(t),
+        .freeze = settings_text(t, "freeze"),
+        .task_type = "CAUSAL_LM",
+        .base_model = settings_text(t, "model_name_or_path"),
+        .seed = (uint64_t)settings_int(t, "seed"),
+    };
+    if (adapter_new(&s->adapter, s->model, &o, e) != ST_OK) return e->code;
+    return init ? adapter_read(s->adapter, init, e) : ST_OK;
+}
+
+static void set_window(struct session *s) {
+    if (!settings_get(&s->settings, "attn_window")) return;
+    for (int64_t i = 0; i < s->model->config.text.layers; i++)
+        s->model->blocks[i].window = settings_int(&s->settings, "attn_window");
+}
+
+enum status session_open_training(struct session *s, const struct flags *f, const volatile sig_atomic_t *stop,
+                                  struct err *e) {
+    if (settings_read(&s->settings, f->words[0], f->given, e) != ST_OK || check_blocksize(&s->settings, e) != ST_OK)
+        return e->code;
+    if (session_open(s, f, settings_text(&s->settings, "model_name_or_path"), e) != ST_OK) return e->code;
+    if (open_data(s, f, e) != ST_OK) return e->code;
+    struct load_options load_as = load_options_of(&s->settings);
+    if (load(s, &load_as, e) != ST_OK) return e->code;
+    set_window(s);
+    if (open_adapter(s, e) != ST_OK) return e->code;
+    struct trainer_inputs in = {.settings = &s->settings,
+                                .model = s->model,
+                                .adapter = s->adapter,
+                                .data = s->train,
+                                .val = s->val,
+                                .tokenizer = s->tokenizer,
+                                .family = &s->family,
+                                .act = s->act,
+                                .stop = stop};
+    return trainer_new(&s->trainer, &in, e);
+}
