@@ -376,7 +376,8 @@ static void linear_mixtures(void **state, bool back) {
                                 next_random(&s) & 1,
                                 false,
                                 back,
-                                0};
+                                0,
+                                false};
         l.bias = !back && next_random(&s) & 1, l.beta = back && next_random(&s) & 1 ? 1.0f : 0.0f;
         l.wide = next_random(&s) & 1;
         check_linear(p.one, p.three, &l, &s);

@@ -14,7 +14,7 @@
 
 #define AMX __attribute__((target("amx-tile,amx-bf16,avx512bf16")))
 
-enum { SIDE = 32, KC = 256, STEP = 32, TILE = 16 * STEP };
+enum { SIDE = 32, KC = 1024, STEP = PACK_STEP, TILE = 16 * STEP, PIECE = 256 };
 
 struct tile_config {
     uint8_t palette, start_row, reserved[14];
@@ -145,79 +145,151 @@ static void line_bf16(bf16 *dst, const struct factor *f, int64_t line, int64_t f
 
 /* --- panels ------------------------------------------------------------------------------------------------------ */
 
-/* Sixteen lines that lie along k, kn padded to whole steps with zeros. */
+static int whole_steps(int kn) { return (kn + STEP - 1) / STEP * STEP; }
+
+/* The tile of row or column `outer` and of k. */
+static bf16 *tile_at(void *panels, int64_t outer, int k, int kn) {
+    return (bf16 *)panels + outer / SIDE * SIDE * whole_steps(kn) + (int64_t)k / STEP * 2 * TILE +
+           outer % SIDE / 16 * TILE;
+}
+
+/* Sixteen lines that lie along k, PIECE apart, kn <= PIECE padded to whole steps with zeros. */
 static void sixteen_lines(bf16 *lines, const struct factor *f, int64_t line, int64_t n, int64_t k, int kn) {
-    int padded = (kn + STEP - 1) / STEP * STEP;
+    int padded = whole_steps(kn);
     for (int64_t i = 0; i < 16; i++) {
-        bf16 *dst = lines + i * KC;
+        bf16 *dst = lines + i * PIECE;
         int have = i < n ? kn : 0;
         if (have) line_bf16(dst, f, line + i, k, have);
         memset(dst + have, 0, (size_t)(padded - have) * sizeof *dst);
     }
 }
 
-/* Two k as one line of pairs: (columns, 2), zero from count up to the next SIDE. b is NULL where kn is odd. */
-static void interleave(bf16 *pairs, const bf16 *a, const bf16 *b, int64_t columns) {
+/* Rows (16, kn) of BF16, `stride` apart, to tiles of A or of B. kn is whole steps. */
+static void tiles_of_rows(bf16 *tile, const bf16 *rows, int64_t stride, int kn) {
+    for (int at = 0; at < kn; at += STEP, tile += 2 * TILE)
+        for (int r = 0; r < 16; r++) _mm512_storeu_si512(tile + r * STEP, _mm512_loadu_si512(rows + r * stride + at));
+}
+
+static void tiles_of_columns(bf16 *tile, const bf16 *columns, int64_t stride, int kn) {
+    for (int at = 0; at < kn; at += STEP, tile += 2 * TILE)
+        transpose((float *)tile, 16, (const float *)(columns + at), stride / 2, 16, 16);
+}
+
+/* Lines along k. Those of BF16 go straight into tiles where they fill them. */
+static void pack_lines(void *panels, const struct factor *f, int64_t first, int64_t count, int64_t k, int kn,
+                       void (*tiles)(bf16 *tile, const bf16 *lines, int64_t stride, int kn)) {
+    bf16 lines[16 * PIECE];
+    int64_t padded = (count + SIDE - 1) / SIDE * SIDE;
+    for (int64_t i = 0; i < padded; i += 16) {
+        int at = 0;
+        if (f->type == BF16 && f->stride % 2 == 0 && count - i >= 16) {
+            at = kn / STEP * STEP;
+            tiles(tile_at(panels, i, 0, kn), (const bf16 *)f->data + (first + i) * f->stride + k, f->stride, at);
+        }
+        for (; at < kn; at += PIECE) {
+            int n = kn - at < PIECE ? kn - at : PIECE;
+            sixteen_lines(lines, f, first + i, count - i, k + at, n);
+            tiles(tile_at(panels, i, at, kn), lines, PIECE, whole_steps(n));
+        }
+    }
+}
+
+/* Two k of n <= 32 columns as pairs: (32, 2), zero from n on; b is NULL where there is no second k. */
+static void pair_columns(bf16 *low, bf16 *high, const bf16 *a, const bf16 *b, int64_t n) {
     const __m512i order = _mm512_set_epi16(47, 15, 46, 14, 45, 13, 44, 12, 43, 11, 42, 10, 41, 9, 40, 8, 39, 7, 38, 6,
                                            37, 5, 36, 4, 35, 3, 34, 2, 33, 1, 32, 0);
-    for (int64_t j = 0; j < columns; j += 16) {
-        __m512i x = _mm512_castsi256_si512(_mm256_loadu_si256((const __m256i *)(a + j)));
-        __m512i y = _mm512_castsi256_si512(_mm256_loadu_si256((const __m256i *)(b + j)));
-        _mm512_storeu_si512(pairs + 2 * j, _mm512_permutex2var_epi16(x, order, y));
-    }
+    const __m512i upper = _mm512_add_epi16(order, _mm512_set1_epi16(16));
+    __mmask32 m = n >= 32 ? ~0u : (1u << n) - 1;
+    __m512i x = a ? _mm512_maskz_loadu_epi16(m, a) : _mm512_setzero_si512();
+    __m512i y = b ? _mm512_maskz_loadu_epi16(m, b) : _mm512_setzero_si512();
+    _mm512_storeu_si512(low, _mm512_permutex2var_epi16(x, order, y));
+    _mm512_storeu_si512(high, _mm512_permutex2var_epi16(x, upper, y));
 }
 
-static void pair_of_lines(bf16 *pairs, const struct factor *f, int64_t first, int64_t count, int64_t k, int have) {
-    bf16 lines[2][PACK_COLUMNS];
-    int64_t padded = (count + SIDE - 1) / SIDE * SIDE;
-    for (int i = 0; i < 2; i++) {
-        int64_t n = i < have ? count : 0;
-        if (n) line_bf16(lines[i], f, k + i, first, n);
-        memset(lines[i] + n, 0, (size_t)(padded - n) * sizeof(bf16));
+/* Lines k and k + 1, of which `have` exist, as pairs of columns; those of column j go to low + j / SIDE * step and to
+ * high + j / SIDE * step. */
+static void pair_lines(bf16 *low, bf16 *high, int64_t step, const struct factor *f, int64_t first, int64_t count,
+                       int64_t k, int have) {
+    bf16 buffer[2][PACK_COLUMNS];
+    const bf16 *lines[2] = {0};
+    for (int i = 0; i < 2 && i < have; i++) {
+        lines[i] = (const bf16 *)f->data + (k + i) * f->stride + first;
+        if (f->type == BF16) continue;
+        line_bf16(buffer[i], f, k + i, first, count);
+        lines[i] = buffer[i];
     }
-    interleave(pairs, lines[0], lines[1], padded);
-}
-
-static bf16 *tile_at(void *panels, int64_t outer, int k) {
-    return (bf16 *)panels + outer / SIDE * SIDE * KC + (int64_t)k / STEP * 2 * TILE + outer % SIDE / 16 * TILE;
+    for (int64_t j = 0; j < count; j += SIDE, low += step, high += step)
+        pair_columns(low, high, lines[0] ? lines[0] + j : NULL, lines[1] ? lines[1] + j : NULL, count - j);
 }
 
 static void pack_a(void *panels, const struct factor *f, int64_t first, int64_t count, int64_t k, int kn) {
-    bf16 lines[16 * KC], pairs[16][2 * PACK_COLUMNS];
-    int64_t padded = (count + SIDE - 1) / SIDE * SIDE;
     if (f->k_along_line) {
-        for (int64_t i = 0; i < padded; i += 16) {
-            sixteen_lines(lines, f, first + i, count - i, k, kn);
-            for (int at = 0; at < kn; at += STEP)
-                for (int r = 0; r < 16; r++)
-                    memcpy(tile_at(panels, i, at) + r * STEP, lines + r * KC + at, STEP * sizeof(bf16));
-        }
+        pack_lines(panels, f, first, count, k, kn, tiles_of_rows);
         return;
     }
+    bf16 pairs[16][2 * PACK_COLUMNS];
     for (int at = 0; at < kn; at += STEP) {
-        for (int p = 0; p < 16; p++) pair_of_lines(pairs[p], f, first, count, k + at + 2 * p, kn - at - 2 * p);
-        for (int64_t i = 0; i < padded; i += 16)
-            transpose((float *)tile_at(panels, i, at), 16, (const float *)(pairs[0] + 2 * i), PACK_COLUMNS, 16, 16);
+        for (int p = 0; p < 16; p++)
+            pair_lines(pairs[p], pairs[p] + SIDE, 2 * SIDE, f, first, count, k + at + 2 * p, kn - at - 2 * p);
+        for (int64_t i = 0; i < (count + SIDE - 1) / SIDE * SIDE; i += 16)
+            transpose((float *)tile_at(panels, i, at, kn), 16, (const float *)(pairs[0] + 2 * i), PACK_COLUMNS, 16, 16);
     }
 }
 
 static void pack_b(void *panels, const struct factor *f, int64_t first, int64_t count, int64_t k, int kn) {
-    bf16 lines[16 * KC], pairs[2 * PACK_COLUMNS];
-    int64_t padded = (count + SIDE - 1) / SIDE * SIDE;
     if (f->k_along_line) {
-        for (int64_t j = 0; j < padded; j += 16) {
-            sixteen_lines(lines, f, first + j, count - j, k, kn);
-            for (int at = 0; at < kn; at += STEP)
-                transpose((float *)tile_at(panels, j, at), 16, (const float *)(lines + at), KC / 2, 16, 16);
-        }
+        pack_lines(panels, f, first, count, k, kn, tiles_of_columns);
         return;
     }
-    int whole = (kn + STEP - 1) / STEP * STEP;
+    int whole = whole_steps(kn);
     for (int at = 0; at < whole; at += 2) {
-        pair_of_lines(pairs, f, first, count, k + at, kn - at);
-        for (int64_t j = 0; j < padded; j += 16)
-            memcpy(tile_at(panels, j, at) + at % STEP / 2 * 32, pairs + 2 * j, 32 * sizeof(bf16));
+        bf16 *low = tile_at(panels, 0, at, kn) + at % STEP / 2 * 32;
+        pair_lines(low, low + TILE, SIDE * whole, f, first, count, k + at, kn - at);
     }
+}
+
+/* --- C ----------------------------------------------------------------------------------------------------------- */
+
+/* Inlined with constants for what is absent; cols <= SIDE. */
+AMX static inline __attribute__((always_inline)) void store_rows(const struct gemm *g, int64_t m, int64_t n,
+                                                                 const float *tile, int64_t stride, int64_t rows,
+                                                                 int64_t cols, const bool plain, const bool narrow) {
+    __mmask32 mask = cols >= SIDE ? ~0u : (1u << cols) - 1;
+    __mmask16 ml = (__mmask16)mask, mh = (__mmask16)(mask >> 16);
+    __m512 alpha = _mm512_set1_ps(g->alpha), beta = _mm512_set1_ps(g->beta);
+    __m512 bias_l = _mm512_setzero_ps(), bias_h = bias_l;
+    if (!plain && g->bias)
+        bias_l = _mm512_maskz_loadu_ps(ml, g->bias + n), bias_h = _mm512_maskz_loadu_ps(mh, g->bias + n + 16);
+    for (int64_t i = 0; i < rows; i++, tile += stride) {
+        __m512 low = _mm512_loadu_ps(tile), high = _mm512_loadu_ps(tile + 16);
+        bf16 *half = (bf16 *)g->C + (m + i) * g->stride + n;
+        float *full = (float *)g->C + (m + i) * g->stride + n;
+        if (!plain) low = _mm512_fmadd_ps(alpha, low, bias_l), high = _mm512_fmadd_ps(alpha, high, bias_h);
+        if (!plain && g->beta != 0.0f) {
+            __m512i old = narrow ? _mm512_maskz_loadu_epi16(mask, half) : _mm512_setzero_si512();
+            __m512i old_l = _mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm512_castsi512_si256(old)), 16);
+            __m512i old_h = _mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm512_extracti64x4_epi64(old, 1)), 16);
+            low = _mm512_fmadd_ps(beta, narrow ? (__m512)old_l : _mm512_maskz_loadu_ps(ml, full), low);
+            high = _mm512_fmadd_ps(beta, narrow ? (__m512)old_h : _mm512_maskz_loadu_ps(mh, full + 16), high);
+        }
+        if (narrow)
+            _mm512_mask_storeu_epi16(half, mask, round_pair(low, high));
+        else
+            _mm512_mask_storeu_ps(full, ml, low), _mm512_mask_storeu_ps(full + 16, mh, high);
+    }
+}
+
+AMX static void store(const struct gemm *g, int64_t m, int64_t n, const float *tile, int64_t stride, int64_t rows,
+                      int64_t cols) {
+    bool plain = !g->bias && g->alpha == 1.0f && g->beta == 0.0f;
+    if (g->type == BF16 && plain)
+        store_rows(g, m, n, tile, stride, rows, cols, true, true);
+    else if (g->type == BF16)
+        store_rows(g, m, n, tile, stride, rows, cols, false, true);
+    else if (plain)
+        store_rows(g, m, n, tile, stride, rows, cols, true, false);
+    else
+        store_rows(g, m, n, tile, stride, rows, cols, false, false);
 }
 
 static const struct kernel kernel = {
@@ -226,8 +298,11 @@ static const struct kernel kernel = {
     .kc = KC,
     .a_bytes = SIDE * KC * sizeof(bf16),
     .b_bytes = SIDE * KC * sizeof(bf16),
+    .tight = true,
     .macs_per_cycle = 450,
-    .moves_per_cycle = 8,
+    .moves_per_cycle = 16,
+    .turns_per_cycle = 6,
+    .store = store,
     .pack_a = pack_a,
     .pack_b = pack_b,
     .multiply = multiply,

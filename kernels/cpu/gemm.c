@@ -121,17 +121,27 @@ static void store_tile(const struct plan *p, const float *tile, int64_t row, int
         tile = turned, m = col, n = row, m_count = cols;
     }
     int64_t m_end = least(m + m_count, g->M), n_count = least(p->flipped ? rows : cols, g->N - n);
-    for (int64_t i = m; i < m_end; i++) gemm_store(g, i, n, tile + (i - m) * stride, n_count);
+    if (p->kernel->store)
+        p->kernel->store(g, m, n, tile, stride, m_end - m, n_count);
+    else
+        for (int64_t i = m; i < m_end; i++) gemm_store(g, i, n, tile + (i - m) * stride, n_count);
 }
 
 /* --- tasks ------------------------------------------------------------------------------------------------------- */
 
-static char *shared_panel(const struct plan *p, int64_t block, int64_t panel) {
-    return ((struct cpu_backend *)p->be)->shared + (size_t)(block * p->panels + panel) * p->shared.bytes;
-}
-
 static int block_length(const struct plan *p, int64_t block) {
     return (int)least(p->block, p->k_end - p->k - block * p->block);
+}
+
+static size_t panel_bytes(const struct plan *p, const struct side *side, int kn) {
+    size_t steps = (size_t)((kn + PACK_STEP - 1) / PACK_STEP);
+    return p->kernel->tight ? side->bytes / (size_t)(p->kernel->kc / PACK_STEP) * steps : side->bytes;
+}
+
+static char *shared_panel(const struct plan *p, int64_t block, int64_t panel) {
+    char *start = ((struct cpu_backend *)p->be)->shared;
+    start += (size_t)(block * p->panels) * panel_bytes(p, &p->shared, (int)p->block);
+    return start + (size_t)panel * panel_bytes(p, &p->shared, block_length(p, block));
 }
 
 static void pack_task(void *arg, int64_t task, int thread) {
@@ -143,17 +153,19 @@ static void pack_task(void *arg, int64_t task, int thread) {
                    block_length(p, block));
 }
 
-/* Multiplies one panel of the strip, which starts at `at`, with all shared panels. */
-static void multiply_panel(const struct plan *p, const char *panel, float *tiles, int64_t at, int64_t block) {
+/* Multiplies one shared panel with all of the strip, which starts at `at`. */
+static void multiply_panel(const struct plan *p, const char *packed, float *tiles, int64_t at, int64_t panels,
+                           int64_t s, int64_t block) {
     const struct kernel *kernel = p->kernel;
-    bool last = block == p->blocks - 1;
     int kn = block_length(p, block);
-    for (int64_t s = 0; s < p->panels; s++) {
-        const char *other = shared_panel(p, block, s);
-        float *tile = p->blocks > 1 ? tiles + s * kernel->rows * kernel->cols : tiles;
-        kernel->multiply(tile, p->rows_shared ? other : panel, p->rows_shared ? panel : other, kn, block > 0);
-        int64_t shared_at = p->first + s * p->shared.width;
-        if (last) store_tile(p, tile, p->rows_shared ? shared_at : at, p->rows_shared ? at : shared_at);
+    size_t bytes = panel_bytes(p, &p->strips, kn);
+    const char *other = shared_panel(p, block, s);
+    int64_t shared_at = p->first + s * p->shared.width;
+    for (int64_t i = 0; i < panels; i++, packed += bytes, at += p->strips.width) {
+        float *tile = p->blocks > 1 ? tiles + (s * panels + i) * kernel->rows * kernel->cols : tiles;
+        kernel->multiply(tile, p->rows_shared ? other : packed, p->rows_shared ? packed : other, kn, block > 0);
+        if (block < p->blocks - 1) continue;
+        store_tile(p, tile, p->rows_shared ? shared_at : at, p->rows_shared ? at : shared_at);
     }
 }
 
@@ -161,16 +173,13 @@ static void strip_task(void *arg, int64_t task, int thread) {
     const struct plan *p = arg;
     const struct side *strips = &p->strips;
     int64_t first = task * p->strip, count = least(p->strip, strips->count - first);
-    int64_t panels = divide_up(count, strips->width), tiles_of_panel = p->blocks > 1 ? p->panels : 0;
+    int64_t panels = divide_up(count, strips->width);
     char *packed = cpu_scratch(p->be, thread);
-    float *tiles = (float *)(packed + (size_t)panels * strips->bytes);
+    float *tiles = (float *)(packed + (size_t)panels * panel_bytes(p, strips, (int)p->block));
     if (p->kernel->begin) p->kernel->begin();
     for (int64_t block = 0; block < p->blocks; block++) {
         strips->pack(packed, strips->factor, first, count, p->k + block * p->block, block_length(p, block));
-        for (int64_t i = 0; i < panels; i++)
-            multiply_panel(p, packed + (size_t)i * strips->bytes,
-                           tiles + i * tiles_of_panel * p->kernel->rows * p->kernel->cols, first + i * strips->width,
-                           block);
+        for (int64_t s = 0; s < p->panels; s++) multiply_panel(p, packed, tiles, first, panels, s, block);
     }
     if (p->kernel->end) p->kernel->end();
 }
@@ -183,10 +192,10 @@ static double cost(const struct gemm *g, const struct kernel *k, bool flipped) {
     double rows = (double)(flipped ? g->N : g->M), cols = (double)(flipped ? g->M : g->N), K = (double)g->K;
     double padded =
         (double)divide_up((int64_t)rows, k->rows) * k->rows * (double)divide_up((int64_t)cols, k->cols) * k->cols * K;
-    double moves = flipped ? rows * cols : 0;
+    double moves = 0, turns = flipped ? rows * cols : 0;
     if (!a->k_along_line) moves += rows * K;
     if (b->k_along_line) moves += cols * K;
-    return padded / k->macs_per_cycle + moves / k->moves_per_cycle;
+    return padded / k->macs_per_cycle + moves / k->moves_per_cycle + turns / k->turns_per_cycle;
 }
 
 static void plan_sides(struct plan *p) {
@@ -202,10 +211,9 @@ static void plan_sides(struct plan *p) {
 
 /* Blocks of equal length, whole steps of every kernel. */
 static void plan_blocks(struct plan *p) {
-    enum { STEP = 32 };
     int64_t K = p->k_end - p->k;
     p->blocks = larger(divide_up(K, p->kernel->kc), 1);
-    p->block = divide_up(divide_up(K, p->blocks), STEP) * STEP;
+    p->block = divide_up(divide_up(K, p->blocks), PACK_STEP) * PACK_STEP;
     p->blocks = p->block ? divide_up(K, p->block) : 1;
 }
 

@@ -49,14 +49,18 @@ void gemm_store(const struct gemm *g, int64_t m, int64_t n0, const float *sums, 
 /* Panels of A are `rows` wide, panels of B `cols`, both up to kc long. A tile is (rows,cols) F32. */
 struct kernel {
     int rows, cols, kc;
-    size_t a_bytes, b_bytes;             // one panel, full length
-    int macs_per_cycle, moves_per_cycle; // rough: products, and elements transposed
+    size_t a_bytes, b_bytes; // one panel, full length
+    bool tight;              // a shorter panel takes less: its length is rounded up to PACK_STEP only
+    int macs_per_cycle, moves_per_cycle, turns_per_cycle; // rough: products, elements transposed of factors and of C
     /* Packs [first, first + count) x [k, k + kn) of a factor into ceil(count / rows or cols) panels; what goes beyond
      * count is zero. */
     void (*pack_a)(void *panels, const struct factor *f, int64_t first, int64_t count, int64_t k, int kn);
     void (*pack_b)(void *panels, const struct factor *f, int64_t first, int64_t count, int64_t k, int kn);
     /* tile = a b, or += where add. */
     void (*multiply)(float *tile, const void *a, const void *b, int kn, bool add);
+    /* C = alpha * tile + beta * C + bias from (m,n) on; the tile's rows are stride apart. NULL: gemm_store does. */
+    void (*store)(const struct gemm *g, int64_t m, int64_t n, const float *tile, int64_t stride, int64_t rows,
+                  int64_t cols);
     void (*begin)(void), (*end)(void); // around the work of a task; or NULL
 };
 
@@ -65,7 +69,10 @@ const struct kernel *kernel_amx(void); // NULL where this build has none
 
 /* --- packing ----------------------------------------------------------------------------------------------------- */
 
-enum { PACK_COLUMNS = 512 }; // the most elements of a line that one call packs, across or along
+enum {
+    PACK_COLUMNS = 512, // the most rows or columns that one call packs
+    PACK_STEP = 32,     // a whole number of steps of k in every kernel
+};
 
 /* n elements of a line from `first` on, as F32. */
 void line_f32(float *dst, const struct factor *f, int64_t line, int64_t first, int64_t n);

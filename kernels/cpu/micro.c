@@ -96,6 +96,7 @@ static const struct kernel kernel = {
     .b_bytes = COLS * KC * sizeof(float),
     .macs_per_cycle = MACS,
     .moves_per_cycle = MOVES,
+    .turns_per_cycle = MOVES,
     .pack_a = pack_a,
     .pack_b = pack_b,
     .multiply = multiply,

@@ -124,47 +124,28 @@ void line_f32(float *dst, const struct factor *f, int64_t line, int64_t first, i
 /* --- transposing ------------------------------------------------------------------------------------------------- */
 
 #if defined(__AVX512F__)
-typedef float vec16 __attribute__((vector_size(64), aligned(4), may_alias));
-
-/* Merges pairs of rows `step` apart: quarters, halves and so on change places between them. */
-static inline void merge1(vec16 *a, vec16 *b) {
-    vec16 x = *a, y = *b;
-    *a = SHUFFLE(x, y, 0, 16, 2, 18, 4, 20, 6, 22, 8, 24, 10, 26, 12, 28, 14, 30);
-    *b = SHUFFLE(x, y, 1, 17, 3, 19, 5, 21, 7, 23, 9, 25, 11, 27, 13, 29, 15, 31);
-}
-static inline void merge2(vec16 *a, vec16 *b) {
-    vec16 x = *a, y = *b;
-    *a = SHUFFLE(x, y, 0, 1, 16, 17, 4, 5, 20, 21, 8, 9, 24, 25, 12, 13, 28, 29);
-    *b = SHUFFLE(x, y, 2, 3, 18, 19, 6, 7, 22, 23, 10, 11, 26, 27, 14, 15, 30, 31);
-}
-static inline void merge4(vec16 *a, vec16 *b) {
-    vec16 x = *a, y = *b;
-    *a = SHUFFLE(x, y, 0, 1, 2, 3, 16, 17, 18, 19, 8, 9, 10, 11, 24, 25, 26, 27);
-    *b = SHUFFLE(x, y, 4, 5, 6, 7, 20, 21, 22, 23, 12, 13, 14, 15, 28, 29, 30, 31);
-}
-static inline void merge8(vec16 *a, vec16 *b) {
-    vec16 x = *a, y = *b;
-    *a = SHUFFLE(x, y, 0, 1, 2, 3, 4, 5, 6, 7, 16, 17, 18, 19, 20, 21, 22, 23);
-    *b = SHUFFLE(x, y, 8, 9, 10, 11, 12, 13, 14, 15, 24, 25, 26, 27, 28, 29, 30, 31);
+/* A register takes four columns of four rows, four apart, so that what is left are squares of 4 x 4 in its quarters. */
+static inline __m512 load_quarters(const float *src, int64_t stride) {
+    __m512 v = _mm512_broadcast_f32x4(_mm_loadu_ps(src));
+    v = _mm512_mask_broadcast_f32x4(v, 0x00F0, _mm_loadu_ps(src + 4 * stride));
+    v = _mm512_mask_broadcast_f32x4(v, 0x0F00, _mm_loadu_ps(src + 8 * stride));
+    return _mm512_mask_broadcast_f32x4(v, 0xF000, _mm_loadu_ps(src + 12 * stride));
 }
 
 static inline void transpose_block(float *dst, int64_t dst_stride, const float *src, int64_t src_stride) {
-    vec16 v[16];
-#pragma GCC unroll 16
-    for (int i = 0; i < 16; i++) v[i] = *(const vec16 *)(src + i * src_stride);
-#pragma GCC unroll 16
-    for (int i = 0; i < 16; i++)
-        if (!(i & 1)) merge1(&v[i], &v[i + 1]);
-#pragma GCC unroll 16
-    for (int i = 0; i < 16; i++)
-        if (!(i & 2)) merge2(&v[i], &v[i + 2]);
-#pragma GCC unroll 16
-    for (int i = 0; i < 16; i++)
-        if (!(i & 4)) merge4(&v[i], &v[i + 4]);
-#pragma GCC unroll 16
-    for (int i = 0; i < 8; i++) merge8(&v[i], &v[i + 8]);
-#pragma GCC unroll 16
-    for (int i = 0; i < 16; i++) *(vec16 *)(dst + i * dst_stride) = v[i];
+#pragma GCC unroll 4
+    for (int c = 0; c < 16; c += 4) {
+        const float *s = src + c;
+        __m512 v0 = load_quarters(s, src_stride), v1 = load_quarters(s + src_stride, src_stride);
+        __m512 v2 = load_quarters(s + 2 * src_stride, src_stride), v3 = load_quarters(s + 3 * src_stride, src_stride);
+        __m512d low01 = (__m512d)_mm512_unpacklo_ps(v0, v1), high01 = (__m512d)_mm512_unpackhi_ps(v0, v1);
+        __m512d low23 = (__m512d)_mm512_unpacklo_ps(v2, v3), high23 = (__m512d)_mm512_unpackhi_ps(v2, v3);
+        float *d = dst + c * dst_stride;
+        _mm512_storeu_ps(d, (__m512)_mm512_unpacklo_pd(low01, low23));
+        _mm512_storeu_ps(d + dst_stride, (__m512)_mm512_unpackhi_pd(low01, low23));
+        _mm512_storeu_ps(d + 2 * dst_stride, (__m512)_mm512_unpacklo_pd(high01, high23));
+        _mm512_storeu_ps(d + 3 * dst_stride, (__m512)_mm512_unpackhi_pd(high01, high23));
+    }
 }
 #else
 typedef float vec4 __attribute__((vector_size(16), aligned(4), may_alias));
