@@ -23,16 +23,16 @@ struct adapter_options {
     int64_t r;
     double alpha, dropout;
     bool use_dora, use_rslora, init_gaussian;
-    const cJSON *target_modules;  // a list of suffixes, one regular expression, or "all-linear"; NULL: q_proj and v_proj
-    const cJSON *exclude_modules; // a list or one regular expression
-    const cJSON *layers_to_transform; // a number or a list
+    const cJSON *target_modules; // a list of suffixes, one regular expression, or "all-linear"; NULL: q_proj and v_proj
+    const cJSON *exclude_modules;              // a list or one regular expression
+    const cJSON *layers_to_transform;          // a number or a list
     const cJSON *rank_pattern, *alpha_pattern; // objects: regular expression -> number, the first that matches counts
-    const cJSON *modules_to_save; // a list
-    bool lora_bias;               // PEFT's lora_bias: B has a bias of its own
-    enum bias_training bias;      // PEFT's bias
-    const char *freeze;           // regular expression on parameter names: not trained whatever else says so; NULL: none
-    const char *task_type;        // "CAUSAL_LM"
-    const char *base_model;       // base_model_name_or_path
+    const cJSON *modules_to_save;              // a list
+    bool lora_bias;                            // PEFT's lora_bias: B has a bias of its own
+    enum bias_training bias;                   // PEFT's bias
+    const char *freeze;     // regular expression on parameter names: not trained whatever else says so; NULL: none
+    const char *task_type;  // "CAUSAL_LM"
+    const char *base_model; // base_model_name_or_path
     uint64_t seed;
 };
 
@@ -41,16 +41,19 @@ struct trained {
     char *key;                       // in adapter_model.safetensors
     struct tensor value, grad, m, v; // F32
     bool head;                       // learns at head_learning_rate (modules_to_save of an output head)
+    struct tensor *slot, *grad_slot; // where the network reads value and adds to grad; grad_slot NULL: it cannot
+    struct tensor frozen;            // what was in slot, of a parameter of the model; data NULL for an adapter's own
 };
 
 struct adapter {
     struct model *model;
+    enum finetuning finetuning;
     cJSON *config; // adapter_config.json as it will be written
     struct lora *loras;
     int64_t lora_count, rank_total;
     struct trained *trained;
     int64_t count;
-    struct tensor values, grads, m, v; // (n) F32: all trained tensors end to end, in the order of `trained`
+    struct tensor values, grads, m, v; // (n) F32: all trained tensors in the order of `trained`, zeros between
     void *memory;
     size_t memory_bytes;
     bool with_optimizer;
@@ -76,7 +79,6 @@ enum status adapter_write(const struct adapter *a, const char *dir, struct err *
 /* After values changed: what DoRA derives from them. */
 void adapter_refresh(struct adapter *a);
 
-/* The bytes that adapter_new would allocate, without doing it. */
 int64_t adapter_param_total(const struct adapter *a); // trained numbers
 
 #endif
