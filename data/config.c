@@ -63,11 +63,12 @@ static enum status wanted_text(const cJSON *entry, const char *where, const char
     return *out ? ST_OK : err_set(e, ST_FAIL, "%s: %s is missing", where, key);
 }
 
+const char *const data_splits[DATA_SPLITS] = {"train", "val", "test"};
+
 static enum status check_split(const char *split, const char *where, struct err *e) {
-    static const char *const splits[] = {"train", "val", "test"};
-    for (size_t i = 0; i < COUNT(splits); i++)
-        if (strcmp(split, splits[i]) == 0) return ST_OK;
-    return unknown(where, "split", split, splits, COUNT(splits), e);
+    for (int i = 0; i < DATA_SPLITS; i++)
+        if (strcmp(split, data_splits[i]) == 0) return ST_OK;
+    return unknown(where, "split", split, data_splits, DATA_SPLITS, e);
 }
 
 static enum status check_format(const char *format, const char *where, struct err *e) {
@@ -170,6 +171,21 @@ static enum status read_file(struct data_config *c, const struct data_options *o
     char *dir = path_dir(o->file);
     if (e->code == ST_OK) read_list(c, json_get(tree, "data"), dir, o, e);
     free(dir);
+    cJSON_Delete(tree);
+    return e->code;
+}
+
+enum status data_config_splits(bool found[DATA_SPLITS], const char *file, struct err *e) {
+    cJSON *tree = yaml_read(file, e);
+    const cJSON *list = json_get(tree, "data");
+    if (tree && !cJSON_IsArray(list)) err_set(e, ST_FAIL, "%s: wanted a list of data sets under data:", file);
+    for (int i = 0; i < DATA_SPLITS; i++) {
+        found[i] = false;
+        for (const cJSON *entry = list ? list->child : NULL; entry; entry = entry->next) {
+            const cJSON *split = json_get(entry, "split");
+            found[i] |= cJSON_IsString(split) && strcmp(split->valuestring, data_splits[i]) == 0;
+        }
+    }
     cJSON_Delete(tree);
     return e->code;
 }

@@ -24,6 +24,12 @@ struct data_config {
     size_t count;
 };
 
+enum { DATA_SPLITS = 3 };
+extern const char *const data_splits[DATA_SPLITS]; // "train", "val", "test"
+
+/* Which of them have a data set in a data YAML. */
+enum status data_config_splits(bool found[DATA_SPLITS], const char *file, struct err *e);
+
 enum status data_config_read(struct data_config *c, const struct data_options *o, struct err *e);
 void data_config_free(struct data_config *c);
 

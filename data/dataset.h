@@ -46,6 +46,12 @@ int64_t dataset_tokens(const struct dataset *d); // positions of all rows of the
 int64_t dataset_scored(const struct dataset *d);
 uint64_t dataset_fingerprint(const struct dataset *d); // of everything that decides what a row becomes
 
+/* What the check found out about a row of the mixture. */
+struct row_size {
+    int64_t positions, scored, images;
+};
+struct row_size dataset_row_size(const struct dataset *d, int64_t row);
+
 /* One row as the model will see it. Owned by the caller: row_free. */
 struct row {
     const char *id;   // "id" of the JSON as text, else its index

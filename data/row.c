@@ -73,6 +73,11 @@ static const struct entry *entry_of(const struct set *s, int64_t row) { return &
 
 const struct entry *dataset_entry(const struct dataset *d, int64_t row) { return entry_of(set_of(d, row), row); }
 
+struct row_size dataset_row_size(const struct dataset *d, int64_t row) {
+    const struct entry *e = dataset_entry(d, row);
+    return (struct row_size){e->positions, e->scored, e->images};
+}
+
 enum status dataset_row(const struct dataset *d, int64_t row, bool pixels, struct row *out, struct err *e) {
     *out = (struct row){0};
     if (row < 0 || row >= d->rows)

@@ -1,0 +1,24 @@
+#include "cli/family.h"
+
+struct data_family data_family_of(const struct model_config *c, const char *dir) {
+    struct data_family f = {.family = c->family,
+                            .model_dir = dir,
+                            .default_template = c->default_template,
+                            .vocab_size = c->text.vocab,
+                            .image_token = -1};
+    if (c->family == FAMILY_MLLAVA) {
+        f.image_token = c->image_token;
+        f.tokens_per_image = vision_tokens(&c->vision);
+    }
+    return f;
+}
+
+enum status cli_open_family(const char *dir, struct model_config *c, struct data_family *f, struct tokenizer **t,
+                            struct err *e) {
+    *t = NULL;
+    if (model_config_read(c, dir, e) != ST_OK) return e->code;
+    *f = data_family_of(c, dir);
+    *t = tokenizer_load(dir, e);
+    if (*t && c->family == FAMILY_MLLAVA) tokenizer_force_bos(*t); // MLlavaProcessor rebuilds the post-processor so
+    return e->code;
+}

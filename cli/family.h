@@ -1,0 +1,18 @@
+/* From a model folder to what data/ has to know of it. */
+#ifndef CLI_FAMILY_H
+#define CLI_FAMILY_H
+
+#include "base/status.h"
+#include "data/family.h"
+#include "data/tokenizer.h"
+#include "model/config.h"
+
+/* Reads config.json and the tokenizer of a folder, whose weights need not be there. f keeps `dir` and points into c, so
+ * both have to outlive it. After any outcome the caller frees: model_config_free, tokenizer_free; *t is NULL on failure. */
+enum status cli_open_family(const char *dir, struct model_config *c, struct data_family *f, struct tokenizer **t,
+                            struct err *e);
+
+/* The part of it that needs no files. */
+struct data_family data_family_of(const struct model_config *c, const char *dir);
+
+#endif
