@@ -3,7 +3,7 @@
 #include <string.h>
 
 #include "base/threads.h"
-#include "cli/bytes.h"
+#include "base/bytes.h"
 #include "cli/model_dir.h"
 #include "cli/out.h"
 #include "cli/verbs.h"

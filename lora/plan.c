@@ -3,7 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "base/file.h"
+#include "base/bytes.h"
 #include "base/memory.h"
 #include "base/text.h"
 
@@ -64,9 +64,10 @@ enum status memory_plan_make(struct memory_plan *p, struct model *m, const struc
     *p = (struct memory_plan){.weights = model_weight_bytes(m), .adapter = a->memory_bytes, .evaluation = evaluation,
                               .limits = *limits};
     p->keep = mem_alloc((size_t)layers * sizeof *p->keep);
-    p->limit = memory_available() / 10 * 9;
+    int64_t limit = (int64_t)(memory_available() / 10 * 9);
     const char *asked = settings_text(s, "memory_limit");
-    if (asked && bytes_parse(asked, "memory_limit", &p->limit, e) != ST_OK) return e->code;
+    if (asked && bytes_parse("memory_limit", asked, &limit, e) != ST_OK) return e->code;
+    p->limit = (size_t)limit;
     const char *kind = settings_text(s, "gradient_checkpointing");
     if (strcmp(kind, "auto") == 0) {
         choose(p, m, s, act);

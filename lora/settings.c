@@ -266,21 +266,6 @@ bool settings_is(const struct settings *s, const char *key, const char *value) {
     return text && strcmp(text, value) == 0;
 }
 
-enum status bytes_parse(const char *text, const char *key, size_t *bytes, struct err *e) {
-    static const struct {
-        const char *unit;
-        double factor;
-    } units[] = {{"", 1},       {"B", 1},       {"KB", 1e3},         {"MB", 1e6},         {"GB", 1e9},        {"TB", 1e12},
-                 {"K", 1024.0}, {"KiB", 1024.0}, {"M", 1048576.0},    {"MiB", 1048576.0},  {"G", 1073741824.0},
-                 {"GiB", 1073741824.0}};
-    char *end;
-    double n = strtod(text, &end);
-    while (*end == ' ') end++;
-    for (size_t i = 0; end != text && n > 0 && n < 1e15 && i < sizeof units / sizeof *units; i++)
-        if (strcasecmp(end, units[i].unit) == 0) return *bytes = (size_t)(n * units[i].factor), ST_OK;
-    return err_set(e, ST_USAGE, "%s is \"%s\", wanted a size such as 16GB or 512MiB", key, text);
-}
-
 char *settings_yaml(const struct settings *s) {
     cJSON *set_ones = cJSON_CreateObject();
     for (const cJSON *v = s->values->child; v; v = v->next)

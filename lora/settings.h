@@ -31,9 +31,6 @@ double settings_number(const struct settings *s, const char *key);
 bool settings_bool(const struct settings *s, const char *key);
 bool settings_is(const struct settings *s, const char *key, const char *value); // a text equal to value
 
-/* "16GB", "512MiB", "1.5e9": bytes. */
-enum status bytes_parse(const char *text, const char *key, size_t *bytes, struct err *e);
-
 /* As YAML, in the order of the table, unset keys left out; the caller frees it. */
 char *settings_yaml(const struct settings *s);
 

@@ -1,4 +1,4 @@
-#include "cli/bytes.h"
+#include "base/bytes.h"
 
 #include <stdlib.h>
 #include <strings.h>

@@ -1,6 +1,6 @@
 /* A number of bytes as people write it. */
-#ifndef CLI_BYTES_H
-#define CLI_BYTES_H
+#ifndef BASE_BYTES_H
+#define BASE_BYTES_H
 
 #include <stdint.h>
 
