@@ -20,7 +20,7 @@ static void dry_pass(struct workspace *w) {
     struct backend *be = w->m->be;
     struct err kept = be->err;
     struct batch largest = {.rows = w->limits.rows, .N = w->limits.N, .scored = w->limits.scored, .images = w->limits.images};
-    struct tensor total = tensor_over1(NULL, F32, 1);
+    struct tensor total = tensor_over1((void *)ARENA_ALIGN, F32, 1);
     be->err = (struct err){.code = ST_FAIL};
     w->dry = true;
     if (w->train) {
