@@ -375,6 +375,27 @@ static void expand_all_linear(cJSON *config, const struct model *m) {
     free(paths);
 }
 
+/* A frozen module that target_modules takes in is left out by name, so that whoever loads the adapter puts none there. */
+static void exclude_frozen(const struct plan *p, cJSON *config) {
+    const struct model *m = p->a->model;
+    cJSON *old = cJSON_GetObjectItemCaseSensitive(config, "exclude_modules"), *list;
+    bool expression = old && cJSON_IsString(old);
+    struct text joined = {0};
+    list = old && cJSON_IsArray(old) ? cJSON_Duplicate(old, true) : cJSON_CreateArray();
+    if (expression) text_addf(&joined, "(?:%s)", old->valuestring);
+    for (int64_t i = 0; i < m->linear_count; i++) {
+        const struct linear *l = m->linears[i];
+        if (!targets_match(p->targets, l->path) || takes_lora(p, l, l->path)) continue;
+        cJSON_AddItemToArray(list, cJSON_CreateString(l->path));
+        text_addf(&joined, "|%s", l->path); // an unescaped dot matches a dot, and no other module differs only there
+    }
+    cJSON *value = expression ? cJSON_CreateString(text_str(&joined)) : list;
+    if (expression) cJSON_Delete(list);
+    text_free(&joined);
+    cJSON_DeleteItemFromObjectCaseSensitive(config, "exclude_modules");
+    cJSON_AddItemToObject(config, "exclude_modules", value);
+}
+
 static enum status plan_adapter(struct plan *p, cJSON *config, struct err *e) {
     if (read_settings(p, config, e) != ST_OK) return e->code;
     if (plan_loras(p, config, e) != ST_OK) return e->code;
@@ -396,14 +417,15 @@ enum status adapter_new(struct adapter **out, struct model *m, const struct adap
     if (o->finetuning == FINETUNE_LORA) {
         config = peft_config_new(o);
         expand_all_linear(config, m);
+        if (plan_adapter(&p, config, e) != ST_OK) goto done;
+        if (p.freeze) exclude_frozen(&p, config);
         a->config = peft_config_written(config);
-        plan_adapter(&p, config, e);
     } else {
         plan_params(&p, e);
     }
     if (e->code != ST_OK || place(a, e) != ST_OK) goto done;
-    initialise(a, o->seed, o->init_gaussian);
     hang(a);
+    initialise(a, o->seed, o->init_gaussian);
     adapter_refresh(a);
     backend_sync(m->be, e);
 done:
