@@ -1,8 +1,10 @@
 #include "cli/help.h"
 
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
+#include "base/memory.h"
 #include "base/text.h"
 #include "cli/out.h"
 
@@ -53,15 +55,26 @@ static void show_columns(const struct flag *list, size_t count) {
     }
 }
 
+static bool has_flag(const struct verb *v, const char *name) {
+    for (size_t i = 0; i < v->flag_count; i++)
+        if (strcmp(v->flags[i].name, name) == 0) return true;
+    return false;
+}
+
 void help_verb(const struct verb *v) {
+    struct flag *common = mem_alloc(common_flag_count * sizeof *common); // those that the verb has not its own of
+    size_t count = 0;
     out_text("usage: graft %s %s\n%s\n\n", v->name, v->arguments, v->about);
     if (v->flag_count <= TABLE_LONGEST)
         show_flags(v->flags, v->flag_count);
     else
         show_columns(v->flags, v->flag_count);
     out_text("%s", v->flag_count ? "\n" : "");
+    for (size_t i = 0; i < common_flag_count; i++)
+        if (!has_flag(v, common_flags[i].name)) common[count++] = common_flags[i];
     if (v->flag_count <= TABLE_LONGEST)
-        show_flags(common_flags, common_flag_count);
+        show_flags(common, count);
     else
-        show_columns(common_flags, common_flag_count);
+        show_columns(common, count);
+    free(common);
 }

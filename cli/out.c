@@ -49,9 +49,10 @@ struct progress progress_new(const struct flags *f, const char *label, int64_t t
     return p;
 }
 
-/* A terminal is drawn ten times a second, a file gets a line for each tenth part that is done. */
+/* A terminal is drawn ten times a second, a file gets a line for each tenth part that is done. What takes less than a
+ * second is not worth a line. */
 static bool is_due(struct progress *p, double now) {
-    if (p->quiet || p->total <= 0) return false;
+    if (p->quiet || p->total <= 0 || now - p->began < 1) return false;
     if (p->terminal) return now - p->drawn >= 0.1;
     int parts = (int)(10.0 * (double)p->done / (double)p->total);
     bool due = parts > p->parts;

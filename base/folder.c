@@ -1,0 +1,49 @@
+#include "base/folder.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/file.h"
+#include "base/memory.h"
+
+static enum status check_free(const char *path, struct err *e) {
+    char **names;
+    size_t count;
+    if (access(path, F_OK) != 0) return ST_OK;
+    if (!dir_exists(path)) return err_set(e, ST_FAIL, "%s: is a file, wanted the name of a new folder", path);
+    if (dir_list(path, &names, &count, e) != ST_OK) return e->code;
+    names_free(names, count);
+    if (count == 0) return ST_OK;
+    return err_set(e, ST_FAIL, "%s: the folder is not empty; name a new one, or remove it first", path);
+}
+
+enum status folder_open(struct folder_out *f, const char *path, struct err *e) {
+    *f = (struct folder_out){.path = mem_text(path)};
+    for (size_t n = strlen(f->path); n > 1 && f->path[n - 1] == '/'; n--) f->path[n - 1] = 0;
+    if (!*path) return err_set(e, ST_USAGE, "the name of the folder to write is empty");
+    if (check_free(f->path, e) != ST_OK) return e->code;
+    f->beside = mem_format("%s.%ld.partial", f->path, (long)getpid());
+    return dir_make(f->beside, e);
+}
+
+enum status folder_commit(struct folder_out *f, struct err *e) {
+    if (dir_sync(f->beside, e) != ST_OK) return e->code;
+    if (rename(f->beside, f->path) != 0) return err_set(e, ST_FAIL, "%s: cannot write (%s)", f->path, strerror(errno));
+    char *parent = path_dir(f->path);
+    dir_sync(parent, e);
+    free(parent);
+    free(f->beside);
+    f->beside = NULL;
+    return e->code;
+}
+
+void folder_abandon(struct folder_out *f) {
+    struct err ignored = {0};
+    if (f->beside) dir_remove(f->beside, &ignored);
+    free(f->beside);
+    free(f->path);
+    *f = (struct folder_out){0};
+}

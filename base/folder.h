@@ -1,0 +1,16 @@
+/* A folder that appears whole under its name or not at all: it is filled beside, as NAME.PID.partial, and renamed. */
+#ifndef BASE_FOLDER_H
+#define BASE_FOLDER_H
+
+#include "base/status.h"
+
+struct folder_out {
+    char *path, *beside; // files go to beside
+};
+
+/* path must not be there yet, or be an empty folder. */
+enum status folder_open(struct folder_out *f, const char *path, struct err *e);
+enum status folder_commit(struct folder_out *f, struct err *e);
+void folder_abandon(struct folder_out *f); // removes what was written; fine after commit and on zeros
+
+#endif
