@@ -11,7 +11,7 @@
 #include "base/rng.h"
 #include "base/shards.h"
 #include "base/threads.h"
-#include "cli/bytes.h"
+#include "base/bytes.h"
 #include "cli/model_dir.h"
 #include "cli/out.h"
 #include "cli/verbs.h"

@@ -542,7 +542,9 @@ def make_adapter(name):
     lora = a["lora"]
     expect = {"peft_type": "LORA", "r": lora["r"], "lora_alpha": lora["lora_alpha"]}
     expect |= {k: lora[k] for k in ("rank_pattern", "alpha_pattern", "bias", "modules_to_save") if k in lora}
-    expect |= {k: lora.get(k, False) for k in ("use_dora", "use_rslora", "lora_bias")}
+    expect |= {k: lora.get(k, False) for k in ("use_dora", "use_rslora")}
+    if lora.get("lora_bias"):  # absent means false, and an old PEFT does not know it
+        expect["lora_bias"] = True
     write_case(folder, "train", a["about"], runs, {"adapter_config": expect}, noise)
     norms = " ".join(f"{line['grad_norm']:.2g}" for line in log)
     return f"loss {log[0]['loss']:.3f} -> {log[-1]['loss']:.3f}, gradient norms {norms}, noise {noise}"
