@@ -3,7 +3,9 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-struct arena arena_over(void *memory, size_t size) { return (struct arena){.base = memory, .size = size}; }
+struct arena arena_over(void *memory, size_t size) {
+    return (struct arena){.base = memory, .size = size};
+}
 
 void *arena_bytes(struct arena *a, size_t bytes) {
     size_t at = a->used, want = (bytes + ARENA_ALIGN - 1) / ARENA_ALIGN * ARENA_ALIGN;

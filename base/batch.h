@@ -1,5 +1,6 @@
-/* What data hands to a model: one micro-batch as plain arrays. data/ fills it and never sees a model; model/ reads it and
- * never sees a tokenizer or a picture file. Rows (samples) lie end to end without padding; a row attends to itself only. */
+/* What data hands to a model: one micro-batch as plain arrays. data/ fills it and never sees a model; model/ reads it
+ * and never sees a tokenizer or a picture file. Rows (samples) lie end to end without padding; a row attends to itself
+ * only. */
 #ifndef BASE_BATCH_H
 #define BASE_BATCH_H
 

@@ -80,8 +80,7 @@ enum status json_int(const cJSON *o, const char *where, const char *key, int64_t
     return ST_OK;
 }
 
-enum status json_num(const cJSON *o, const char *where, const char *key, double fallback, double *out,
-                     struct err *e) {
+enum status json_num(const cJSON *o, const char *where, const char *key, double fallback, double *out, struct err *e) {
     const cJSON *v = json_get(o, key);
     *out = fallback;
     if (!v) return ST_OK;

@@ -22,9 +22,7 @@ uint32_t rng_bits(uint64_t seed, uint64_t stream, uint64_t index) {
     return block[index % 4];
 }
 
-double rng_uniform(uint64_t seed, uint64_t stream, uint64_t index) {
-    return rng_bits(seed, stream, index) * 0x1p-32;
-}
+double rng_uniform(uint64_t seed, uint64_t stream, uint64_t index) { return rng_bits(seed, stream, index) * 0x1p-32; }
 
 double rng_normal(uint64_t seed, uint64_t stream, uint64_t index) {
     uint32_t block[4];

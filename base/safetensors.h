@@ -1,8 +1,8 @@
 /* safetensors files (https://github.com/huggingface/safetensors, format of 2023): 8 bytes header length, a JSON header,
  * then the tensors end to end. Reading maps the file; nothing is trusted before it was compared with the file's size.
  *
- * Reader: header length and JSON are bounded (100 MB); offsets must tile the data without hole or overlap and end at the
- * file's end; counts and bytes must agree with shape and type; duplicate names and unknown types are errors.
+ * Reader: header length and JSON are bounded (100 MB); offsets must tile the data without hole or overlap and end at
+ * the file's end; counts and bytes must agree with shape and type; duplicate names and unknown types are errors.
  * Writer: types by size descending as the reference orders them (U64 first, BOOL last), then names; {"format":"pt"}. */
 #ifndef BASE_SAFETENSORS_H
 #define BASE_SAFETENSORS_H

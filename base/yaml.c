@@ -106,7 +106,8 @@ static cJSON *mapping(struct reader *r, int depth) {
 static cJSON *scalar(struct reader *r, const yaml_event_t *event) {
     const char *s = (const char *)event->data.scalar.value;
     if (strlen(s) != event->data.scalar.length) return refuse(r, &event->start_mark, "a value holds a zero byte");
-    if (event->data.scalar.tag) return refuse(r, &event->start_mark, "tags (!) are not supported; write the plain value");
+    if (event->data.scalar.tag)
+        return refuse(r, &event->start_mark, "tags (!) are not supported; write the plain value");
     return event->data.scalar.style == YAML_PLAIN_SCALAR_STYLE ? yaml_scalar(s) : cJSON_CreateString(s);
 }
 
@@ -122,7 +123,8 @@ static cJSON *value(struct reader *r, yaml_event_t *event, int depth) {
     case YAML_MAPPING_START_EVENT:
         if (event->data.mapping_start.anchor) break;
         return mapping(r, depth + 1);
-    default: break;
+    default:
+        break;
     }
     return refuse(r, &event->start_mark, "anchors and aliases (& and *) are not supported; write the value out");
 }
@@ -177,9 +179,11 @@ cJSON *yaml_read(const char *path, struct err *e) {
 /* A string that a plain scalar would turn into something else, or break, is quoted as in JSON (which YAML reads). */
 static void scalar_into(struct text *t, const cJSON *v) {
     cJSON *plain = cJSON_IsString(v) ? yaml_scalar(v->valuestring) : NULL;
-    bool safe = plain && cJSON_IsString(plain) && *v->valuestring &&
-                v->valuestring[strspn(v->valuestring, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_./-")] == 0 &&
-                v->valuestring[0] != '-';
+    bool safe =
+        plain && cJSON_IsString(plain) && *v->valuestring &&
+        v->valuestring[strspn(v->valuestring, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_./-")] ==
+            0 &&
+        v->valuestring[0] != '-';
     char *text = safe ? mem_text(v->valuestring) : json_text(v, true);
     text_add(t, text);
     free(text);

@@ -1,6 +1,6 @@
 /* Read bpe_encode first. Speed comes from three things: a piece seen before in this call is copied from the output, not
- * merged again (struct seen); a long piece is cut where no merge can cross, so that most of what is merged is short; and
- * a short run of symbols is merged by scanning, a long one with a heap. */
+ * merged again (struct seen); a long piece is cut where no merge can cross, so that most of what is merged is short;
+ * and a short run of symbols is merged by scanning, a long one with a heap. */
 #include "data/bpe.h"
 
 #include <stdlib.h>

@@ -1,10 +1,10 @@
-/* A chat row to ids and labels. Two ways to write it down: one of Mantis' conversation templates, or the tokenizer's own
- * chat template.
+/* A chat row to ids and labels. Two ways to write it down: one of Mantis' conversation templates, or the tokenizer's
+ * own chat template.
  *
- * Mantis: the rendered text is encoded with what the post-processor adds (BOS), then cut to max_seq_len, then labelled by
- * separators. Own: the template writes its BOS itself. The trained part of an answer is what the template adds between
- * "the conversation up to here, open for an answer" and "the conversation with this answer"; white space after the
- * last special token of it is not trained. A template that rewrites earlier turns has no such part and is refused.
+ * Mantis: the rendered text is encoded with what the post-processor adds (BOS), then cut to max_seq_len, then labelled
+ * by separators. Own: the template writes its BOS itself. The trained part of an answer is what the template adds
+ * between "the conversation up to here, open for an answer" and "the conversation with this answer"; white space after
+ * the last special token of it is not trained. A template that rewrites earlier turns has no such part and is refused.
  *
  * Pictures (mllava): a missing `<image>` is put before the first user turn, a surplus one is deleted, the k-th becomes
  * `(image k: <Image><image></Image>)`. */

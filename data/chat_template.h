@@ -10,9 +10,9 @@
 
 struct chat_template;
 
-/* DIR/chat_template.jinja, else DIR/chat_template.json, else "chat_template" of DIR/tokenizer_config.json (a string, or a
- * list of {name, template} whose "default" counts). NULL with the error set when there is none: the sentence names the
- * folder and says that --conv_template takes one of the built-in ones. */
+/* DIR/chat_template.jinja, else DIR/chat_template.json, else "chat_template" of DIR/tokenizer_config.json (a string, or
+ * a list of {name, template} whose "default" counts). NULL with the error set when there is none: the sentence names
+ * the folder and says that --conv_template takes one of the built-in ones. */
 struct chat_template *chat_template_load(const char *dir, struct err *e);
 bool chat_template_exists(const char *dir);
 void chat_template_free(struct chat_template *t);

@@ -1,8 +1,9 @@
-/* A template is a row of a table: what stands before and after each part of a conversation, and the rule for its labels.
+/* A template is a row of a table: what stands before and after each part of a conversation, and the rule for its
+ * labels.
  *
- * Labels follow separators, as Mantis trains: the text between two separator tokens belongs to one turn, and the turns of
- * the assistant are every second one. A separator inside a user's text therefore shifts the rest; so do the published
- * models' labels. */
+ * Labels follow separators, as Mantis trains: the text between two separator tokens belongs to one turn, and the turns
+ * of the assistant are every second one. A separator inside a user's text therefore shifts the rest; so do the
+ * published models' labels. */
 #include "data/conversation.h"
 
 #include <string.h>

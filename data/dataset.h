@@ -3,7 +3,8 @@
  *   dataset_open   reads the YAML and every row's JSON, builds the mixture of one split, tokenizes and checks each row
  *                  (on all threads), keeps lengths; a bad row is an error or is counted and named (on_bad_row)
  *   loader_new     fixes the order for a seed; any position can be had at once, so a run resumes where it stopped
- *   loader_next    the next micro-batch, made by worker threads ahead of time; bytes in, same bits out, for any number of workers
+ *   loader_next    the next micro-batch, made by worker threads ahead of time; bytes in, same bits out, for any number
+ * of workers
  *
  * Fields of the YAML (mantis-spec 1.1) are honoured or refused by name, never ignored. */
 #ifndef DATA_DATASET_H

@@ -126,8 +126,8 @@ static struct value filter_map(struct render *r, struct value v, const struct ar
     return jinja_list_value(l);
 }
 
-/* select and reject look at the element, selectattr and rejectattr at what its path leads to; without the name of a test
- * at whether it is true. */
+/* select and reject look at the element, selectattr and rejectattr at what its path leads to; without the name of a
+ * test at whether it is true. */
 static struct value pick(struct render *r, struct value v, const struct args *a, bool attribute, bool wanted) {
     const struct list *all = jinja_elements(r, v);
     if (!all) return v;

@@ -1,5 +1,5 @@
-/* Reading JSON from front to back without building a tree, for the large parts of tokenizer.json. The text must be valid
- * UTF-8. Every function returns false at the first mistake and leaves the reason in the scan's err. */
+/* Reading JSON from front to back without building a tree, for the large parts of tokenizer.json. The text must be
+ * valid UTF-8. Every function returns false at the first mistake and leaves the reason in the scan's err. */
 #ifndef DATA_JSON_SCAN_H
 #define DATA_JSON_SCAN_H
 

@@ -85,8 +85,8 @@ static struct filter filter_of(enum resample r) {
     }
 }
 
-/* The weights of one output pixel, for inputs lo to lo + count - 1 around center: w (count) in double, made to sum to 1,
- * then rounded to fixed point. */
+/* The weights of one output pixel, for inputs lo to lo + count - 1 around center: w (count) in double, made to sum to
+ * 1, then rounded to fixed point. */
 static void axis_weigh(int32_t *weight, double *w, int64_t lo, int64_t count, double center, double scale,
                        struct filter f) {
     double sum = 0.0, per = 1.0 / scale;
@@ -128,8 +128,8 @@ static inline uint8_t to_byte(int32_t sum) {
     return (uint8_t)(sum < 0 ? 0 : sum > 255 ? 255 : sum);
 }
 
-/* n bytes of one output: from `count` inputs of n bytes, `stride` bytes apart. Inlined, so that n is a constant where the
- * caller's is, and compiled for the caller's registers. */
+/* n bytes of one output: from `count` inputs of n bytes, `stride` bytes apart. Inlined, so that n is a constant where
+ * the caller's is, and compiled for the caller's registers. */
 static inline __attribute__((always_inline)) void weigh(uint8_t *restrict out, const uint8_t *restrict in,
                                                         int64_t stride, int64_t n, const int32_t *restrict weight,
                                                         int64_t count) {
@@ -213,8 +213,8 @@ static void resize_nearest(struct image *out, const struct image *in, int64_t wi
     free(down);
 }
 
-/* Which pass goes first shows in the bits, since the first one rounds. Pillow 13 shrinks rows first where that leaves the
- * other pass clearly less to do; its earlier releases never did. */
+/* Which pass goes first shows in the bits, since the first one rounds. Pillow 13 shrinks rows first where that leaves
+ * the other pass clearly less to do; its earlier releases never did. */
 static bool rows_go_first(const struct image *in, int64_t width, int64_t height) {
     return height < in->height && in->height - height > 2 * (in->width - width);
 }

@@ -31,7 +31,8 @@ static size_t run_end(const struct row *r, size_t from) {
     return to;
 }
 
-/* A run's text is what the ids up to its end add to the text before it: decoded alone, a run could lose its first blank. */
+/* A run's text is what the ids up to its end add to the text before it: decoded alone, a run could lose its first
+ * blank. */
 void show_row(struct text *out, const struct row *r, const struct data_family *f, const struct tokenizer *t,
               bool ansi) {
     add_head(out, r, f);

@@ -7,8 +7,8 @@
 #include "base/text.h"
 #include "data/dataset.h"
 
-/* ansi: trained parts in green, for a terminal; else between the signs ⟦ and ⟧. Control characters of the data become '?', so
- * that a row cannot steer the terminal. */
+/* ansi: trained parts in green, for a terminal; else between ⟦ and ⟧. Control characters of the data become
+ * '?', so that a row cannot steer the terminal. */
 void show_row(struct text *out, const struct row *r, const struct data_family *f, const struct tokenizer *t, bool ansi);
 
 #endif

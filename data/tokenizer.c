@@ -1,5 +1,5 @@
-/* The way of a text: cut at the added tokens that are matched as typed; normalise each part; cut at the added tokens that
- * are matched normalised; pre-tokenize; encode each piece. One struct encoder carries a call through it. */
+/* The way of a text: cut at the added tokens that are matched as typed; normalise each part; cut at the added tokens
+ * that are matched normalised; pre-tokenize; encode each piece. One struct encoder carries a call through it. */
 #include "data/tokenizer.h"
 
 #include <stdlib.h>

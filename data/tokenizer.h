@@ -1,6 +1,6 @@
 /* Text to token ids and back, id for id as Hugging Face tokenizers does it from tokenizer.json: BPE of the Llama-3 kind
- * (byte level, ignore_merges), the Qwen2 kind (NFC, byte level) and the Llama-2/Mistral kind (byte fallback; the space as
- * a normalizer or as a Metaspace pre-tokenizer). A tokenizer.json that asks for anything else is refused by name.
+ * (byte level, ignore_merges), the Qwen2 kind (NFC, byte level) and the Llama-2/Mistral kind (byte fallback; the space
+ * as a normalizer or as a Metaspace pre-tokenizer). A tokenizer.json that asks for anything else is refused by name.
  *
  * Once loaded it does not change: any number of threads may encode with it, each with its own output. */
 #ifndef DATA_TOKENIZER_H
@@ -34,8 +34,8 @@ void tokenizer_free(struct tokenizer *t);
 enum status tokenizer_encode(const struct tokenizer *t, const char *text, size_t n, bool add_special, struct ids *out,
                              struct err *e);
 
-/* Adds the text of ids to out; ids that the tokenizer does not know are dropped. skip_special leaves out the tokens that
- * are flagged special. */
+/* Adds the text of ids to out; ids that the tokenizer does not know are dropped. skip_special leaves out the tokens
+ * that are flagged special. */
 void tokenizer_decode(const struct tokenizer *t, const int32_t *ids, size_t n, bool skip_special, struct text *out);
 
 int64_t tokenizer_size(const struct tokenizer *t);                  // largest id + 1, added tokens included
