@@ -10,10 +10,20 @@
 #include "base/json.h"
 #include "base/text.h"
 
+/* What a file says may hold control characters, which must not steer the terminal. */
+static void write_plain(FILE *to, const char *format, va_list args) {
+    char *text = NULL;
+    int n = vasprintf(&text, format, args);
+    for (int i = 0; i < n; i++)
+        if (((unsigned char)text[i] < ' ' && text[i] != '\n' && text[i] != '\t') || text[i] == 0x7F) text[i] = '?';
+    if (n > 0) fwrite(text, 1, (size_t)n, to);
+    if (n >= 0) free(text);
+}
+
 void out_text(const char *format, ...) {
     va_list args;
     va_start(args, format);
-    vprintf(format, args);
+    write_plain(stdout, format, args);
     va_end(args);
 }
 
@@ -29,7 +39,7 @@ void out_note(const struct flags *f, const char *format, ...) {
     if (flag_bool(f, "quiet")) return;
     va_list args;
     va_start(args, format);
-    vfprintf(stderr, format, args);
+    write_plain(stderr, format, args);
     va_end(args);
     fputc('\n', stderr);
 }
