@@ -10,7 +10,7 @@
 static const char PICTURE[] = "<image>";
 enum { PICTURE_LEN = sizeof PICTURE - 1 };
 
-static size_t count_pictures(const char *s) {
+size_t chat_count_pictures(const char *s) {
     size_t n = 0;
     while ((s = strstr(s, PICTURE))) n++, s += PICTURE_LEN;
     return n;
@@ -25,7 +25,7 @@ static struct turn *place_pictures(const struct chat *c, const struct chat_row *
     size_t first = caption ? 1 : 0, last = caption ? 2 : row->count, placed = 0;
     struct turn *turns = mem_alloc(row->count * sizeof *turns);
     memcpy(turns, row->turns, row->count * sizeof *turns);
-    for (size_t i = first; i < last; i++) placed += count_pictures(turns[i].text);
+    for (size_t i = first; i < last; i++) placed += chat_count_pictures(turns[i].text);
     *owned = NULL;
     if (placed >= row->image_count) return turns;
     struct text t = {0};
@@ -45,11 +45,11 @@ static void number_pictures(const char *s, size_t count, struct text *out) {
     text_add(out, s);
 }
 
-static enum status encode(const struct chat *c, const char *text, bool special, size_t images, struct ids *out,
-                          struct err *e) {
+enum status chat_encode_text(const struct chat *c, const char *text, bool special, size_t pictures, struct ids *out,
+                             struct err *e) {
     if (!takes_pictures(c)) return tokenizer_encode(c->tokenizer, text, strlen(text), special, out, e);
     struct text numbered = {0};
-    number_pictures(text, images, &numbered);
+    number_pictures(text, pictures, &numbered);
     enum status st = tokenizer_encode(c->tokenizer, text_str(&numbered), numbered.len, special, out, e);
     text_free(&numbered);
     return st;
@@ -66,7 +66,7 @@ static enum status encode_by_conversation(struct chat_ids *out, const struct cha
                        conversation_name(c->conv));
     struct text text = {0};
     conversation_render(c->conv, turns, row->count, false, &text);
-    if (encode(c, text_str(&text), true, row->image_count, &out->ids, e) == ST_OK) {
+    if (chat_encode_text(c, text_str(&text), true, row->image_count, &out->ids, e) == ST_OK) {
         cut(&out->ids, max_seq_len);
         out->labels = mem_alloc(out->ids.len * sizeof *out->labels);
         int32_t image_token = takes_pictures(c) ? c->family->image_token : -1;
@@ -104,7 +104,7 @@ static enum status unroll(struct unrolled *u, bool open, struct err *e) {
             e, ST_FAIL,
             "the tokenizer's chat template writes a turn differently once others follow, so the part to train "
             "is not defined; choose a conv_template");
-    return encode(u->c, text_str(&u->text), false, u->images, &u->ids, e);
+    return chat_encode_text(u->c, text_str(&u->text), false, u->images, &u->ids, e);
 }
 
 static size_t common_prefix(const struct ids *a, const struct ids *b) {
@@ -173,12 +173,14 @@ static enum status encode_by_own(struct chat_ids *out, const struct chat *c, con
     return e->code;
 }
 
-static enum status check_ids(struct chat_ids *out, const struct chat *c, const struct chat_row *row, struct err *e) {
+enum status chat_check_ids(const struct chat *c, const struct ids *ids, size_t pictures, int64_t *images,
+                           struct err *e) {
     const struct data_family *f = c->family;
-    for (size_t i = 0; i < out->ids.len; i++) {
-        int32_t id = out->ids.data[i];
+    *images = 0;
+    for (size_t i = 0; i < ids->len; i++) {
+        int32_t id = ids->data[i];
         if (takes_pictures(c) && id == f->image_token) {
-            out->images++;
+            ++*images;
         } else if (f->vocab_size > 0 && id >= f->vocab_size) {
             const char *token = tokenizer_token(c->tokenizer, id);
             return err_set(e, ST_FAIL,
@@ -187,9 +189,8 @@ static enum status check_ids(struct chat_ids *out, const struct chat *c, const s
                            id, token ? token : "", (long long)f->vocab_size);
         }
     }
-    if (out->images > (int64_t)row->image_count)
-        return err_set(e, ST_FAIL, "the text holds %lld picture tokens for %zu pictures", (long long)out->images,
-                       row->image_count);
+    if (*images > (int64_t)pictures)
+        return err_set(e, ST_FAIL, "the text holds %lld picture tokens for %zu pictures", (long long)*images, pictures);
     return ST_OK;
 }
 
@@ -207,7 +208,7 @@ static enum status encode_row(struct chat_ids *out, const struct chat *c, const 
         encode_by_own(out, c, row, turns, max_seq_len, e);
     free(owned);
     free(turns);
-    return e->code == ST_OK ? check_ids(out, c, row, e) : e->code;
+    return e->code == ST_OK ? chat_check_ids(c, &out->ids, row->image_count, &out->images, e) : e->code;
 }
 
 enum status chat_encode(struct chat_ids *out, const struct chat *c, const struct chat_row *row, int64_t max_seq_len,

@@ -11,6 +11,8 @@
 #ifndef DATA_CHAT_H
 #define DATA_CHAT_H
 
+#include <stdbool.h>
+#include <stddef.h>
 #include <stdint.h>
 
 #include "base/status.h"
@@ -37,5 +39,19 @@ struct chat_ids {
 enum status chat_encode(struct chat_ids *out, const struct chat *c, const struct chat_row *row, int64_t max_seq_len,
                         struct err *e);
 void chat_ids_free(struct chat_ids *c);
+
+/* --- parts of it that a text without labels needs too --- */
+
+size_t chat_count_pictures(const char *s); // `<image>` in a text
+
+/* A conversation as its template wrote it to ids. special: with what the post-processor adds. The first `pictures`
+ * `<image>` are numbered, the others deleted. */
+enum status chat_encode_text(const struct chat *c, const char *text, bool special, size_t pictures, struct ids *out,
+                             struct err *e);
+
+/* *images becomes the number of picture tokens in ids; fails when there are more than pictures, or when an id is outside
+ * the model's vocabulary. */
+enum status chat_check_ids(const struct chat *c, const struct ids *ids, size_t pictures, int64_t *images,
+                           struct err *e);
 
 #endif

@@ -73,16 +73,20 @@ static enum status add_turn(struct chat_row *c, const cJSON *turn, int number, s
     return ST_OK;
 }
 
-static enum status read_turns(struct chat_row *c, struct err *e) {
-    const cJSON *list = json_get(c->tree, "conversation");
-    if (!list) list = json_get(c->tree, "conversations");
-    if (!cJSON_IsArray(list))
-        return err_set(e, ST_FAIL, "%s: wanted \"conversation\" (or \"conversations\") with a list of turns", c->where);
+enum status chat_row_read_turns(struct chat_row *c, const cJSON *list, struct err *e) {
     c->turns = mem_alloc((size_t)cJSON_GetArraySize(list) * sizeof *c->turns);
     int number = 0;
     for (const cJSON *t = list->child; t; t = t->next)
         if (add_turn(c, t, number++, e) != ST_OK) return e->code;
     return c->count ? ST_OK : err_set(e, ST_FAIL, "%s: the conversation has no turn of the user", c->where);
+}
+
+static enum status read_turns(struct chat_row *c, struct err *e) {
+    const cJSON *list = json_get(c->tree, "conversation");
+    if (!list) list = json_get(c->tree, "conversations");
+    if (!cJSON_IsArray(list))
+        return err_set(e, ST_FAIL, "%s: wanted \"conversation\" (or \"conversations\") with a list of turns", c->where);
+    return chat_row_read_turns(c, list, e);
 }
 
 static enum status add_image(struct chat_row *c, const cJSON *v, struct err *e) {

@@ -45,4 +45,7 @@ struct chat_row {
 enum status chat_row_read(struct chat_row *c, const struct rows *r, int64_t index, struct err *e);
 void chat_row_free(struct chat_row *c);
 
+/* Only system and turns, from a list whose texts outlive c; c->where must be set. */
+enum status chat_row_read_turns(struct chat_row *c, const cJSON *list, struct err *e);
+
 #endif
