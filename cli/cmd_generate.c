@@ -1,0 +1,100 @@
+/* graft generate: one answer to a text, a conversation, or a question about pictures. */
+#include <stdio.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+#include "base/json.h"
+#include "cli/generation.h"
+#include "cli/out.h"
+#include "cli/verbs.h"
+
+static const struct flag generate_flags[] = {
+    {"prompt", FLAG_TEXT, NULL, NULL, "text to continue; with pictures or a conv_template: the user's turn"},
+    {"messages", FLAG_TEXT, NULL, NULL, "JSON file of messages, each with role and content"},
+    {"image", FLAG_LIST, NULL, NULL, "picture, in the order of <image> in the text"},
+    {"video", FLAG_LIST, NULL, NULL, "no family that is here takes videos"},
+    {"adapter", FLAG_TEXT, NULL, NULL, "PEFT folder"},
+    {"max_new_tokens", FLAG_INT, "256", NULL, "longest answer"},
+    {"temperature", FLAG_NUMBER, "0", NULL, "of sampling; 0: the most probable token"},
+    {"top_p", FLAG_NUMBER, "1", NULL, "sampling: the most probable tokens of that mass"},
+    {"conv_template", FLAG_TEXT, NULL, NULL, "a Mantis template; without it: the model's own"},
+    {"max_seq_len", FLAG_INT, "0", NULL, "tokens that are kept of the prompt; 0: all"},
+};
+
+static enum status check_flags(const struct flags *f, struct err *e) {
+    if (flag_given(f, "prompt") == flag_given(f, "messages"))
+        return err_set(e, ST_USAGE, "wanted one of --prompt TEXT and --messages FILE.json");
+    if (flag_list(f, "video"))
+        return err_set(e, ST_FAIL, "--video: this model's family takes no videos; give frames with --image instead");
+    return ST_OK;
+}
+
+static enum status read_images(struct row *prompt, const struct generation *g, const cJSON *paths, struct err *e) {
+    const cJSON *path = paths ? paths->child : NULL;
+    for (int64_t i = 0; i < prompt->images && e->code == ST_OK; i++, path = path->next)
+        prompt_read_image(&prompt->image[i], &g->prompter, path->valuestring, e);
+    return e->code;
+}
+
+/* The prompt's ids and pixels, before the weights are read: what is wrong with it shows at once. */
+static enum status read_prompt(struct row *out, const struct generation *g, struct err *e) {
+    const char *file = flag_text(g->f, "messages");
+    const cJSON *paths = flag_list(g->f, "image");
+    cJSON *tree = file ? json_read(file, e) : NULL;
+    if (e->code != ST_OK) return e->code;
+    struct prompt p = {
+        .text = flag_text(g->f, "prompt"),
+        .messages = cJSON_IsObject(tree) ? json_get(tree, "messages") : tree,
+        .where = file,
+        .images = paths ? cJSON_GetArraySize(paths) : 0,
+        .max_seq_len = flag_int(g->f, "max_seq_len"),
+    };
+    if (prompt_encode(out, &g->prompter, &p, e) == ST_OK) read_images(out, g, paths, e);
+    cJSON_Delete(tree);
+    if (e->code == ST_OK && out->images < p.images)
+        out_note(g->f, "note: --max_seq_len leaves %lld of %lld pictures", (long long)out->images, (long long)p.images);
+    return e->code;
+}
+
+static void report(const struct flags *f, const struct answer *a) {
+    double made = a->seconds - a->prompt_seconds;
+    out_note(f, "prompt: %lld positions in %.2f s; answer: %zu tokens in %.2f s (%.1f a second)",
+             (long long)a->prompt_positions, a->prompt_seconds, a->ids.len, made,
+             made > 0 ? (double)a->ids.len / made : 0.0);
+}
+
+static enum status answer(struct generation *g, const struct row *prompt, struct err *e) {
+    bool json = flag_bool(g->f, "json"), stream = !json && isatty(STDOUT_FILENO);
+    struct answer a = {0};
+    if (generation_answer(&a, g, prompt, flag_int(g->f, "max_new_tokens"), stream, e) == ST_OK) {
+        if (json) answer_print_json(&a, prompt);
+        if (!json && !stream) out_bytes(text_str(&a.text), a.text.len);
+        if (!json) out_text("\n");
+        if (!json) report(g->f, &a);
+    }
+    answer_free(&a);
+    return e->code;
+}
+
+static int run_generate(const struct flags *f, struct err *e) {
+    struct generation g = {0};
+    struct row prompt = {0};
+    if (check_flags(f, e) != ST_OK) return e->code;
+    if (generation_open(&g, f, flag_given(f, "prompt"), e) == ST_OK && read_prompt(&prompt, &g, e) == ST_OK &&
+        generation_load(&g, prompt.positions + flag_int(f, "max_new_tokens"), prompt.images, e) == ST_OK)
+        answer(&g, &prompt, e);
+    row_free(&prompt);
+    generation_close(&g);
+    return e->code;
+}
+
+const struct verb verb_generate = {
+    .name = "generate",
+    .arguments = "MODEL [--adapter A] (--prompt TEXT | --messages FILE.json) [--image F]...",
+    .about = "one answer; greedy unless --temperature is given",
+    .flags = generate_flags,
+    .flag_count = sizeof generate_flags / sizeof *generate_flags,
+    .min_words = 1,
+    .max_words = 1,
+    .run = run_generate,
+};
