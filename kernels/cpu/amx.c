@@ -14,7 +14,7 @@
 
 #define AMX __attribute__((target("amx-tile,amx-bf16,avx512bf16")))
 
-enum { SIDE = 32, KC = 1024, STEP = PACK_STEP, TILE = 16 * STEP, PIECE = 256 };
+enum { SIDE = 32, KC = 320, STEP = PACK_STEP, TILE = 16 * STEP, PIECE = 256 };
 
 struct tile_config {
     uint8_t palette, start_row, reserved[14];
@@ -253,7 +253,8 @@ static void pack_b(void *panels, const struct factor *f, int64_t first, int64_t 
 /* Inlined with constants for what is absent; cols <= SIDE. */
 AMX static inline __attribute__((always_inline)) void store_rows(const struct gemm *g, int64_t m, int64_t n,
                                                                  const float *tile, int64_t stride, int64_t rows,
-                                                                 int64_t cols, const bool plain, const bool narrow) {
+                                                                 int64_t cols, const bool plain, const bool narrow,
+                                                                 const bool stream) {
     __mmask32 mask = cols >= SIDE ? ~0u : (1u << cols) - 1;
     __mmask16 ml = (__mmask16)mask, mh = (__mmask16)(mask >> 16);
     __m512 alpha = _mm512_set1_ps(g->alpha), beta = _mm512_set1_ps(g->beta);
@@ -272,24 +273,40 @@ AMX static inline __attribute__((always_inline)) void store_rows(const struct ge
             low = _mm512_fmadd_ps(beta, narrow ? (__m512)old_l : _mm512_maskz_loadu_ps(ml, full), low);
             high = _mm512_fmadd_ps(beta, narrow ? (__m512)old_h : _mm512_maskz_loadu_ps(mh, full + 16), high);
         }
-        if (narrow)
+        if (narrow && stream)
+            _mm512_stream_si512((void *)half, round_pair(low, high));
+        else if (stream)
+            _mm512_stream_ps(full, low), _mm512_stream_ps(full + 16, high);
+        else if (narrow)
             _mm512_mask_storeu_epi16(half, mask, round_pair(low, high));
         else
             _mm512_mask_storeu_ps(full, ml, low), _mm512_mask_storeu_ps(full + 16, mh, high);
     }
 }
 
+/* Results too many for any cache go past it, in whole lines. */
+static bool streams(const struct gemm *g, int64_t cols) {
+    enum { LINE = 64, MANY = 16 << 20 };
+    int64_t size = g->type == F32 ? 4 : 2;
+    return cols == SIDE && g->M * g->N * size >= MANY && g->stride * size % LINE == 0 && (uintptr_t)g->C % LINE == 0;
+}
+
 AMX static void store(const struct gemm *g, int64_t m, int64_t n, const float *tile, int64_t stride, int64_t rows,
                       int64_t cols) {
     bool plain = !g->bias && g->alpha == 1.0f && g->beta == 0.0f;
-    if (g->type == BF16 && plain)
-        store_rows(g, m, n, tile, stride, rows, cols, true, true);
+    bool stream = plain && streams(g, cols);
+    if (stream && g->type == BF16)
+        store_rows(g, m, n, tile, stride, rows, cols, true, true, true);
+    else if (stream)
+        store_rows(g, m, n, tile, stride, rows, cols, true, false, true);
+    else if (g->type == BF16 && plain)
+        store_rows(g, m, n, tile, stride, rows, cols, true, true, false);
     else if (g->type == BF16)
-        store_rows(g, m, n, tile, stride, rows, cols, false, true);
+        store_rows(g, m, n, tile, stride, rows, cols, false, true, false);
     else if (plain)
-        store_rows(g, m, n, tile, stride, rows, cols, true, false);
+        store_rows(g, m, n, tile, stride, rows, cols, true, false, false);
     else
-        store_rows(g, m, n, tile, stride, rows, cols, false, false);
+        store_rows(g, m, n, tile, stride, rows, cols, false, false, false);
 }
 
 static const struct kernel kernel = {

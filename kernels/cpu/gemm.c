@@ -14,8 +14,7 @@
 enum {
     CHUNK = 2048,            // the most rows or columns of the shared factor at a time
     STRIP = 256,             // and of a strip: CHUNK * STRIP sums take half the scratch
-    NARROW = 96,             // the narrowest strip when all of the shared chunk does not stay in a cache
-    CACHED = 8 << 20,        // that is, beyond so many bytes
+    CACHED = 1 << 20,        // beyond so many bytes the shared chunk leaves the second cache, and strips are wide
     TASK_MACS = 1 << 20,     // a task is worth at least so many products,
     TASK_ELEMENTS = 1 << 15, // or packs so many elements,
     TASKS = 16,              // and a strip is narrow enough for so many tasks, where that is possible
@@ -227,8 +226,11 @@ static int64_t plan_chunk(const struct plan *p) {
 static void plan_tasks(struct plan *p) {
     int64_t width = p->strips.width, panels = divide_up(p->strips.count, width);
     int64_t worth = TASK_MACS / larger(width * p->chunk * (p->k_end - p->k), 1) + 1;
-    if ((size_t)(p->blocks * p->panels) * p->shared.bytes > CACHED) worth = larger(worth, NARROW / width);
-    p->strip = least(larger(divide_up(panels, TASKS), worth), STRIP / width) * width;
+    int64_t most = STRIP / width, threads = threads_count(p->be->threads);
+    size_t shared = (size_t)((p->blocks - 1) * p->panels) * panel_bytes(p, &p->shared, (int)p->block);
+    shared += (size_t)p->panels * panel_bytes(p, &p->shared, block_length(p, p->blocks - 1));
+    if (shared > CACHED) worth = divide_up(panels, divide_up(divide_up(panels, most), threads) * threads);
+    p->strip = least(larger(divide_up(panels, TASKS), worth), most) * width;
     int64_t elements = p->shared.width * larger(p->block, 1);
     p->group = least(divide_up(TASK_ELEMENTS, elements), STRIP / p->shared.width);
 }
