@@ -296,7 +296,8 @@ static void matmul_blocks(void **state) {
         {1000, 16, 1030, F32, F32, F32, true, false, 1, 1},   {500, 900, 16, F32, F32, F32, false, true, 0.5f, 1},
         {3, 2, 360000, F32, F32, F32, true, false, 1, 1},     {2, 2, 1060000, BF16, F32, BF16, true, false, 1, 0},
         {0, 5, 7, F32, F32, F32, false, false, 1, 0},         {5, 7, 0, F32, F32, F32, false, false, 1, 0},
-        {4, 7, 0, BF16, BF16, F32, true, false, 1, 0.5f},
+        {4, 7, 0, BF16, BF16, F32, true, false, 1, 0.5f},     {130, 300, 24001, BF16, F32, BF16, false, false, 1, 1},
+        {130, 300, 24001, F32, F32, F32, false, true, 1, 0},
     };
     struct pair p = pair_of(state);
     uint64_t s = 2;

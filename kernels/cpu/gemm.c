@@ -2,10 +2,13 @@
  * the factors exchanged ("flipped") a tile is the transpose of its part of C.
  *
  *   for each chunk of the shared factor that fits in its memory
- *       pack the chunk, all of K                                          (tasks: some panels, one block of K)
- *       for each strip of the other factor                                (a task)
- *           for each block of K: pack the strip; for each panel of it, for each shared panel: multiply into a tile
- *           the last block stores the tiles
+ *       for each round of blocks of K; one round, unless K is long
+ *           pack the chunk                                                (tasks: some panels, one block of K)
+ *           for each strip of the other factor                            (a task)
+ *               for each block of K: pack the strip; for each shared panel, for each of the strip: add to a tile
+ *               the last block stores the tiles
+ *
+ * The widths of strips and the rounds change no sum, so they may depend on the number of threads.
  */
 #include "kernels/cpu/gemm.h"
 
@@ -13,6 +16,8 @@
 
 enum {
     CHUNK = 2048,            // the most rows or columns of the shared factor at a time
+    ROUND = 2 << 20,         // bytes of the shared chunk in a round
+    TILES = 16 << 20,        // memory for tiles between rounds
     STRIP = 256,             // and of a strip: CHUNK * STRIP sums take half the scratch
     CACHED = 1 << 20,        // beyond so many bytes the shared chunk leaves the second cache, and strips are wide
     TASK_MACS = 1 << 20,     // a task is worth at least so many products,
@@ -36,12 +41,14 @@ struct plan {
     bool flipped;     // rows of a tile are columns of C
     bool rows_shared; // the shared side gives the kernel's rows
     struct side shared, strips;
-    int64_t k, k_end;      // the part of K that this plan sums
-    int64_t blocks, block; // of K
-    int64_t first, chunk;  // the chunk of the shared side
-    int64_t panels;        // in the chunk
-    int64_t group;         // panels of it that one task packs
-    int64_t strip;         // width of a strip, whole panels
+    int64_t k, k_end;          // the part of K that this plan sums
+    int64_t blocks, block;     // of K
+    int64_t round, begin, end; // so many blocks at a time, and those of this round
+    float *tiles;              // of all of the chunk, between rounds; NULL where there is one round
+    int64_t first, chunk;      // the chunk of the shared side
+    int64_t panels;            // in the chunk
+    int64_t group;             // panels of it that one task packs
+    int64_t strip;             // width of a strip, whole panels
 };
 
 static int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
@@ -139,14 +146,14 @@ static size_t panel_bytes(const struct plan *p, const struct side *side, int kn)
 
 static char *shared_panel(const struct plan *p, int64_t block, int64_t panel) {
     char *start = ((struct cpu_backend *)p->be)->shared;
-    start += (size_t)(block * p->panels) * panel_bytes(p, &p->shared, (int)p->block);
+    start += (size_t)((block - p->begin) * p->panels) * panel_bytes(p, &p->shared, (int)p->block);
     return start + (size_t)panel * panel_bytes(p, &p->shared, block_length(p, block));
 }
 
 static void pack_task(void *arg, int64_t task, int thread) {
     (void)thread;
     const struct plan *p = arg;
-    int64_t groups = divide_up(p->panels, p->group), block = task / groups, panel = task % groups * p->group;
+    int64_t groups = divide_up(p->panels, p->group), block = p->begin + task / groups, panel = task % groups * p->group;
     int64_t first = panel * p->shared.width, count = least(p->group * p->shared.width, p->chunk - first);
     p->shared.pack(shared_panel(p, block, panel), p->shared.factor, p->first + first, count, p->k + block * p->block,
                    block_length(p, block));
@@ -175,8 +182,9 @@ static void strip_task(void *arg, int64_t task, int thread) {
     int64_t panels = divide_up(count, strips->width);
     char *packed = cpu_scratch(p->be, thread);
     float *tiles = (float *)(packed + (size_t)panels * panel_bytes(p, strips, (int)p->block));
+    if (p->tiles) tiles = p->tiles + first / strips->width * p->panels * p->kernel->rows * p->kernel->cols;
     if (p->kernel->begin) p->kernel->begin();
-    for (int64_t block = 0; block < p->blocks; block++) {
+    for (int64_t block = p->begin; block < p->end; block++) {
         strips->pack(packed, strips->factor, first, count, p->k + block * p->block, block_length(p, block));
         for (int64_t s = 0; s < p->panels; s++) multiply_panel(p, packed, tiles, first, panels, s, block);
     }
@@ -216,9 +224,22 @@ static void plan_blocks(struct plan *p) {
     p->blocks = p->block ? divide_up(K, p->block) : 1;
 }
 
+/* With all of a long K the shared chunk would come from memory for each strip. */
+static void plan_rounds(struct plan *p) {
+    int64_t width = p->strips.width,
+            panels = least(divide_up(p->shared.count, p->shared.width), CHUNK / p->shared.width);
+    size_t tiles = (size_t)(panels * p->shared.width * divide_up(p->strips.count, width) * width) * sizeof(float);
+    size_t block = (size_t)panels * p->shared.bytes;
+    p->round = p->blocks, p->tiles = NULL;
+    if (block * (size_t)p->blocks <= 3 * ROUND || tiles > TILES) return;
+    p->round = larger(ROUND / (int64_t)block, 1);
+    p->tiles = (float *)(((struct cpu_backend *)p->be)->shared + CPU_SHARED - TILES);
+}
+
 /* The most panels of the shared side that its memory holds; 0: not one. */
 static int64_t plan_chunk(const struct plan *p) {
-    int64_t room = (int64_t)(CPU_SHARED / (p->shared.bytes * (size_t)p->blocks));
+    size_t memory = p->tiles ? CPU_SHARED - TILES : CPU_SHARED;
+    int64_t room = (int64_t)(memory / (p->shared.bytes * (size_t)p->round));
     int64_t most = least(room, CHUNK / p->shared.width), panels = divide_up(p->shared.count, p->shared.width);
     return most ? divide_up(panels, divide_up(panels, most)) : 0;
 }
@@ -237,13 +258,17 @@ static void plan_tasks(struct plan *p) {
 
 static void run(struct plan *p) {
     plan_blocks(p);
+    plan_rounds(p);
     int64_t panels = plan_chunk(p);
     for (p->first = 0; p->first < p->shared.count; p->first += p->chunk) {
         p->chunk = least(panels * p->shared.width, p->shared.count - p->first);
         p->panels = divide_up(p->chunk, p->shared.width);
         plan_tasks(p);
-        threads_for(p->be->threads, p->blocks * divide_up(p->panels, p->group), pack_task, p);
-        threads_for(p->be->threads, divide_up(p->strips.count, p->strip), strip_task, p);
+        for (p->begin = 0; p->begin < p->blocks; p->begin += p->round) {
+            p->end = least(p->begin + p->round, p->blocks);
+            threads_for(p->be->threads, (p->end - p->begin) * divide_up(p->panels, p->group), pack_task, p);
+            threads_for(p->be->threads, divide_up(p->strips.count, p->strip), strip_task, p);
+        }
     }
 }
 
