@@ -23,8 +23,12 @@ LDFLAGS += -fsanitize=address,undefined
 else ifeq ($(FLAVOUR),tsan)
 CFLAGS  += -O1 -fsanitize=thread
 LDFLAGS += -fsanitize=thread
+else ifeq ($(FLAVOUR),fuzz)
+CC      := clang
+CFLAGS  += -O1 -Wno-pass-failed -fsanitize=fuzzer-no-link,address,undefined -fno-sanitize-recover=undefined
+LDFLAGS += -fsanitize=address,undefined
 else
-$(error FLAVOUR is $(FLAVOUR), wanted release, asan or tsan)
+$(error FLAVOUR is $(FLAVOUR), wanted release, asan, tsan or fuzz)
 endif
 
 # The CPU kernels are compiled once per instruction set; each set becomes one object that shows only its op table.
@@ -47,10 +51,11 @@ LIB_OBJ  := $(LIB_SRC:%.c=$(BUILD)/%.o) $(ISAS:%=$(BUILD)/cpu-%.o)
 CLI_OBJ  := $(patsubst %.c,$(BUILD)/%.o,$(wildcard cli/*.c))
 TESTS    := $(patsubst tests/%.c,$(BUILD)/tests/%,$(wildcard tests/test_*.c))
 TEST_LIB := $(patsubst %.c,$(BUILD)/%.o,$(filter-out $(wildcard tests/test_*.c tests/fuzz_*.c),$(wildcard tests/*.c)))
+FUZZERS  := $(patsubst tests/%.c,$(BUILD)/tests/%,$(wildcard tests/fuzz_*.c))
 BENCHES  := $(patsubst bench/%.c,$(BUILD)/bench/%,$(wildcard bench/*.c))
 
 .DEFAULT_GOAL := all
-.PHONY: all deps demo test asan tsan fuzz bench golden install clean help tests
+.PHONY: all deps demo test asan tsan fuzz bench golden install clean help tests fuzzers
 .SECONDARY:
 
 all: $(BUILD)/graft ## builds build/release/graft
@@ -98,7 +103,7 @@ deps: ## checks every dependency; names and installs the missing Debian packages
 tests: $(BUILD)/graft $(TESTS)
 
 test: deps ## every test that this machine can run
-	@$(MAKE) --no-print-directory FLAVOUR=$(FLAVOUR) tests
+	@$(MAKE) --no-print-directory -j$(shell nproc) FLAVOUR=$(FLAVOUR) tests
 	@sh tests/run.sh $(BUILD)
 
 asan: ## the tests under AddressSanitizer and UndefinedBehaviorSanitizer
@@ -107,8 +112,25 @@ asan: ## the tests under AddressSanitizer and UndefinedBehaviorSanitizer
 tsan: ## the tests under ThreadSanitizer
 	@$(MAKE) --no-print-directory FLAVOUR=tsan test
 
+$(BUILD)/tests/fuzz_%: $(BUILD)/tests/fuzz_%.o $(BUILD)/libgraft.a
+	$(CC) $(LDFLAGS) -fsanitize=fuzzer -o $@ $^ $(LDLIBS)
+
+FUZZ_SECONDS ?= 60
+fuzz: ## every parser on mutated files, FUZZ_SECONDS each; needs clang and libclang-rt
+	@$(MAKE) --no-print-directory -j$(shell nproc) FLAVOUR=fuzz fuzzers
+	@sh tests/fuzz.sh build/fuzz $(FUZZ_SECONDS)
+
+fuzzers: $(FUZZERS)
+
 bench: $(BUILD)/graft $(BENCHES) ## times what matters
 	@sh bench/run.sh $(BUILD)
+
+golden: ## makes the fixtures again; needs Python with tests/golden/requirements.txt
+	for script in tests/golden/reference.py tests/golden/make_*.py; do python3 $$script || exit 1; done
+
+PREFIX ?= /usr/local
+install: $(BUILD)/graft ## copies graft to PREFIX/bin
+	install -D -m 755 $(BUILD)/graft $(DESTDIR)$(PREFIX)/bin/graft
 
 help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 18

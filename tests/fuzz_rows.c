@@ -1,0 +1,34 @@
+/* Whatever the bytes: a file of chat rows, as a .json list and as .jsonl, is refused or read. */
+#include <stdint.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/file.h"
+#include "data/rows.h"
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
+
+static void read_all(const char *path) {
+    struct rows rows;
+    struct err e = {0};
+    if (rows_open(&rows, path, &e) != ST_OK) return;
+    for (int64_t i = 0; i < rows.count; i++) {
+        struct chat_row row;
+        struct err bad = {0};
+        if (chat_row_read(&row, &rows, i, &bad) == ST_OK) chat_row_free(&row);
+    }
+    rows_close(&rows);
+}
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
+    static const char *const endings[] = {"json", "jsonl"};
+    for (int i = 0; i < 2; i++) {
+        char path[64];
+        struct err e = {0};
+        snprintf(path, sizeof path, "/tmp/fuzz_rows_%ld.%s", (long)getpid(), endings[i]);
+        if (file_write(path, data, size, &e) == ST_OK) read_all(path);
+        unlink(path);
+    }
+    return 0;
+}
