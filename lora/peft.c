@@ -77,6 +77,12 @@ static void add_copy(cJSON *config, const char *key, const cJSON *v) {
     if (v) cJSON_AddItemToObject(config, key, cJSON_Duplicate(v, true));
 }
 
+static void set_default_targets(cJSON *config) {
+    if (json_get(config, "target_modules")) return;
+    cJSON_DeleteItemFromObjectCaseSensitive(config, "target_modules");
+    cJSON_AddItemToObject(config, "target_modules", cJSON_Parse("[\"q_proj\", \"v_proj\"]"));
+}
+
 cJSON *peft_config_new(const struct adapter_options *o) {
     static const char *const bias[] = {[BIAS_NONE] = "none", [BIAS_ALL] = "all", [BIAS_LORA_ONLY] = "lora_only"};
     cJSON *c = cJSON_CreateObject();
@@ -96,10 +102,7 @@ cJSON *peft_config_new(const struct adapter_options *o) {
     add_copy(c, "rank_pattern", o->rank_pattern);
     add_copy(c, "alpha_pattern", o->alpha_pattern);
     add_copy(c, "modules_to_save", o->modules_to_save);
-    if (!json_get(c, "target_modules")) {
-        cJSON_DeleteItemFromObject(c, "target_modules");
-        cJSON_AddItemToObject(c, "target_modules", cJSON_Parse("[\"q_proj\", \"v_proj\"]"));
-    }
+    set_default_targets(c);
     return c;
 }
 
@@ -132,7 +135,7 @@ enum status peft_config_read(cJSON **config, const char *dir, struct err *e) {
     if (c && !cJSON_IsObject(c)) err_set(e, ST_FAIL, "%s: not an object", path);
     if (c && e->code == ST_OK) check_supported(c, path, e);
     if (e->code == ST_OK)
-        *config = c;
+        set_default_targets(*config = c);
     else
         cJSON_Delete(c);
     free(path);

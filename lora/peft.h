@@ -14,7 +14,7 @@
 /* The options as a config. target_modules is what was asked for, q_proj and v_proj by default. */
 cJSON *peft_config_new(const struct adapter_options *o);
 
-/* adapter_config.json of a folder; what is not supported is an error. The caller deletes it. */
+/* adapter_config.json of a folder, with the same default; what is not supported is an error. The caller deletes it. */
 enum status peft_config_read(cJSON **config, const char *dir, struct err *e);
 
 /* The keys of a config that are written, sorted, with defaults where they are missing. The caller deletes it. */

@@ -83,6 +83,7 @@ static void test_patterns(void **state) {
         {"{\"q_proj\": 1, \"layers.0.self_attn.q_proj\": 2}", "11---111-"},
         {"{\"layers\\\\.\\\\d\\\\..*\": 1}", "11--11-1-"},
         {"{\"proj\": 1}", "---------"},
+        {"{\"q\": 1, \"model.layers\": 2}", "---------"},
         {"{\"^model.*q_proj\": 1}", "11---1--1"},
         {"{\".*up_proj|.*q_proj\": 1}", "111--1111"},
     };

@@ -1,0 +1,40 @@
+/* What tests of adapters share: a backend, a model of tests/golden/models, a folder to write to. */
+#ifndef TESTS_ADAPTER_FIXTURE_H
+#define TESTS_ADAPTER_FIXTURE_H
+
+#include "base/json.h"
+#include "lora/adapter.h"
+
+#define MODELS "tests/golden/models/"
+
+struct fixture {
+    struct backend *be;
+    struct model *model;
+    char *tmp;
+    struct err e;
+};
+
+int fixture_start(void **state);
+int fixture_end(void **state);
+
+void expect_good(const struct err *e);
+void expect_error(struct fixture *f, enum status st, const char *part); // a failure whose text has the part; clears it
+
+void fixture_model(struct fixture *f, const char *name); // loads tests/golden/models/NAME/model
+
+/* The config of a fixture's adapter, which the caller deletes; its model is loaded. */
+cJSON *fixture_adapter_config(struct fixture *f, const char *name);
+struct adapter_options options_of(const cJSON *config);
+struct adapter *fixture_adapter(struct fixture *f, const struct adapter_options *o); // adapter_new
+
+cJSON *json_of(const char *text);
+const struct trained *find_trained(const struct adapter *a, const char *key);
+
+/* Differs when anything that hangs in the model does. */
+uint64_t model_state(const struct model *m);
+
+/* Trainings in tests/golden/models with a folder adapter/ that PEFT wrote. */
+enum { FOLDER_COUNT = 14 };
+extern const char *const FOLDERS[FOLDER_COUNT];
+
+#endif
