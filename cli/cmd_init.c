@@ -114,7 +114,7 @@ struct filling {
     void *data;
     int64_t count;
     bool half;
-    double deviation;
+    float deviation;
     uint64_t seed, stream;
 };
 
@@ -123,10 +123,10 @@ static void normal_four(const struct filling *f, int64_t block, float out[4]) {
     uint32_t bits[4];
     rng_block(f->seed, f->stream, (uint64_t)block, bits);
     for (int i = 0; i < 4; i += 2) {
-        double radius = f->deviation * sqrt(-2.0 * log((bits[i] + 0.5) * 0x1p-32));
-        double angle = 6.283185307179586 * 0x1p-32 * bits[i + 1];
-        out[i] = (float)(radius * cos(angle));
-        out[i + 1] = (float)(radius * sin(angle));
+        float radius = f->deviation * sqrtf(-2.0f * logf(((float)bits[i] + 0.5f) * 0x1p-32f)), sine, cosine;
+        sincosf(6.2831853f * 0x1p-32f * (float)bits[i + 1], &sine, &cosine);
+        out[i] = radius * cosine;
+        out[i + 1] = radius * sine;
     }
 }
 
@@ -161,7 +161,7 @@ static void fill(const struct new_tensor *t, const struct preset *p, uint64_t se
     struct filling f = {.data = data,
                         .count = (int64_t)(t->entry.bytes / (half ? 2 : 4)),
                         .half = half,
-                        .deviation = p->deviation > 0 ? p->deviation : 1 / sqrt((double)t->inputs),
+                        .deviation = (float)(p->deviation > 0 ? p->deviation : 1 / sqrt((double)t->inputs)),
                         .seed = seed,
                         .stream = rng_stream(t->entry.name)};
     if (t->fill == FILL_NORMAL)
