@@ -74,7 +74,8 @@ static cJSON *read_bool(const struct flag *flag, const char *s, struct err *e) {
 }
 
 static bool is_choice(const char *choices, const char *s) {
-    size_t n = strlen(s);
+    size_t n = strcspn(s, "|");
+    if (s[n]) return false;
     for (const char *at = choices; at; at = strchr(at, '|')) {
         at += *at == '|';
         if (strncmp(at, s, n) == 0 && (at[n] == '|' || at[n] == 0)) return n > 0;
