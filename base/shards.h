@@ -1,5 +1,5 @@
-/* The tensors of a model folder, written one after the other into model.safetensors or, when they are more than a file may
- * hold, into model-00001-of-0000N.safetensors with model.safetensors.index.json. */
+/* The tensors of a model folder, written one after the other into model.safetensors or, when they are more than a file
+ * may hold, into model-00001-of-0000N.safetensors with model.safetensors.index.json. */
 #ifndef BASE_SHARDS_H
 #define BASE_SHARDS_H
 

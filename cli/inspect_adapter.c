@@ -14,6 +14,8 @@
 #include "base/text.h"
 #include "cli/out.h"
 
+enum { LARGEST_RANK = 8192 }; // its square is held in memory
+
 /* One adapted module: its path in the base model and the norm of its update. */
 struct update {
     char *path;
@@ -101,6 +103,9 @@ static enum status add_update(struct inspection *in, const struct st_entry *a, s
     bool rslora = false;
     if (!fits)
         err_set(e, ST_FAIL, "%s: %s and %s do not fit together", a->file, a->name, name_b);
+    else if (a->dim[0] > LARGEST_RANK)
+        err_set(e, ST_FAIL, "%s: %s has rank %lld, at most %d are taken", a->file, a->name, (long long)a->dim[0],
+                LARGEST_RANK);
     else if (alpha_of(in, inner, &alpha, e) == ST_OK)
         json_bool(in->config, in->dir, "use_rslora", false, &rslora, e);
     if (e->code == ST_OK) {

@@ -1,5 +1,5 @@
-/* graft VERB ...: finds the verb, checks its flags, runs it, and turns what went wrong into one sentence on stderr and an
- * exit status: 0 done, 1 the work failed, 2 wrong usage. */
+/* graft VERB ...: finds the verb, checks its flags, runs it, and turns what went wrong into one sentence on stderr and
+ * an exit status: 0 done, 1 the work failed, 2 wrong usage. */
 #include <stdio.h>
 #include <string.h>
 

@@ -14,7 +14,8 @@ void out_json(const cJSON *v); // compact, one line
 
 void out_note(const struct flags *f, const char *format, ...) __attribute__((format(printf, 2, 3)));
 
-/* How far something has come. On a terminal one line that is drawn again; redirected, a plain line for every tenth part. */
+/* How far something has come. On a terminal one line that is drawn again; redirected, a plain line for every tenth
+ * part. */
 struct progress {
     const char *label;
     int64_t done, total;
