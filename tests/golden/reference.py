@@ -605,6 +605,8 @@ def make_prompt(name):
     run += ["--prompt", prompt]
     for k in range(len(pixels)):
         run += ["--image", f"{{case}}/images/{k}.png"]
+    if vision:
+        run += ["--conv_template", "llama_3"]
     run += ["--max_new_tokens", str(NEW_TOKENS), "--json"] + common_flags()
     write_case(folder, "generate", p["about"], [run], {"token_ids": tokens}, {"gap": round(gap, 4)})
     return f"{len(set(tokens))} different tokens, smallest gap {gap:.3f}"
