@@ -39,7 +39,8 @@ struct chat_session {
 static enum status add_image(struct chat_session *s, const char *path, struct err *e) {
     struct batch_image image;
     if (s->images == CHAT_PICTURES)
-        return err_set(e, ST_FAIL, "%s: the conversation has %d pictures already, which is the most", path, CHAT_PICTURES);
+        return err_set(e, ST_FAIL, "%s: the conversation has %d pictures already, which is the most", path,
+                       CHAT_PICTURES);
     if (prompt_read_image(&image, &s->g.prompter, path, e) != ST_OK) return e->code;
     s->image = mem_resize(s->image, (size_t)(s->images + 1) * sizeof *s->image);
     s->image[s->images++] = image;
@@ -77,10 +78,11 @@ static enum status encode(struct row *out, struct chat_session *s, struct err *e
     if (prompt_encode(out, &s->g.prompter, &p, e) != ST_OK) return e->code;
     for (int64_t i = 0; i < out->images; i++) out->image[i] = s->image[i];
     if (out->positions < s->g.generator->room) return ST_OK;
-    return err_set(e, ST_FAIL,
-                   "the conversation takes %lld positions and leaves no room for an answer in %lld (--max_seq_len); /reset "
-                   "starts a new one",
-                   (long long)out->positions, (long long)s->g.generator->room);
+    return err_set(
+        e, ST_FAIL,
+        "the conversation takes %lld positions and leaves no room for an answer in %lld (--max_seq_len); /reset "
+        "starts a new one",
+        (long long)out->positions, (long long)s->g.generator->room);
 }
 
 static enum status make_answer(struct chat_session *s, const struct row *prompt, struct answer *a, struct err *e) {
@@ -128,8 +130,8 @@ static enum status take_line(struct chat_session *s, const char *line, bool *don
         return *path ? add_image(s, path, e) : err_set(e, ST_FAIL, "/image wants a path");
     char *name = mem_text_n(line, word);
     const char *near = text_nearest(name, commands, 3);
-    err_set(e, ST_FAIL, "%s is no command%s%s%s; wanted /image PATH, /reset or /exit", name, near ? "; did you mean " : "",
-            near ? near : "", near ? "?" : "");
+    err_set(e, ST_FAIL, "%s is no command%s%s%s; wanted /image PATH, /reset or /exit", name,
+            near ? "; did you mean " : "", near ? near : "", near ? "?" : "");
     free(name);
     return e->code;
 }
@@ -180,7 +182,8 @@ static enum status converse(struct chat_session *s, struct err *e) {
     char *buffer = NULL;
     size_t room = 0;
     if (s->terminal)
-        out_note(s->g.f, "/image PATH adds a picture, /reset starts anew, /exit or Ctrl-D ends; Ctrl-C stops an answer");
+        out_note(s->g.f,
+                 "/image PATH adds a picture, /reset starts anew, /exit or Ctrl-D ends; Ctrl-C stops an answer");
     for (bool done = false; !done;) {
         const char *line = read_line(s->terminal, &buffer, &room, e);
         if (!line && e->code == ST_OK) break;

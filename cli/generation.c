@@ -25,7 +25,8 @@ static enum status check_flags(const struct flags *f, struct err *e) {
     if (temperature < 0) return err_set(e, ST_USAGE, "--temperature is %g, wanted 0 (greedy) or more", temperature);
     if (!(top_p > 0 && top_p <= 1)) return err_set(e, ST_USAGE, "--top_p is %g, wanted more than 0, at most 1", top_p);
     if (flag_int(f, "max_new_tokens") < 1)
-        return err_set(e, ST_USAGE, "--max_new_tokens is %lld, wanted 1 or more", (long long)flag_int(f, "max_new_tokens"));
+        return err_set(e, ST_USAGE, "--max_new_tokens is %lld, wanted 1 or more",
+                       (long long)flag_int(f, "max_new_tokens"));
     if (flag_int(f, "max_seq_len") < 0)
         return err_set(e, ST_USAGE, "--max_seq_len is %lld, wanted 0 or more", (long long)flag_int(f, "max_seq_len"));
     if (flag_int(f, "seed") < 0)
@@ -69,8 +70,9 @@ enum status generation_load(struct generation *g, int64_t room, int64_t pictures
     g->sampler = sampler_new(g->config.text.vocab, flag_number(f, "temperature"), flag_number(f, "top_p"),
                              (uint64_t)flag_int(f, "seed"));
     if (room > g->config.text.max_positions && g->config.text.max_positions > 0)
-        out_note(f, "note: prompt and answer may take %lld positions; the model was made for %lld (max_position_embeddings)",
-                 (long long)room, (long long)g->config.text.max_positions);
+        out_note(
+            f, "note: prompt and answer may take %lld positions; the model was made for %lld (max_position_embeddings)",
+            (long long)room, (long long)g->config.text.max_positions);
     return ST_OK;
 }
 
@@ -125,7 +127,8 @@ static void show(struct answer *a, const struct generation *g, size_t *shown, bo
 }
 
 static enum status feed_prompt(struct answer *a, struct generation *g, const struct row *prompt, struct err *e) {
-    struct row row = {.ids = prompt->ids, .labels = prompt->labels, .images = prompt->images, .positions = prompt->positions};
+    struct row row = {
+        .ids = prompt->ids, .labels = prompt->labels, .images = prompt->images, .positions = prompt->positions};
     struct batch_image *pixels = mem_alloc((size_t)prompt->images * sizeof *pixels);
     for (int64_t i = 0; i < prompt->images; i++) pixels[i] = prompt->image[i];
     row.image = pixels;

@@ -21,8 +21,8 @@ struct generation {
     struct adapter *adapter;
     struct generator *generator;
     struct sampler sampler;
-    uint64_t drawn;     // tokens that were chosen so far
-    int32_t *stops;     // (stop_count) tokens that end an answer
+    uint64_t drawn; // tokens that were chosen so far
+    int32_t *stops; // (stop_count) tokens that end an answer
     int64_t stop_count;
     bool interruptible; // SIGINT, which the caller has blocked, ends an answer
 };
@@ -39,10 +39,10 @@ void generation_close(struct generation *g);
 enum dtype cli_dtype(const struct flags *f, const struct model_config *c);
 
 struct answer {
-    struct ids ids;   // with the token that ended it
-    double *logprobs; // (ids.len)
-    struct text text; // without special tokens
-    bool stopped;     // by a token that ends answers
+    struct ids ids;                   // with the token that ended it
+    double *logprobs;                 // (ids.len)
+    struct text text;                 // without special tokens
+    bool stopped;                     // by a token that ends answers
     int64_t prompt_positions, reused; // of them the cache had these
     double prompt_seconds, seconds;
 };

@@ -51,8 +51,9 @@ static enum status add_part(struct text *t, const cJSON *part, const char *where
     static const char *const files[] = {"image", "path", "url", "image_url"};
     for (int i = 0; i < 4; i++)
         if (json_get(part, files[i]))
-            return err_set(e, ST_FAIL, "%s: a part of type image names its file in \"%s\"; name it with --image instead",
-                           where, files[i]);
+            return err_set(e, ST_FAIL,
+                           "%s: a part of type image names its file in \"%s\"; name it with --image instead", where,
+                           files[i]);
     text_add(t, PICTURE);
     return ST_OK;
 }
@@ -129,7 +130,8 @@ static enum status render_messages(const struct prompter *p, const struct prompt
     if (!cJSON_IsArray(prompt->messages) || !prompt->messages->child)
         return err_set(e, ST_FAIL, "%s: wanted a JSON list of messages, each with role and content", prompt->where);
     bool as_they_are = p->own && p->family.family == FAMILY_TEXT;
-    cJSON *messages = as_they_are ? cJSON_Duplicate(prompt->messages, true) : flatten(prompt->messages, prompt->where, e);
+    cJSON *messages =
+        as_they_are ? cJSON_Duplicate(prompt->messages, true) : flatten(prompt->messages, prompt->where, e);
     if (messages && p->own) render_own(p, messages, prompt->images, out, e);
     if (messages && !p->own) render_conversation(p, messages, prompt->where, out, e);
     cJSON_Delete(messages);

@@ -109,8 +109,15 @@ static void feed_piece(struct generator *g, int32_t *ids, int64_t n, struct batc
                        bool last) {
     int64_t offsets[] = {0, n}, row = 0;
     for (int64_t i = 0; i < n; i++) g->positions[i] = (int32_t)(g->length + i);
-    const struct batch b = {.rows = 1, .N = n, .offsets = offsets, .ids = ids, .positions = g->positions,
-                            .targets = g->targets, .row_index = &row, .images = image_count, .image = images};
+    const struct batch b = {.rows = 1,
+                            .N = n,
+                            .offsets = offsets,
+                            .ids = ids,
+                            .positions = g->positions,
+                            .targets = g->targets,
+                            .row_index = &row,
+                            .images = image_count,
+                            .image = images};
     struct pass p = pass_new(g->workspace, 0, 0);
     model_forward(&p, g->workspace, &b);
     if (last) head_logits(&p, g->workspace, g->logits);
@@ -207,7 +214,8 @@ static double logprob_of(const float *logits, int64_t n, int32_t id, float top) 
 enum status sampler_choose(struct choice *out, const struct sampler *s, const float *logits, uint64_t index,
                            struct err *e) {
     int32_t best = largest(logits, s->vocab);
-    if (best < 0) return err_set(e, ST_FAIL, "the model's logits are not finite; its weights or its adapter are damaged");
+    if (best < 0)
+        return err_set(e, ST_FAIL, "the model's logits are not finite; its weights or its adapter are damaged");
     float top = logits[best];
     out->id = s->temperature > 0 ? draw(s, logits, top, index) : best;
     out->logprob = logprob_of(logits, s->vocab, out->id, top);
