@@ -1,5 +1,5 @@
-/* graft chat: a conversation in the terminal, or from a pipe line by line. Each answer sees all that was said; what the cache
- * holds of it is not computed again.
+/* graft chat: a conversation in the terminal, or from a pipe line by line. Each answer sees all that was said; what the
+ * cache holds of it is not computed again.
  *
  * SIGINT is blocked in every thread and only looked for while an answer is made, which it ends. */
 #include <signal.h>

@@ -107,7 +107,7 @@ static bool was_interrupted(const struct generation *g) {
     return sigtimedwait(&set, NULL, &(struct timespec){0}) == SIGINT;
 }
 
-/* Bytes of the text that more tokens will not change: a character whose bytes have not all come is decoded as U+FFFD. */
+/* Bytes of the text that more tokens will not change: a character whose bytes have not all come is U+FFFD so far. */
 static size_t settled(const struct text *t) {
     size_t n = t->len;
     while (n >= 3 && memcmp(t->data + n - 3, "\xEF\xBF\xBD", 3) == 0) n -= 3;
@@ -213,6 +213,7 @@ void answer_print_json(const struct answer *a, const struct row *prompt) {
     cJSON_AddStringToObject(o, "finish_reason", a->stopped ? "stop" : "length");
     cJSON_AddItemToObject(o, "prompt_ids", id_list(&prompt->ids));
     cJSON_AddNumberToObject(o, "prompt_tokens", (double)a->prompt_positions);
+    cJSON_AddNumberToObject(o, "reused_tokens", (double)a->reused);
     cJSON_AddNumberToObject(o, "prompt_seconds", a->prompt_seconds);
     cJSON_AddNumberToObject(o, "seconds", a->seconds);
     cJSON_AddNumberToObject(o, "tokens_per_second", made > 0 ? (double)a->ids.len / made : 0);

@@ -27,8 +27,8 @@ struct generation {
     bool interruptible; // SIGINT, which the caller has blocked, ends an answer
 };
 
-/* Checks the flags and opens all that is not the model's weights: adapter, temperature, top_p, conv_template, seed, dtype are
- * read from f. raw: see prompter_open. generation_close after any outcome. */
+/* Checks the flags and opens all that is not the model's weights: adapter, temperature, top_p, conv_template, seed and
+ * dtype are read from f. raw: see prompter_open. generation_close after any outcome. */
 enum status generation_open(struct generation *g, const struct flags *f, bool raw, struct err *e);
 
 /* Loads the model and plans its memory for `room` positions and prompts of as many pictures. */
@@ -47,8 +47,8 @@ struct answer {
     double prompt_seconds, seconds;
 };
 
-/* Answers a prompt with its pixels, which stay the row's. What the cache already holds of it is not computed again. stream:
- * the text goes to stdout as it comes, whole characters at a time. */
+/* Answers a prompt with its pixels, which stay the row's. What the cache holds of it is not computed again. stream: the
+ * text goes to stdout as it comes, whole characters at a time. */
 enum status generation_answer(struct answer *a, struct generation *g, const struct row *prompt, int64_t max_new_tokens,
                               bool stream, struct err *e);
 void answer_free(struct answer *a);

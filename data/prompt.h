@@ -1,11 +1,11 @@
-/* What a model is to continue: a raw text, or a conversation that a template writes down and leaves open for the answer.
+/* What a model is to continue: a raw text, or a conversation that a template writes down and leaves open for an answer.
  *
  *   text family    raw text with its BOS; messages go through the tokenizer's chat template, or through one of Mantis'
  *   mllava         a text is the user's turn of a Mantis template (llama_3 unless another is chosen)
  *
- * Pictures (mllava) stand where the text has `<image>`, as in Mantis' chat_mllava: those without a place come right after
- * the first "USER:" (or "Human:", "HUMAN:") of the rendered text, else at its very start; a surplus `<image>` is deleted.
- * Under a tokenizer's own template they begin the first turn of the user. */
+ * Pictures (mllava) stand where the text has `<image>`, as in Mantis' chat_mllava: those without a place come right
+ * after the first "USER:" (or "Human:", "HUMAN:") of the rendered text, else at its very start; a surplus `<image>` is
+ * deleted. Under a tokenizer's own template they begin the first turn of the user. */
 #ifndef DATA_PROMPT_H
 #define DATA_PROMPT_H
 
@@ -27,8 +27,8 @@ struct prompter {
     struct processor processor;
 };
 
-/* conv_template NULL: the family's, or the tokenizer's own. raw: only texts will come, as they are, unless the family or
- * conv_template has a template for them. f and t must outlive p. */
+/* conv_template NULL: the family's, or the tokenizer's own. raw: only texts will come, as they are, unless the family
+ * or conv_template has a template for them. f and t must outlive p. */
 enum status prompter_open(struct prompter *p, const struct data_family *f, const struct tokenizer *t,
                           const char *conv_template, bool raw, struct err *e);
 void prompter_close(struct prompter *p);

@@ -1,5 +1,5 @@
-/* Text, one token after the other, in memory that is planned once: a cache of keys and values, and the largest piece of a
- * prompt that goes through the network at a time. A long prompt is fed in pieces; a picture is never split.
+/* Text, one token after the other, in memory that is planned once: a cache of keys and values, and the largest piece of
+ * a prompt that goes through the network at a time. A long prompt is fed in pieces; a picture is never split.
  *
  *   generator_feed   ids (and pictures) behind those in the cache -> logits of the last position
  *   sampler_choose   logits -> one token
@@ -32,8 +32,8 @@ struct generator_options {
 enum status generator_new(struct generator **g, struct model *m, const struct generator_options *o, struct err *e);
 void generator_free(struct generator *g);
 
-/* ids (n, at least 1), -1 where a picture's feature stands; images in that order, whole. Fails when they do not fit, when an
- * id is outside the vocabulary, or when the device does; the cache is then as it was. */
+/* ids (n, at least 1), -1 where a picture's feature stands; images in that order, whole. Fails when they do not fit, when
+ * an id is outside the vocabulary, or when the device does; the cache is then as it was. */
 enum status generator_feed(struct generator *g, const int32_t *ids, int64_t n, struct batch_image *images,
                            int64_t image_count, struct err *e);
 

@@ -70,8 +70,8 @@ static void feed(struct fixture *f, struct generator *g, const int32_t *ids, int
     ok(f);
 }
 
-/* Two orders of summation: a sum of n products differs by at most n u of its terms' size, and a logit comes out of 7 products
- * a layer, the attention's two and the head's, one after the other, whose errors add up to first order. */
+/* Two orders of summation: a sum of n products differs by at most n u of its terms' size, and a logit comes out of 7
+ * products a layer, the attention's two and the head's, one after the other, whose errors add up to first order. */
 static double bound(const struct model *m, const float *logits) {
     const struct text_config *c = &m->config.text;
     double longest = (double)(c->ffn > c->dim ? c->ffn : c->dim), products = (double)(9 * c->layers + 1), size = 1;
@@ -453,7 +453,7 @@ static void count(int64_t *seen, const float *logits, double temperature, double
     sampler_free(&s);
 }
 
-/* Five deviations of a binomial count: a right sampler fails one such comparison in two million, and the draws are fixed. */
+/* Five deviations of a binomial count: a right sampler fails one such comparison in two million; the draws are fixed. */
 static void assert_counts(const int64_t *seen, const double *probability) {
     for (int i = 0; i < WORDS; i++) {
         double p = probability[i], slack = 5 * sqrt(DRAWS * p * (1 - p));
