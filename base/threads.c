@@ -1,5 +1,6 @@
 /* Workers sleep on a condition variable and spin for a moment before, because a training step calls threads_for some
- * hundred times with gaps of microseconds. A job is published by its generation number. */
+ * hundred times with gaps of microseconds. A job is published by its generation number. Who publishes it works on it
+ * too and closes it when no task is left, so that a worker that was slow to wake holds nobody up: it finds it closed. */
 #include "base/threads.h"
 
 #include <pthread.h>
@@ -10,7 +11,7 @@
 
 #include "base/memory.h"
 
-enum { SPINS = 2000 };
+enum { SPINS = 2000, CLOSED = -1 };
 
 struct threads {
     int count;
@@ -19,8 +20,8 @@ struct threads {
     pthread_cond_t wake;
     atomic_uint generation; // changes with each job
     atomic_bool quit;
-    atomic_int running; // workers that have not finished the job
-    atomic_llong next;  // the next task
+    atomic_int inside; // workers on the job; CLOSED: none may enter, and the job may be changed
+    atomic_llong next; // the next task
     int64_t tasks;
     thread_task *task;
     void *arg;
@@ -61,6 +62,22 @@ static unsigned wait_for_job(struct threads *t, unsigned seen) {
     return g;
 }
 
+static bool enter_job(struct threads *t) {
+    int inside = atomic_load_explicit(&t->inside, memory_order_relaxed);
+    while (inside != CLOSED)
+        if (atomic_compare_exchange_weak_explicit(&t->inside, &inside, inside + 1, memory_order_acquire,
+                                                  memory_order_relaxed))
+            return true;
+    return false;
+}
+
+static void close_job(struct threads *t) {
+    for (int none = 0;
+         !atomic_compare_exchange_weak_explicit(&t->inside, &none, CLOSED, memory_order_acquire, memory_order_relaxed);
+         none = 0)
+        pause_briefly();
+}
+
 static void *worker_main(void *arg) {
     struct worker self = *(struct worker *)arg;
     free(arg);
@@ -68,8 +85,9 @@ static void *worker_main(void *arg) {
     for (;;) {
         seen = wait_for_job(self.team, seen);
         if (atomic_load(&self.team->quit)) return NULL;
+        if (!enter_job(self.team)) continue;
         work(self.team, self.number);
-        atomic_fetch_sub_explicit(&self.team->running, 1, memory_order_release);
+        atomic_fetch_sub_explicit(&self.team->inside, 1, memory_order_release);
     }
 }
 
@@ -86,6 +104,7 @@ struct threads *threads_new(int count) {
     t->workers = mem_alloc((size_t)t->count * sizeof *t->workers);
     pthread_mutex_init(&t->lock, NULL);
     pthread_cond_init(&t->wake, NULL);
+    atomic_store(&t->inside, CLOSED);
     int started = 1;
     for (; started < t->count; started++) {
         struct worker *w = mem_alloc(sizeof *w);
@@ -126,8 +145,8 @@ void threads_for(struct threads *t, int64_t n, thread_task *task, void *arg) {
     }
     t->task = task, t->arg = arg, t->tasks = n;
     atomic_store(&t->next, 0);
-    atomic_store(&t->running, t->count - 1);
+    atomic_store_explicit(&t->inside, 0, memory_order_release);
     publish(t);
     work(t, 0);
-    while (atomic_load_explicit(&t->running, memory_order_acquire) > 0) pause_briefly();
+    close_job(t);
 }
