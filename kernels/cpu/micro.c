@@ -63,11 +63,15 @@ static void pack_a(void *panels, const struct factor *f, int64_t first, int64_t 
 
 /* Columns [j, j + TRANSPOSE) of B, whose lines lie along k. */
 static void pack_columns(float *panels, const struct factor *f, int64_t j, int64_t n, int64_t line, int64_t k, int kn) {
-    float lines[TRANSPOSE * KC];
+    float lines[TRANSPOSE * KC], *dst = panels + j / COLS * COLS * KC + j % COLS;
+    if (f->type == F32 && n >= TRANSPOSE && kn % TRANSPOSE == 0) {
+        transpose(dst, COLS, (const float *)f->data + line * f->stride + k, f->stride, TRANSPOSE, kn);
+        return;
+    }
     int length = (int)round_up(kn, TRANSPOSE);
     if (n < TRANSPOSE || length > kn) memset(lines, 0, sizeof lines);
     for (int64_t i = 0; i < n; i++) line_f32(lines + i * length, f, line + i, k, kn);
-    transpose(panels + j / COLS * COLS * KC + j % COLS, COLS, lines, length, TRANSPOSE, length);
+    transpose(dst, COLS, lines, length, TRANSPOSE, length);
 }
 
 static void pack_b(void *panels, const struct factor *f, int64_t first, int64_t count, int64_t k, int kn) {
