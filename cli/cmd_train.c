@@ -18,7 +18,7 @@ static void ask_to_stop(int number) {
 }
 
 static void catch_signals(void) {
-    struct sigaction a = {.sa_handler = ask_to_stop};
+    struct sigaction a = {.sa_handler = ask_to_stop, .sa_flags = SA_RESTART};
     sigaction(SIGINT, &a, NULL);
     sigaction(SIGTERM, &a, NULL);
 }

@@ -102,6 +102,18 @@ static enum status check_blocksize(const struct settings *s, struct err *e) {
     return e->code;
 }
 
+/* A model of 4-bit weights is no start for one that is written whole. */
+static enum status check_whole(const struct session *s, struct err *e) {
+    const char *kind = settings_text(&s->settings, "finetuning_type");
+    bool quantised = s->config.quantization_config || !settings_is(&s->settings, "quantization", "none");
+    if (strcmp(kind, "lora") != 0 && quantised)
+        err_set(e, ST_USAGE,
+                "%s: finetuning_type %s writes the model's own parameters, and this base is quantised; take the base in 16 "
+                "or 32 bits without quantization, or finetuning_type lora",
+                s->settings.path, kind);
+    return e->code;
+}
+
 static enum bias_training bias_of(const struct settings *s) {
     if (settings_is(s, "lora_bias", "all")) return BIAS_ALL;
     return settings_is(s, "lora_bias", "lora_only") ? BIAS_LORA_ONLY : BIAS_NONE;
@@ -148,7 +160,7 @@ enum status session_open_training(struct session *s, const struct flags *f, cons
     if (settings_read(&s->settings, f->words[0], f->given, e) != ST_OK || check_blocksize(&s->settings, e) != ST_OK)
         return e->code;
     if (session_open(s, f, settings_text(&s->settings, "model_name_or_path"), e) != ST_OK) return e->code;
-    if (open_data(s, f, e) != ST_OK) return e->code;
+    if (check_whole(s, e) != ST_OK || open_data(s, f, e) != ST_OK) return e->code;
     struct load_options load_as = load_options_of(&s->settings);
     if (load(s, &load_as, e) != ST_OK) return e->code;
     set_window(s);

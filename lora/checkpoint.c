@@ -13,6 +13,7 @@
 #include "base/memory.h"
 #include "base/safetensors.h"
 #include "base/text.h"
+#include "lora/output.h"
 #include "lora/run_log.h"
 
 static const char prefix[] = "checkpoint-";
@@ -75,7 +76,7 @@ static enum status write_all(const struct trainer *t, const char *dir, struct er
     char *optimizer = path_join(dir, "optimizer.safetensors"), *hf = path_join(dir, "trainer_state.json");
     char *own = path_join(dir, "graft_state.json");
     cJSON *state = state_json(t);
-    if (dir_make(dir, e) == ST_OK && adapter_write(t->adapter, dir, e) == ST_OK &&
+    if (dir_make(dir, e) == ST_OK && trained_write(t->adapter, dir, EXACT, e) == ST_OK &&
         write_optimizer(t, optimizer, e) == ST_OK && run_log_trainer_state(t, hf, e) == ST_OK &&
         json_write(own, state, e) == ST_OK)
         dir_sync(dir, e);
@@ -84,12 +85,22 @@ static enum status write_all(const struct trainer *t, const char *dir, struct er
     return e->code;
 }
 
+/* A folder leaves its name before its files go, so that what a kill leaves of it is no checkpoint any more. */
+static enum status take_away(const char *dir, struct err *e) {
+    char *aside = mem_format("%s.%ld.old.partial", dir, (long)getpid());
+    if (rename(dir, aside) == 0)
+        dir_remove(aside, e);
+    else if (errno != ENOENT)
+        err_set(e, ST_FAIL, "%s: cannot rename (%s)", dir, strerror(errno));
+    free(aside);
+    return e->code;
+}
+
 enum status checkpoint_write(const struct trainer *t, char **path, struct err *e) {
     char *final = checkpoint_path(t, t->step), *beside = mem_format("%s.%ld.partial", final, (long)getpid());
     struct err quiet = {0};
     *path = NULL;
-    dir_remove(final, e); // of an earlier run that this one replaces
-    if (e->code == ST_OK && write_all(t, beside, e) == ST_OK) {
+    if (write_all(t, beside, e) == ST_OK && take_away(final, e) == ST_OK) { // of an earlier run that this one replaces
         if (rename(beside, final) != 0) err_set(e, ST_FAIL, "%s: cannot rename (%s)", beside, strerror(errno));
         dir_sync(t->output_dir, e);
     }
@@ -137,29 +148,44 @@ char *checkpoint_newest(const char *output_dir) {
     return path;
 }
 
-static void remove_partial(const char *dir, struct err *e) {
+/* NAME.PID.partial, as files and folders that are being written are called. */
+static bool is_partial(const char *name) {
+    static const char end[] = ".partial";
+    if (!text_ends(name, end)) return false;
+    char *stem = mem_text_n(name, strlen(name) - strlen(end)), *dot;
+    if (text_ends(stem, ".old")) stem[strlen(stem) - strlen(".old")] = 0;
+    dot = strrchr(stem, '.');
+    bool partial = dot && dot > stem && dot[1] && dot[1 + strspn(dot + 1, "0123456789")] == 0;
+    free(stem);
+    return partial;
+}
+
+enum status checkpoint_sweep(const char *dir, struct err *e) {
     char **names;
     size_t n;
-    if (dir_list(dir, &names, &n, e) != ST_OK) return;
+    if (dir_list(dir, &names, &n, e) != ST_OK) return e->code;
     for (size_t i = 0; i < n; i++) {
-        if (!text_starts(names[i], prefix) || !text_ends(names[i], ".partial")) continue;
+        if (!is_partial(names[i])) continue;
         char *path = path_join(dir, names[i]);
-        dir_remove(path, e);
+        if (dir_exists(path))
+            dir_remove(path, e);
+        else if (unlink(path) != 0 && errno != ENOENT)
+            err_set(e, ST_FAIL, "%s: cannot remove (%s)", path, strerror(errno));
         free(path);
     }
     names_free(names, n);
+    return e->code;
 }
 
 enum status checkpoint_prune(const struct trainer *t, struct err *e) {
     int64_t limit = settings_int(t->settings, "save_total_limit");
     size_t count;
-    remove_partial(t->output_dir, e);
     int64_t *steps = list_steps(t->output_dir, &count), left = (int64_t)count;
     bool keeps_best = settings_bool(t->settings, "load_best_model_at_end");
     for (size_t i = 0; limit > 0 && i + 1 < count && left > limit; i++) {
         if (keeps_best && steps[i] == t->best_step) continue;
         char *path = checkpoint_path(t, steps[i]);
-        dir_remove(path, e);
+        take_away(path, e);
         free(path);
         left--;
     }
@@ -218,7 +244,7 @@ static enum status read_optimizer(struct trainer *t, const char *path, struct er
 enum status checkpoint_read(struct trainer *t, const char *dir, struct err *e) {
     char *own = path_join(dir, "graft_state.json"), *optimizer = path_join(dir, "optimizer.safetensors");
     cJSON *state = json_read(own, e);
-    if (state && compare(t, state, dir, e) == ST_OK && adapter_read(t->adapter, dir, e) == ST_OK &&
+    if (state && compare(t, state, dir, e) == ST_OK && trained_read(t->adapter, dir, e) == ST_OK &&
         read_optimizer(t, optimizer, e) == ST_OK) {
         json_int(state, own, "step", 0, &t->step, e);
         json_int(state, own, "best_step", 0, &t->best_step, e);

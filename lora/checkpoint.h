@@ -15,8 +15,11 @@ enum status checkpoint_read(struct trainer *t, const char *dir, struct err *e);
 /* The newest checkpoint of a folder; NULL when there is none. The caller frees it. */
 char *checkpoint_newest(const char *output_dir);
 
-/* Removes the oldest beyond save_total_limit, never the best one nor the newest, and what a killed run left half-written. */
+/* Removes the oldest beyond save_total_limit, never the best one nor the newest. */
 enum status checkpoint_prune(const struct trainer *t, struct err *e);
+
+/* Removes the files and checkpoints that a killed run left half-written in its folder. */
+enum status checkpoint_sweep(const char *dir, struct err *e);
 
 char *checkpoint_path(const struct trainer *t, int64_t step);
 

@@ -44,12 +44,12 @@ static void add_front_matter(struct text *t, const struct model_card *c) {
     cJSON *o = cJSON_CreateObject();
     bool hub = is_hub_name(c->base_model);
     if (hub) cJSON_AddStringToObject(o, "base_model", c->base_model);
-    cJSON_AddStringToObject(o, "library_name", "peft");
+    cJSON_AddStringToObject(o, "library_name", c->whole ? "transformers" : "peft");
     if (c->license) cJSON_AddStringToObject(o, "license", c->license);
     if (c->pipeline_tag) cJSON_AddStringToObject(o, "pipeline_tag", c->pipeline_tag);
     cJSON *tags = cJSON_AddArrayToObject(o, "tags");
     if (hub) {
-        char *tag = mem_format("base_model:adapter:%s", c->base_model);
+        char *tag = mem_format("base_model:%s:%s", c->whole ? "finetune" : "adapter", c->base_model);
         add_item(tags, tag);
         free(tag);
     }
@@ -93,7 +93,8 @@ static void add_example(struct text *t, const struct model_card *c) {
     const char *reader = images ? "AutoProcessor" : "AutoTokenizer";
     text_add(t, "## How to load it\n\n```python\n");
     if (c->quant_type) text_add(t, "import torch\n");
-    text_addf(t, "from peft import PeftModel\nfrom transformers import %s, %s%s\n\n", class, reader,
+    if (!c->whole) text_add(t, "from peft import PeftModel\n");
+    text_addf(t, "from transformers import %s, %s%s\n\n", class, reader,
               c->quant_type ? ", BitsAndBytesConfig" : "");
     if (c->quant_type) {
         char *type = json_quote(c->quant_type);
@@ -103,10 +104,16 @@ static void add_example(struct text *t, const struct model_card *c) {
                   type);
         free(type);
     }
+    if (c->whole) {
+        text_addf(t, "model = %s.from_pretrained(%s)  # this folder, or its name on the Hub\n", class, name);
+        text_addf(t, "%s = %s.from_pretrained(%s)\n```\n\n", images ? "processor" : "tokenizer", reader, name);
+        goto done;
+    }
     text_addf(t, "base = %s.from_pretrained(%s, device_map=\"auto\"%s)\n", class, base,
               c->quant_type ? ", quantization_config=four_bits" : "");
     text_addf(t, "model = PeftModel.from_pretrained(base, %s)  # this folder, or its name on the Hub\n", name);
     text_addf(t, "%s = %s.from_pretrained(%s)\n```\n\n", images ? "processor" : "tokenizer", reader, base);
+done:
     free(base);
     free(name);
 }
@@ -115,15 +122,17 @@ void model_card_text(const struct model_card *c, struct text *t) {
     add_front_matter(t, c);
     text_add(t, "# ");
     add_plain(t, c->name);
-    text_add(t, "\n\nThis folder holds a low-rank adapter");
+    text_add(t, c->whole ? "\n\nThis folder holds a fine-tuned model" : "\n\nThis folder holds a low-rank adapter");
     if (c->method) {
         text_add(t, " (");
         add_plain(t, c->method);
         text_add_char(t, ')');
     }
-    text_add(t, " for ");
+    text_add(t, c->whole ? " that began as " : " for ");
     add_plain(t, c->base_model);
-    text_add(t, ". It holds only the weights that training added; they are used together with the\nbase model.\n\n");
+    text_add(t, c->whole ? ".\n\n"
+                         : ". It holds only the weights that training added; they are used together with the\nbase "
+                           "model.\n\n");
     if (c->summary) {
         add_plain(t, c->summary);
         text_add(t, "\n\n");
@@ -139,8 +148,10 @@ void model_card_text(const struct model_card *c, struct text *t) {
     add_example(t, c);
     text_add(
         t, "## How it was made\n\n"
-           "Trained with graft, a fine-tuning program in C and CUDA. The folder is in the layout of PEFT. Where the\n"
-           "run left `config.yaml`, `graft train config.yaml` repeats it, and `log.jsonl` and `report.html` hold its\n"
+           "Trained with graft, a fine-tuning program in C and CUDA. The folder is in the layout of ");
+    text_add(t, c->whole ? "transformers. Where the\n" : "PEFT. Where the\n");
+    text_add(
+        t, "run left `config.yaml`, `graft train config.yaml` repeats it, and `log.jsonl` and `report.html` hold its\n"
            "curves.\n");
 }
 

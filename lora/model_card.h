@@ -3,6 +3,7 @@
 #ifndef LORA_MODEL_CARD_H
 #define LORA_MODEL_CARD_H
 
+#include <stdbool.h>
 #include <stddef.h>
 
 #include "base/status.h"
@@ -22,6 +23,7 @@ struct model_card {
     const char *quant_type;   // "nf4", "fp4": the example then loads the base model so
     const char *license;
     const char *summary; // a paragraph
+    bool whole;          // the folder is a model of its own, not an adapter
     const char *const *datasets;
     size_t dataset_count;
     const struct card_row *settings; // the training settings, in order

@@ -9,6 +9,7 @@
 #include "base/text.h"
 #include "lora/checkpoint.h"
 #include "lora/model_card.h"
+#include "lora/output.h"
 #include "lora/report.h"
 #include "lora/run_log.h"
 
@@ -108,9 +109,20 @@ void trainer_free(struct trainer *t) {
 
 /* --- resuming ---------------------------------------------------------------------------------------------------- */
 
+/* A run that goes on from another folder's checkpoint would look in vain for its best one at the end. */
+static enum status check_best_is_there(const struct trainer *t, const char *from, struct err *e) {
+    if (!settings_bool(t->settings, "load_best_model_at_end") || !t->best_step) return ST_OK;
+    char *best = checkpoint_path(t, t->best_step);
+    if (!dir_exists(best))
+        err_set(e, ST_FAIL, "%s: the best checkpoint so far, %s, is not in output_dir; copy it there from beside this one",
+                from, path_name(best));
+    free(best);
+    return e->code;
+}
+
 enum status trainer_resume(struct trainer *t, char **from, struct err *e) {
     const cJSON *asked = settings_get(t->settings, "resume_from_checkpoint");
-    bool never = cJSON_IsFalse(asked) || settings_is(t->settings, "resume_from_checkpoint", "false");
+    bool never = cJSON_IsFalse(asked);
     bool newest = !asked || cJSON_IsTrue(asked) || settings_is(t->settings, "resume_from_checkpoint", "auto");
     char *path = newest || never ? checkpoint_newest(t->output_dir) : mem_text(settings_text(t->settings, "resume_from_checkpoint"));
     *from = NULL;
@@ -121,7 +133,8 @@ enum status trainer_resume(struct trainer *t, char **from, struct err *e) {
         free(path);
         return e->code;
     }
-    if (checkpoint_read(t, path, e) == ST_OK)
+    if (checkpoint_read(t, path, e) == ST_OK) check_best_is_there(t, path, e);
+    if (e->code == ST_OK)
         *from = path;
     else
         free(path);
@@ -131,6 +144,8 @@ enum status trainer_resume(struct trainer *t, char **from, struct err *e) {
 /* --- the end ----------------------------------------------------------------------------------------------------- */
 
 static const char *method_name(const struct trainer *t) {
+    if (t->adapter->finetuning != FINETUNE_LORA)
+        return t->adapter->finetuning == FINETUNE_FULL ? "full" : "projector";
     bool quantised = t->model->config.quantization_config || !settings_is(t->settings, "quantization", "none");
     bool dora = settings_bool(t->settings, "use_dora");
     return quantised ? dora ? "QDoRA" : "QLoRA" : dora ? "DoRA" : "LoRA";
@@ -152,6 +167,7 @@ static enum status write_card(const struct trainer *t, const struct step_report 
         .pipeline_tag = t->model->config.family == FAMILY_MLLAVA ? "image-text-to-text" : "text-generation",
         .auto_class = t->model->config.family == FAMILY_MLLAVA ? "LlavaForConditionalGeneration" : NULL,
         .quant_type = settings_is(t->settings, "quantization", "none") ? NULL : settings_text(t->settings, "quantization"),
+        .whole = t->adapter->finetuning != FINETUNE_LORA,
         .settings = rows,
         .setting_count = n,
         .results = results,
@@ -183,7 +199,7 @@ static enum status write_config(const struct trainer *t, struct err *e) {
 static enum status take_best(struct trainer *t, struct err *e) {
     if (!settings_bool(t->settings, "load_best_model_at_end") || !t->best_step || t->best_step == t->step) return ST_OK;
     char *path = checkpoint_path(t, t->best_step);
-    adapter_read(t->adapter, path, e);
+    trained_read(t->adapter, path, e);
     free(path);
     return e->code;
 }
@@ -192,15 +208,22 @@ static enum status take_best(struct trainer *t, struct err *e) {
 
 static enum status save(struct trainer *t, const struct train_events *ev, struct err *e) {
     char *path;
+    if (t->saved == t->step) return ST_OK; // by the evaluation of this step
     if (checkpoint_write(t, &path, e) != ST_OK) return e->code;
     if (ev->saved) ev->saved(ev->arg, t, path);
     free(path);
+    t->saved = t->step;
     return checkpoint_prune(t, e);
 }
 
-/* Scores the val split; *stop: it has not become better for too long. */
-static enum status evaluate(struct trainer *t, struct run_log *log, const struct train_events *ev, bool *stop,
-                            struct err *e) {
+/* The val split has not become better for too long. Asked of the trainer's state, because a run that was killed between
+ * the checkpoint and its end resumes into this answer. */
+static bool is_enough(const struct trainer *t) {
+    int64_t patience = settings_int(t->settings, "early_stopping_patience");
+    return patience > 0 && t->without_gain >= patience;
+}
+
+static enum status evaluate(struct trainer *t, struct run_log *log, const struct train_events *ev, struct err *e) {
     struct evaluation v;
     if (evaluator_run(t->evaluator, &v, NULL, NULL, e) != ST_OK || run_log_evaluation(log, t, &v, e) != ST_OK)
         return e->code;
@@ -209,8 +232,6 @@ static enum status evaluate(struct trainer *t, struct run_log *log, const struct
     t->without_gain = better ? 0 : t->without_gain + 1;
     if (better) t->best_loss = loss, t->best_step = t->step;
     if (ev->evaluated) ev->evaluated(ev->arg, t, &v);
-    int64_t patience = settings_int(t->settings, "early_stopping_patience");
-    *stop = patience > 0 && t->without_gain >= patience;
     return better && settings_bool(t->settings, "load_best_model_at_end") ? save(t, ev, e) : ST_OK;
 }
 
@@ -224,13 +245,12 @@ static bool evaluation_is_due(const struct trainer *t) {
 
 static enum status loop(struct trainer *t, struct run_log *log, const struct train_events *ev, struct step_report *last,
                         bool *finished, struct err *e) {
-    bool enough = false;
-    while (t->step < t->steps && !enough) {
+    while (t->step < t->steps && !is_enough(t)) {
         if (train_step(t, last, e) != ST_OK) return e->code;
         bool due = t->step % settings_int(t->settings, "logging_steps") == 0 || t->step == t->steps;
         if (due && run_log_step(log, t, last, e) != ST_OK) return e->code;
         if (ev->step) ev->step(ev->arg, t, last);
-        if (evaluation_is_due(t) && evaluate(t, log, ev, &enough, e) != ST_OK) return e->code;
+        if (evaluation_is_due(t) && evaluate(t, log, ev, e) != ST_OK) return e->code;
         bool stopped = t->stop && *t->stop && t->step < t->steps;
         if ((stopped || t->step % settings_int(t->settings, "save_steps") == 0) && save(t, ev, e) != ST_OK) return e->code;
         if (stopped) return *finished = false, ST_OK;
@@ -242,11 +262,11 @@ enum status trainer_run(struct trainer *t, const struct train_events *ev, bool *
     struct run_log *log = NULL;
     struct step_report last = {0};
     *finished = true;
-    if (dir_make(t->output_dir, e) != ST_OK || write_config(t, e) != ST_OK || run_log_open(&log, t, e) != ST_OK)
+    if (dir_make(t->output_dir, e) != ST_OK || checkpoint_sweep(t->output_dir, e) != ST_OK || write_config(t, e) != ST_OK || run_log_open(&log, t, e) != ST_OK)
         return e->code;
     t->loader = open_loader(t);
     if (loop(t, log, ev, &last, finished, e) == ST_OK && *finished && take_best(t, e) == ST_OK &&
-        adapter_write(t->adapter, t->output_dir, e) == ST_OK && write_card(t, &last, e) == ST_OK)
+        trained_write(t->adapter, t->output_dir, AS_STORED, e) == ST_OK && write_card(t, &last, e) == ST_OK)
         write_report(t, e);
     run_log_close(log);
     return e->code;

@@ -52,7 +52,7 @@ static void keep_line(const cJSON *line, const char *text, void *arg) {
 
 static bool reports_to(const struct settings *s, const char *what) {
     const cJSON *v = settings_get(s, "report_to");
-    if (cJSON_IsString(v)) return strstr(v->valuestring, what) != NULL;
+    if (cJSON_IsString(v)) return strcmp(v->valuestring, what) == 0;
     for (const cJSON *item = cJSON_IsArray(v) ? v->child : NULL; item; item = item->next)
         if (cJSON_IsString(item) && strcmp(item->valuestring, what) == 0) return true;
     return false;

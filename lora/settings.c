@@ -85,7 +85,7 @@ static const char *const harmless[] = {
     "output_dir",  "run_name",         "logging_steps",          "save_steps",
     "report_to",   "save_total_limit", "resume_from_checkpoint", "dataloader_num_workers",
     "memory_limit", "gradient_checkpointing", "model_name_or_path", "data_config_file",
-    "init_adapter",
+    "init_adapter", "data", // which rows: the data's fingerprint
 };
 
 static const struct flag *find_key(const char *name) {
@@ -130,7 +130,7 @@ static bool has_type(const cJSON *v, enum flag_type type) {
     }
 }
 
-/* The value as its key wants it. A text key takes a number or a boolean by its text (eval_strategy: no is a text). */
+/* Whether the value is what its key wants. */
 static enum status check(const char *path, const struct flag *key, const cJSON *v, struct err *e) {
     char *text = cJSON_IsString(v) ? mem_text(v->valuestring) : json_text(v, true);
     if (cJSON_IsNull(v)) {
@@ -150,9 +150,12 @@ static bool is_path(const char *key) {
     return false;
 }
 
+/* "auto" and "false" of resume_from_checkpoint are no paths. */
+static bool names_file(const char *s) { return strcmp(s, "auto") != 0 && strcmp(s, "true") != 0 && strcmp(s, "false") != 0; }
+
 /* A relative path of the file, from the file's folder. A model's name in the hub cache, and "auto", are no paths. */
 static cJSON *from_folder(const char *dir, const char *key, const cJSON *v) {
-    if (!cJSON_IsString(v) || !is_path(key) || strcmp(v->valuestring, "auto") == 0) return cJSON_Duplicate(v, true);
+    if (!cJSON_IsString(v) || !is_path(key) || !names_file(v->valuestring)) return cJSON_Duplicate(v, true);
     char *full = path_join(dir, v->valuestring);
     bool named = strcmp(key, "model_name_or_path") == 0 && !dir_exists(full) && strchr(v->valuestring, '/') &&
                  v->valuestring[0] != '.';
@@ -163,13 +166,25 @@ static cJSON *from_folder(const char *dir, const char *key, const cJSON *v) {
 
 static void set(cJSON *values, const char *key, cJSON *v) { cJSON_ReplaceItemInObjectCaseSensitive(values, key, v); }
 
+/* A text key takes a number by its text: run_name: 7, memory_limit: 8000000000. The caller deletes it. */
+static cJSON *as_wanted(const struct flag *key, const cJSON *v) {
+    if (key->type != FLAG_TEXT || !cJSON_IsNumber(v)) return cJSON_Duplicate(v, true);
+    char *text = json_text(v, true);
+    cJSON *string = cJSON_CreateString(text);
+    free(text);
+    return string;
+}
+
 static enum status take_file(struct settings *s, const cJSON *file, struct err *e) {
     if (!cJSON_IsObject(file)) return err_set(e, ST_FAIL, "%s: wanted keys and values", s->path);
     for (const cJSON *v = file->child; v; v = v->next) {
         const struct flag *key = find_key(v->string);
         if (!key) return unknown(s->path, v->string, e);
-        if (check(s->path, key, v, e) != ST_OK) return e->code;
-        if (!cJSON_IsNull(v)) set(s->values, v->string, from_folder(s->dir, v->string, v));
+        cJSON *value = as_wanted(key, v);
+        if (check(s->path, key, value, e) == ST_OK && !cJSON_IsNull(v))
+            set(s->values, v->string, from_folder(s->dir, v->string, value));
+        cJSON_Delete(value);
+        if (e->code != ST_OK) return e->code;
     }
     return ST_OK;
 }
@@ -186,10 +201,31 @@ static enum status take_flags(struct settings *s, const cJSON *flags, struct err
 
 static enum status in_range(const struct settings *s, const char *key, double least, double most, struct err *e) {
     double v = settings_number(s, key);
-    if (settings_get(s, key) && !(v >= least && v <= most))
-        err_set(e, ST_USAGE, "%s: %s is %g, wanted %g or more%s", s->path, key, v, least,
-                isfinite(most) ? " and not that much" : "");
+    if (!settings_get(s, key) || (v >= least && v <= most)) return ST_OK;
+    if (isfinite(most)) return err_set(e, ST_USAGE, "%s: %s is %g, wanted %g to %.12g", s->path, key, v, least, most);
+    return err_set(e, ST_USAGE, "%s: %s is %g, wanted %g or more", s->path, key, v, least);
+}
+
+static bool is_reporter(const cJSON *v) {
+    return cJSON_IsString(v) && (strcmp(v->valuestring, "jsonl") == 0 || strcmp(v->valuestring, "tensorboard") == 0 ||
+                                 strcmp(v->valuestring, "none") == 0);
+}
+
+static enum status check_report(const struct settings *s, struct err *e) {
+    const cJSON *v = settings_get(s, "report_to");
+    bool known = !v || is_reporter(v) || cJSON_IsArray(v);
+    for (const cJSON *item = cJSON_IsArray(v) ? v->child : NULL; item; item = item->next) known = known && is_reporter(item);
+    if (known) return ST_OK;
+    char *text = json_text(v, true);
+    err_set(e, ST_USAGE, "%s: report_to is %.80s, wanted jsonl, tensorboard or a list of them", s->path, text);
+    free(text);
     return e->code;
+}
+
+static enum status check_resume(const struct settings *s, struct err *e) {
+    const cJSON *v = settings_get(s, "resume_from_checkpoint");
+    if (!v || cJSON_IsBool(v) || cJSON_IsString(v)) return ST_OK;
+    return err_set(e, ST_USAGE, "%s: resume_from_checkpoint wants auto, false or a checkpoint's folder", s->path);
 }
 
 /* What a single key cannot say. */
@@ -206,10 +242,11 @@ static enum status check_all(const struct settings *s, struct err *e) {
         {"logging_steps", 1, INFINITY}, {"save_steps", 1, INFINITY},    {"eval_steps", 1, INFINITY},
         {"save_total_limit", 0, INFINITY}, {"dataloader_num_workers", 1, 256}, {"neftune_noise_alpha", 0, INFINITY},
         {"attn_window", 0, 1 << 24},    {"early_stopping_patience", 0, INFINITY}, {"num_train_epochs", 0, 1e9},
-        {"seed", 0, 0x1p53},
+        {"seed", 0, 0x1p53},            {"max_steps", -1, 1e9},
     };
     for (size_t i = 0; i < sizeof ranges / sizeof *ranges; i++)
         if (in_range(s, ranges[i].key, ranges[i].least, ranges[i].most, e) != ST_OK) return e->code;
+    if (check_report(s, e) != ST_OK || check_resume(s, e) != ST_OK) return e->code;
     static const char *const needed[] = {"model_name_or_path", "output_dir"};
     for (size_t i = 0; i < sizeof needed / sizeof *needed; i++)
         if (!settings_get(s, needed[i]))
@@ -266,10 +303,34 @@ bool settings_is(const struct settings *s, const char *key, const char *value) {
     return text && strcmp(text, value) == 0;
 }
 
+/* A path as it is seen from anywhere; what is not there as a file or folder stays as it is. */
+static cJSON *absolute(const char *path) {
+    char *full = realpath(path, NULL);
+    cJSON *v = cJSON_CreateString(full ? full : path);
+    free(full);
+    return v;
+}
+
+static cJSON *portable(const struct settings *s, const cJSON *v) {
+    cJSON *copy = cJSON_Duplicate(v, true);
+    if (cJSON_IsString(v) && is_path(v->string) && names_file(v->valuestring)) {
+        cJSON_Delete(copy);
+        return absolute(v->valuestring);
+    }
+    for (cJSON *set = strcmp(v->string, "data") == 0 && cJSON_IsArray(copy) ? copy->child : NULL; set; set = set->next) {
+        const cJSON *path = json_get(set, "path");
+        if (!cJSON_IsString(path)) continue;
+        char *full = path_join(s->dir, path->valuestring);
+        cJSON_ReplaceItemInObjectCaseSensitive(set, "path", absolute(full));
+        free(full);
+    }
+    return copy;
+}
+
 char *settings_yaml(const struct settings *s) {
     cJSON *set_ones = cJSON_CreateObject();
     for (const cJSON *v = s->values->child; v; v = v->next)
-        if (!cJSON_IsNull(v)) cJSON_AddItemToObject(set_ones, v->string, cJSON_Duplicate(v, true));
+        if (!cJSON_IsNull(v)) cJSON_AddItemToObject(set_ones, v->string, portable(s, v));
     char *text = yaml_text(set_ones);
     cJSON_Delete(set_ones);
     return text;

@@ -31,7 +31,8 @@ double settings_number(const struct settings *s, const char *key);
 bool settings_bool(const struct settings *s, const char *key);
 bool settings_is(const struct settings *s, const char *key, const char *value); // a text equal to value
 
-/* As YAML, in the order of the table, unset keys left out; the caller frees it. */
+/* As YAML, in the order of the table, unset keys left out, paths absolute, so that it is a config that means the same
+ * wherever it lies; the caller frees it. */
 char *settings_yaml(const struct settings *s);
 
 /* Names the first few keys whose values differ between two runs and would change its numbers; empty text: none. */

@@ -68,7 +68,34 @@ static void update(struct trainer *t, double rate, double head_rate, double grad
     }
 }
 
-/* The rows of the step and the first layer whose output is not finite, for the sentence that stops the run. */
+/* The first layer of a batch whose output is not finite, as model_find_nonfinite counts; unpacked, row by row. */
+static int64_t find_layer(struct trainer *t, const struct batch *b) {
+    int64_t passes = t->packing ? 1 : b->rows, layer = -1;
+    for (int64_t r = 0; r < passes && layer < 0; r++) {
+        int64_t offsets[2];
+        struct batch row = t->packing ? *b : one_row(b, r, offsets);
+        struct pass p = pass_new(t->workspace, 0, 0);
+        model_forward(&p, t->workspace, &row);
+        head_loss(&p, t->workspace, NULL, 1);
+        layer = model_find_nonfinite(t->workspace);
+    }
+    return layer;
+}
+
+static void name_rows(const struct trainer *t, const struct batch *b, struct text *out) {
+    enum { MOST = 400 }; // bytes of a sentence
+    struct err quiet = {0};
+    for (int64_t k = 0; k < b->rows && out->len < MOST; k++) {
+        struct row row;
+        if (dataset_row(t->data, b->row_index[k], false, &row, &quiet) != ST_OK) continue;
+        text_addf(out, "%s%.80s", out->len ? ", " : "", row.id);
+        row_free(&row);
+        if (out->len >= MOST) text_add(out, ", ...");
+    }
+}
+
+/* Stops the run with the first layer whose output is not finite and the rows of its micro-batch; when every output is
+ * finite, with all rows of the step. */
 static enum status explain(struct trainer *t, const struct step_report *r, struct err *e) {
     struct loader_options o = {.rows_per_batch = t->rows, .shuffle = settings_bool(t->settings, "shuffle"),
                                .seed = (uint64_t)settings_int(t->settings, "seed"), .workers = 1,
@@ -79,17 +106,9 @@ static enum status explain(struct trainer *t, const struct step_report *r, struc
     struct err quiet = {0};
     const struct batch *b;
     for (int64_t i = 0; i < t->accum && layer < 0 && loader_next(again, &b, &quiet) == ST_OK; i++) {
-        struct pass p = pass_new(t->workspace, 0, 0);
-        model_forward(&p, t->workspace, b);
-        head_loss(&p, t->workspace, NULL, 1);
-        layer = model_find_nonfinite(t->workspace);
-        if (layer < 0 && i + 1 < t->accum) continue;
-        for (int64_t k = 0; k < b->rows; k++) {
-            struct row row;
-            if (dataset_row(t->data, b->row_index[k], false, &row, &quiet) != ST_OK) continue;
-            text_addf(&rows, "%s%s", k ? ", " : "", row.id);
-            row_free(&row);
-        }
+        layer = find_layer(t, b);
+        if (layer >= 0) text_clear(&rows);
+        name_rows(t, b, &rows);
     }
     loader_free(again);
     char where[64];

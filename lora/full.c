@@ -1,0 +1,131 @@
+#include "lora/full.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/file.h"
+#include "base/half.h"
+#include "base/memory.h"
+#include "base/safetensors.h"
+
+/* Everything beside the weights that transformers may want; what the base lacks is left out. */
+static const char *const companions[] = {
+    "config.json",
+    "generation_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "tokenizer.model",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+    "chat_template.json",
+    "chat_template.jinja",
+    "preprocessor_config.json",
+    "processor_config.json",
+    "video_preprocessor_config.json",
+};
+
+static enum status copy_companions(const char *from, const char *to, struct err *e) {
+    for (size_t i = 0; i < sizeof companions / sizeof *companions && e->code == ST_OK; i++) {
+        char *old = path_join(from, companions[i]), *new = path_join(to, companions[i]), *data;
+        size_t size;
+        if (file_exists(old) && file_read(old, &data, &size, e) == ST_OK) {
+            file_write(new, data, size, e);
+            free(data);
+        }
+        free(old), free(new);
+    }
+    return e->code;
+}
+
+/* What is trained of a tensor of the base, or NULL. A tied head that is stored beside the embedding is the embedding. */
+static const struct trained *trained_of(const struct adapter *a, const char *name) {
+    const struct model *m = a->model;
+    size_t n = m->head.path ? strlen(m->head.path) : 0;
+    bool tied = m->config.text.tied && n && strncmp(name, m->head.path, n) == 0 && strcmp(name + n, ".weight") == 0;
+    for (int64_t i = 0; i < a->count; i++) {
+        const struct trained *t = &a->trained[i];
+        if (strcmp(t->key, name) == 0 || (tied && t->slot == &m->embed)) return t;
+    }
+    return NULL;
+}
+
+/* n numbers in place: out may not lie in front of a number that is still to be read, and never does, being narrower. */
+static void narrow(void *values, enum st_type type, size_t n) {
+    const float *from = values;
+    uint16_t *out = values;
+    for (size_t i = 0; i < n && type != ST_F32; i++) {
+        float x;
+        memcpy(&x, from + i, sizeof x);
+        uint16_t h = type == ST_BF16 ? bf16_of_float(x) : f16_of_float(x);
+        memcpy(out + i, &h, sizeof h);
+    }
+}
+
+static enum status put_trained(struct st_writer *w, const struct adapter *a, const struct trained *t, struct err *e) {
+    const struct st_entry *entry = &w->order[w->next];
+    void *host = mem_alloc(tensor_bytes(&t->value));
+    backend_download(a->model->be, host, &t->value);
+    if (backend_sync(a->model->be, e) == ST_OK) {
+        narrow(host, entry->type, (size_t)tensor_count(&t->value));
+        st_writer_put(w, host, e);
+    }
+    free(host);
+    return e->code;
+}
+
+/* The tensors of the base; trained ones as they will be written. The caller frees them. */
+static struct st_entry *plan_entries(const struct adapter *a, const struct st_set *files, enum precision p) {
+    struct st_entry *entries = mem_alloc(files->count * sizeof *entries);
+    for (size_t i = 0; i < files->count; i++) {
+        entries[i] = files->entries[i];
+        const struct trained *t = trained_of(a, entries[i].name);
+        if (!t || p == AS_STORED) continue;
+        entries[i].type = ST_F32, entries[i].bytes = tensor_bytes(&t->value);
+    }
+    return entries;
+}
+
+static enum status write_tensors(const struct adapter *a, const char *path, enum precision p, struct err *e) {
+    const struct st_set *files = &a->model->weights.files;
+    struct st_entry *entries = plan_entries(a, files, p);
+    struct st_writer w;
+    if (st_writer_open(&w, path, entries, files->count, e) == ST_OK) {
+        while (w.next < w.count && e->code == ST_OK) {
+            const char *name = w.order[w.next].name;
+            const struct trained *t = trained_of(a, name);
+            if (t)
+                put_trained(&w, a, t, e);
+            else
+                st_writer_put(&w, st_find(files, name)->data, e);
+        }
+        if (e->code == ST_OK) st_writer_commit(&w, e);
+        st_writer_abandon(&w);
+    }
+    free(entries);
+    return e->code;
+}
+
+enum status full_write(const struct adapter *a, const char *dir, enum precision p, struct err *e) {
+    char *tensors = path_join(dir, "model.safetensors");
+    if (copy_companions(a->model->weights.dir, dir, e) == ST_OK) write_tensors(a, tensors, p, e);
+    free(tensors);
+    return e->code;
+}
+
+enum status full_read(struct adapter *a, const char *dir, struct err *e) {
+    struct st_set set = {0};
+    if (st_open_dir(&set, dir, "model", e) != ST_OK) return e->code;
+    for (int64_t i = 0; i < a->count && e->code == ST_OK; i++) {
+        const struct trained *t = &a->trained[i];
+        const struct st_entry *entry = st_find(&set, t->key);
+        if (!entry || entry->type != ST_F32 || entry->bytes != tensor_bytes(&t->value))
+            err_set(e, ST_FAIL, "%s: %s is missing, or is not of the model's shape in F32", dir, t->key);
+        else
+            backend_upload(a->model->be, &t->value, entry->data);
+    }
+    if (e->code == ST_OK) backend_sync(a->model->be, e);
+    st_close(&set);
+    return e->code;
+}
