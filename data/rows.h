@@ -41,7 +41,7 @@ struct chat_row {
     size_t image_count;
 };
 
-/* An error names the file and the row. */
+/* An error names the file and the row. chat_row_free after any outcome. */
 enum status chat_row_read(struct chat_row *c, const struct rows *r, int64_t index, struct err *e);
 void chat_row_free(struct chat_row *c);
 

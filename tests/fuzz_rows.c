@@ -16,7 +16,8 @@ static void read_all(const char *path) {
     for (int64_t i = 0; i < rows.count; i++) {
         struct chat_row row;
         struct err bad = {0};
-        if (chat_row_read(&row, &rows, i, &bad) == ST_OK) chat_row_free(&row);
+        chat_row_read(&row, &rows, i, &bad);
+        chat_row_free(&row);
     }
     rows_close(&rows);
 }
