@@ -3,8 +3,8 @@
  * function here carries an instruction set in its name, loops vectorise as wide as the machine allows, and backend.c
  * takes the widest table that the machine runs.
  *
- * Work is cut into tasks by shape only, never by the number of threads; a sum never crosses tasks. That keeps the bits
- * the same for any number of threads. */
+ * A sum never crosses tasks, and how it is cut follows from shapes only. That keeps the bits the same for any number of
+ * threads, which may choose no more than how many whole sums a task takes. */
 #ifndef KERNELS_CPU_CPU_H
 #define KERNELS_CPU_CPU_H
 
