@@ -8,7 +8,8 @@
 #include "model/config.h"
 
 /* Reads config.json and the tokenizer of a folder, whose weights need not be there. f keeps `dir` and points into c,
- * so both have to outlive it. After any outcome the caller frees: model_config_free, tokenizer_free; *t is NULL on failure. */
+ * so both have to outlive it. After any outcome the caller frees: model_config_free, tokenizer_free; *t is NULL on
+ * failure. */
 enum status cli_open_family(const char *dir, struct model_config *c, struct data_family *f, struct tokenizer **t,
                             struct err *e);
 

@@ -14,8 +14,8 @@ struct rows_report {
     int64_t rows, bad, turns, images; // turns and pictures of the good rows
 };
 
-/* All rows of the split, also those that a mixture would leave out. Every bad row adds a sentence to notes, one a line.
- * */
+/* All rows of the split, also those that a mixture would leave out. Every bad row adds a sentence to notes, one a
+ * line. */
 enum status rows_check(struct rows_report *r, const struct data_options *o, struct threads *threads, struct text *notes,
                        struct err *e);
 

@@ -45,7 +45,7 @@ static const struct preset presets[] = {
      " \"model_type\": \"llama\", " TINY_SHAPE ", \"rms_norm_eps\": 1e-05, \"rope_theta\": 10000.0},"
      " \"vision_config\": {\"model_type\": \"siglip_vision_model\", \"hidden_size\": 64, \"intermediate_size\": 128,"
      " \"num_hidden_layers\": 3, \"num_attention_heads\": 4, \"image_size\": 56, \"patch_size\": 14,"
-     " \"layer_norm_eps\": 1e-06, \"hidden_act\": \"gelu_pytorch_tanh\"}}",
+     " \"layer_norm_eps\": 1e-06, \"hidden_act\": \"gelu_pytorch_tanh\", \"vision_use_head\": false}}",
      SIGLIP_PROCESSOR("56")},
     {"smollm2-135m", true, false, 0.041666666666666664,
      "{\"architectures\": [\"LlamaForCausalLM\"], \"model_type\": \"llama\", \"hidden_size\": 576,"
