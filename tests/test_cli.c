@@ -309,6 +309,9 @@ static void test_tokenize_chat(void **state) {
     run_with(&ids, 0, messages, WORDS("tokenize", p->model, "--chat"));
     run_with(&text, 0, ids.out, WORDS("tokenize", p->model, "--decode"));
     assert_string_equal(text.out, closed);
+    end(&text);
+    run_with(&text, 0, ids.out, WORDS("tokenize", p->model, "--decode", "--no_special"));
+    assert_string_equal(text.out, "user\n\nHi");
     end(&ids), end(&text);
     run_with(&ids, 1, "{}", WORDS("tokenize", p->model, "--chat"));
     wants(ids.err, "list of messages");
@@ -395,6 +398,24 @@ static void test_init_numbers(void **state) {
     for (size_t i = 0; i < s.count; i++) check_tensor(&s.entries[i]);
     st_close(&s);
     free(dir);
+}
+
+/* The split by words of the Llama-3 kind, and merges that were learned from words. */
+static void test_init_tokenizer(void **state) {
+    const struct place *p = *state;
+    char *path = path_join(p->model, "tokenizer.json"), *text = NULL;
+    size_t size;
+    struct err e = {0};
+    if (file_read(path, &text, &size, &e) != ST_OK) fail_msg("%s", e.text);
+    wants(text, "|\\\\p{N}{1,3}|");
+    wants(text, "\"ignore_merges\": true");
+    struct run r;
+    run_with(&r, 0, " the question", WORDS("tokenize", p->model, "--no_special"));
+    int count = 1;
+    for (const char *s = r.out; *s; s++) count += *s == ' ';
+    assert_true(count <= 4); // 13 bytes of common words
+    end(&r);
+    free(text), free(path);
 }
 
 static void test_init_writes_whole_or_not(void **state) {
@@ -611,6 +632,7 @@ int main(void) {
         cmocka_unit_test(test_tokenize_refuses),
         cmocka_unit_test(test_init_is_a_function_of_the_seed),
         cmocka_unit_test(test_init_numbers),
+        cmocka_unit_test(test_init_tokenizer),
         cmocka_unit_test(test_init_writes_whole_or_not),
         cmocka_unit_test(test_init_in_shards),
         cmocka_unit_test(test_init_with_a_tokenizer),
