@@ -114,11 +114,13 @@ static size_t settled(const struct text *t) {
     return n;
 }
 
-/* Decodes all of the answer, since a token's text depends on its neighbours, and shows what is new of it. */
+/* Decodes all of the answer, since a token's text depends on its neighbours, and shows what is new of it. Where bytes that
+ * make no character change the text before them, it goes on at the next character. */
 static void show(struct answer *a, const struct generation *g, size_t *shown, bool end) {
     text_clear(&a->text);
     tokenizer_decode(g->tokenizer, a->ids.data, a->ids.len, true, &a->text);
     size_t n = end ? a->text.len : settled(&a->text);
+    while (*shown < n && ((unsigned char)a->text.data[*shown] & 0xC0) == 0x80) ++*shown;
     if (n > *shown) {
         out_bytes(a->text.data + *shown, n - *shown);
         fflush(stdout);
