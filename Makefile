@@ -53,6 +53,7 @@ TESTS    := $(patsubst tests/%.c,$(BUILD)/tests/%,$(wildcard tests/test_*.c))
 TEST_LIB := $(patsubst %.c,$(BUILD)/%.o,$(filter-out $(wildcard tests/test_*.c tests/fuzz_*.c),$(wildcard tests/*.c)))
 FUZZERS  := $(patsubst tests/%.c,$(BUILD)/tests/%,$(wildcard tests/fuzz_*.c))
 BENCHES  := $(patsubst bench/%.c,$(BUILD)/bench/%,$(wildcard bench/*.c))
+EXAMPLES := $(BUILD)/examples/make_data
 
 .DEFAULT_GOAL := all
 .PHONY: all deps demo test asan tsan fuzz bench golden install clean help tests fuzzers
@@ -97,10 +98,17 @@ endif
 $(BUILD)/bench/%: $(BUILD)/bench/%.o $(BUILD)/libgraft.a
 	$(CC) $(LDFLAGS) -o $@ $^ $(LDLIBS)
 
+$(BUILD)/examples/%: $(BUILD)/examples/chat/%.o $(BUILD)/libgraft.a
+	$(CC) $(LDFLAGS) -o $@ $^ $(LDLIBS)
+
 deps: ## checks every dependency; names and installs the missing Debian packages
 	@sh tests/deps.sh "$(DEBIAN)"
 
-tests: $(BUILD)/graft $(TESTS)
+tests: $(BUILD)/graft $(EXAMPLES) $(TESTS)
+
+demo: deps ## makes a small model and data, trains an adapter, shows what it learned; minutes, in build/demo
+	@$(MAKE) --no-print-directory FLAVOUR=$(FLAVOUR) $(BUILD)/graft $(EXAMPLES)
+	@sh examples/chat/run.sh $(BUILD)
 
 test: deps ## every test that this machine can run
 	@$(MAKE) --no-print-directory -j$(shell nproc) FLAVOUR=$(FLAVOUR) tests
