@@ -1,6 +1,7 @@
 /* Workers sleep on a condition variable and spin for a moment before, because a training step calls threads_for some
  * hundred times with gaps of microseconds. A job is published by its generation number. Who publishes it works on it
- * too and closes it when no task is left, so that a worker that was slow to wake holds nobody up: it finds it closed. */
+ * too and closes it when no task is left, so that a worker that was slow to wake holds nobody up: it finds it closed.
+ * */
 #include "base/threads.h"
 
 #include <pthread.h>

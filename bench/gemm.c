@@ -21,7 +21,8 @@ enum kind { FORWARD, BACKWARD, NN, NT, TN, NORMS };
 
 static const char *const kind_names[] = {"forward", "backward", "nn", "nt", "tn", "norms"};
 
-/* forward: x (M,K) W (N,K); backward: dy (M,K) W (K,N); nn, nt, tn: C (M,N), types of C, A, B; norms: W (M,N), rank K. */
+/* forward: x (M,K) W (N,K); backward: dy (M,K) W (K,N); nn, nt, tn: C (M,N), types of C, A, B; norms: W (M,N), rank K.
+ * */
 struct row {
     enum kind kind;
     int64_t M, N, K;
@@ -277,7 +278,7 @@ static void measure(struct backend *be, const struct row *r, const char *name) {
 
 int main(int argc, char **argv) {
     struct err e = {0};
-    struct backend *be = backend_new("cpu", argc > 1 ? atoi(argv[1]) : 1, &e);
+    struct backend *be = backend_new("cpu", argc > 1 ? (int)strtol(argv[1], NULL, 10) : 1, &e);
     if (!be) return fprintf(stderr, "%s\n", e.text), 1;
     printf("%s\n", backend_describe(be));
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {

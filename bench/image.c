@@ -1,5 +1,5 @@
-/* Pictures a second on one core: JPEG to the 384 x 384 pixel values that SigLIP takes (decode, bicubic resize, normalise),
- * and each part by itself. Without files it makes its own, where bench/image_peer.py finds them:
+/* Pictures a second on one core: JPEG to the 384 x 384 pixel values that SigLIP takes (decode, bicubic resize,
+ * normalise), and each part by itself. Without files it makes its own, where bench/image_peer.py finds them:
  *     build/release/bench/image && python bench/image_peer.py build/bench-*.jpg */
 #include <stdio.h>
 #include <stdlib.h>

@@ -49,8 +49,8 @@ size_t chat_count_pictures(const char *s); // `<image>` in a text
 enum status chat_encode_text(const struct chat *c, const char *text, bool special, size_t pictures, struct ids *out,
                              struct err *e);
 
-/* *images becomes the number of picture tokens in ids; fails when there are more than pictures, or when an id is outside
- * the model's vocabulary. */
+/* *images becomes the number of picture tokens in ids; fails when there are more than pictures, or when an id is
+ * outside the model's vocabulary. */
 enum status chat_check_ids(const struct chat *c, const struct ids *ids, size_t pictures, int64_t *images,
                            struct err *e);
 

@@ -8,8 +8,8 @@
 #include "base/status.h"
 
 /* Writes DIR/tokenizer.json and DIR/tokenizer_config.json (with a chat template of the Llama-3 kind). The special
- * tokens come last: <|begin_of_text|> <|end_of_text|> <|start_header_id|> <|end_header_id|> <|eot_id|> and, when pictures are
- * wanted, <image> <|pad|>. */
+ * tokens come last: <|begin_of_text|> <|end_of_text|> <|start_header_id|> <|end_header_id|> <|eot_id|> and, when
+ * pictures are wanted, <image> <|pad|>. */
 enum status mini_tokenizer_write(const char *dir, bool pictures, struct err *e);
 
 #endif

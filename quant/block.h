@@ -1,9 +1,9 @@
 /* Blocks of 4-bit numbers on the host: quantising, dequantising, and the second level that keeps absmax in 8 bits.
  *
  * A block's scale is absmax, the largest magnitude in it; an element becomes the code whose value is nearest to
- * x * (1 / max(absmax, 1e-38)), a tie going to the lower NF4 code and to the smaller FP4 magnitude. The last block, where
- * it is short, divides by absmax instead and stores at least 1e-38, as bitsandbytes does on the CPU. A block of zeros
- * gets the code of zero. NaN gets code 0 and makes absmax NaN, so a caller sees it there.
+ * x * (1 / max(absmax, 1e-38)), a tie going to the lower NF4 code and to the smaller FP4 magnitude. The last block,
+ * where it is short, divides by absmax instead and stores at least 1e-38, as bitsandbytes does on the CPU. A block of
+ * zeros gets the code of zero. NaN gets code 0 and makes absmax NaN, so a caller sees it there.
  *
  * Work is shared out in pieces that depend on the sizes alone: any number of threads gives the same bytes. */
 #ifndef QUANT_BLOCK_H

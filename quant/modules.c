@@ -14,7 +14,8 @@ static const char *const embeddings[] = {
     "wpe",          "token_type_embeddings", "token_embedding",     "tok_embeddings",  "embed_in",        "shared",
 };
 
-/* The attention pooling of SigLIP holds an output projection that is part of a larger module, not a layer of its own. */
+/* The attention pooling of SigLIP holds an output projection that is part of a larger module, not a layer of its own.
+ * */
 static const char pooling_projection[] = ".head.attention.out_proj";
 
 struct choice {
@@ -91,8 +92,8 @@ static void add_name(cJSON *list, const char *name) {
     cJSON_AddItemToArray(list, cJSON_CreateString(name));
 }
 
-/* transformers 5 skips a module whose path ends in a listed name, transformers 4 one whose last component is listed. So a
- * last component alone will do where every layer that would match it is skipped; it survives renaming, too. */
+/* transformers 5 skips a module whose path ends in a listed name, transformers 4 one whose last component is listed. So
+ * a last component alone will do where every layer that would match it is skipped; it survives renaming, too. */
 static bool leaf_suffices(const struct choice *c, const char *leaf) {
     for (size_t i = 0; i < c->s->count; i++)
         if (c->module[i] && !c->skipped[i] && !c->kept[i] && text_ends(c->module[i], leaf)) return false;

@@ -1,6 +1,6 @@
-/* Which weights of a checkpoint become 4-bit: those of linear layers, except the ones that transformers keeps, which are
- * the output layer, layers tied to the embedding and the classification head. In model_type llava it is the vision tower
- * that is kept, and the output layer is not, since Mantis passes llm_int8_skip_modules=["vision_tower"]. */
+/* Which weights of a checkpoint become 4-bit: those of linear layers, except the ones that transformers keeps, which
+ * are the output layer, layers tied to the embedding and the classification head. In model_type llava it is the vision
+ * tower that is kept, and the output layer is not, since Mantis passes llm_int8_skip_modules=["vision_tower"]. */
 #ifndef QUANT_MODULES_H
 #define QUANT_MODULES_H
 
@@ -10,8 +10,8 @@
 #include "base/safetensors.h"
 #include "base/status.h"
 
-/* quantise (s->count): whether entry i becomes 4-bit. skip keeps further modules, or NULL: a regular expression that has
- * to match a run of whole components of a module's path, e.g. "down_proj", "layers\.[0-3]", "vision_model" or
+/* quantise (s->count): whether entry i becomes 4-bit. skip keeps further modules, or NULL: a regular expression that
+ * has to match a run of whole components of a module's path, e.g. "down_proj", "layers\.[0-3]", "vision_model" or
  * ".*(down_proj|lm_head)". Matching no linear layer is an error.
  * *skip_modules: what config.json has to say as llm_int8_skip_modules so that transformers builds the same layers, a
  * list or null; the caller deletes it. */

@@ -1,4 +1,5 @@
-/* Blockwise 4-bit numbers as bitsandbytes stores them (Dettmers et al., "QLoRA", 2023; bitsandbytes 0.4x functional.py).
+/* Blockwise 4-bit numbers as bitsandbytes stores them (Dettmers et al., "QLoRA", 2023; bitsandbytes 0.4x
+ * functional.py).
  *
  * The weight (O,I) is flat, row-major; blocks of `blocksize` consecutive elements cross row boundaries. Byte j holds
  * element 2j in its high half and element 2j+1 in its low half. value = code[half byte] * absmax(block), one fp32

@@ -1,7 +1,7 @@
 /* A case states an op once: it makes inputs, runs the op, and compares the outputs with numbers in double that it works
- * out itself. check_case runs the case for every instruction set that the machine has, for F32 and BF16 activations, and
- * each of those twice with one thread and once with three; it demands the same bits of all three runs, intact guard bytes
- * around every tensor, and untouched inputs.
+ * out itself. check_case runs the case for every instruction set that the machine has, for F32 and BF16 activations,
+ * and each of those twice with one thread and once with three; it demands the same bits of all three runs, intact guard
+ * bytes around every tensor, and untouched inputs.
  *
  * A comparison holds only where |got - want| <= tolerance is true, so NaN fails. The tolerance is twice the error of
  * rounding the exact result to the output's type (none for F32) plus `units` * 2^-24 * size, where size (by default

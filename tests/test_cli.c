@@ -228,7 +228,7 @@ static void test_full_disk_is_a_failure(void **state) {
 static void test_no_model(void **state) {
     (void)state;
     refused(1, WORDS("tokenize", "no/where"), "no/where", "no such model folder");
-    refused(1, WORDS("inspect", "../../etc"), "../../etc", "no such model folder");
+    refused(1, WORDS("inspect", "../../nowhere"), "../../nowhere", "no such model folder");
     refused(1, WORDS("tokenize", ""), "no such model folder", "wanted");
 }
 

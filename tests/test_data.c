@@ -30,7 +30,7 @@ struct fixture {
 static int set_up(void **state) {
     struct fixture *x = mem_alloc(sizeof *x);
     struct err e = {0};
-    strcpy(x->folder, "/tmp/graft-data-XXXXXX");
+    snprintf(x->folder, sizeof x->folder, "/tmp/graft-data-XXXXXX");
     x->tokenizer = tokenizer_load(GOLDEN "/model", &e);
     if (!mkdtemp(x->folder) || !x->tokenizer) return -1;
     x->threads = threads_new(3);

@@ -1,8 +1,8 @@
 /* The matrix products of the CPU backend against a sum in double, for every instruction set that the machine runs.
  *
- * The bound: a sum of K products in F32 is off by at most (K + 8) eps sum |a||b|, whatever the order; alpha, beta and the
- * bias add a few roundings of their terms, and the store one of the result. Where a product is computed in bf16, the
- * reference rounds the factors in the same way; their products are exact in F32. */
+ * The bound: a sum of K products in F32 is off by at most (K + 8) eps sum |a||b|, whatever the order; alpha, beta and
+ * the bias add a few roundings of their terms, and the store one of the result. Where a product is computed in bf16,
+ * the reference rounds the factors in the same way; their products are exact in F32. */
 #include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -441,7 +441,8 @@ static void values_exact(void **state) {
 
 /* --- lengths of rows --------------------------------------------------------------------------------------------- */
 
-/* Each element is off by (r + 3) eps of the terms in it, and so, relatively to the row's length of those, is the root. */
+/* Each element is off by (r + 3) eps of the terms in it, and so, relatively to the row's length of those, is the root.
+ * */
 static void check_norms(struct pair *p, int64_t O, int64_t I, int64_t r, enum dtype type, enum dtype source,
                         bool nested, uint64_t *s) {
     struct weight *w = weight_make(type, O, I, 64, nested, source, s);

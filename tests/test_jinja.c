@@ -106,7 +106,7 @@ static void test_one_template_many_renderings(void **state) {
         cJSON *vars = cJSON_CreateObject();
         cJSON_AddNumberToObject(vars, "n", i);
         assert_int_equal(jinja_render(j, vars, &out, &e), ST_OK);
-        assert_int_equal(atol(text_str(&out)), i + 1);
+        assert_int_equal(strtol(text_str(&out), NULL, 10), i + 1);
         cJSON_Delete(vars);
         text_free(&out);
     }

@@ -127,7 +127,8 @@ static void test_wrong_shapes_abort(void **state) {
     assert_true(aborts(copy_of_nothing, "op_copy: x is f32 (6) without memory"));
 }
 
-/* --- moving --------------------------------------------------------------------------------------------------------- */
+/* --- moving ---------------------------------------------------------------------------------------------------------
+ * */
 
 static void case_copy(struct check *c, const int64_t *shape) {
     static const enum dtype types[] = {F32, BF16, F16};
@@ -149,8 +150,8 @@ static void test_copy_and_zero(void **state) {
     RUN(case_copy, {1}, {31}, {33}, {1029}, {50001});
 }
 
-/* Every F16 becomes F32 and comes back; every upper half of an F32, with three lower halves, becomes the F16 and BF16 that
- * base/half.h makes of it. Infinity, NaN and subnormal numbers are among them. */
+/* Every F16 becomes F32 and comes back; every upper half of an F32, with three lower halves, becomes the F16 and BF16
+ * that base/half.h makes of it. Infinity, NaN and subnormal numbers are among them. */
 static void case_convert(struct check *c, const int64_t *shape) {
     struct tensor h = check_input1(c, F16, 65536, 0, 0), f = check_input1(c, F32, 65536, 0, 0);
     for (uint32_t i = 0; i < 65536; i++) {

@@ -46,7 +46,7 @@ static void test_shuffle_is_pythons(void **state) {
     cJSON *all = json_read("tests/golden/data/shuffled.json", &e);
     assert_non_null(all);
     for (const cJSON *one = all->child; one; one = one->next) {
-        int64_t n = atoll(one->string), *order = mem_alloc((size_t)n * sizeof *order);
+        int64_t n = strtoll(one->string, NULL, 10), *order = mem_alloc((size_t)n * sizeof *order);
         for (int64_t i = 0; i < n; i++) order[i] = i;
         mixture_shuffle(order, n);
         int64_t i = 0;

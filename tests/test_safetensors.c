@@ -1,4 +1,5 @@
-/* The reader refuses whatever is not a whole, sane file, and names the file; the writer's bytes are those of the reference. */
+/* The reader refuses whatever is not a whole, sane file, and names the file; the writer's bytes are those of the
+ * reference. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>

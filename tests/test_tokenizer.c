@@ -165,7 +165,7 @@ struct scratch_dir {
 };
 
 static void scratch_make(struct scratch_dir *d) {
-    strcpy(d->dir, "/tmp/test_tokenizer_XXXXXX");
+    snprintf(d->dir, sizeof d->dir, "/tmp/test_tokenizer_XXXXXX");
     assert_non_null(mkdtemp(d->dir));
     snprintf(d->file, sizeof d->file, "%s/tokenizer.json", d->dir);
 }

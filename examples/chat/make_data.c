@@ -1,12 +1,13 @@
-/* Makes the data of the chat example: pictures of coloured shapes, rows that describe them, and rows that ask about them.
+/* Makes the data of the chat example: pictures of coloured shapes, rows that describe them, and rows that ask about
+ * them.
  *
  *   make_data DIR SEED PICTURES CAPTIONS QUESTIONS HELD_OUT
  *
  * DIR/train and DIR/val hold pictures; a picture of val is in no row of train. Rows are in the chat format of Mantis:
  *   DIR/captions.json, captions_val.json      what the pictures show, image by image; the base model is made with them
  *   DIR/questions.json, questions_val.json    a question about two or three pictures, and its answer
- *   DIR/held_out.tsv                          questions_val.json for a shell: pictures, question and answer between tabs
- * All of it is a function of the seed and the numbers. */
+ *   DIR/held_out.tsv                          questions_val.json for a shell: pictures, question and answer between
+ * tabs All of it is a function of the seed and the numbers. */
 #include <cjson/cJSON.h>
 #include <math.h>
 #include <png.h>
