@@ -1,0 +1,94 @@
+/* The published shapes have the published number of parameters; every preset is a configuration that graft reads. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/file.h"
+#include "base/json.h"
+#include "model/preset.h"
+
+/* Parameters of a preset with the vocabulary of its shape. */
+static int64_t count_parameters(const struct preset *p) {
+    const struct preset_tokens tokens = {.bos = 1, .eos = 2, .pad = -1, .image = p->pictures ? 3 : -1};
+    const char *tmp = getenv("TMPDIR");
+    struct err e = {0};
+    char *dir = path_join(tmp && *tmp ? tmp : "/tmp", "graft-preset-XXXXXX");
+    assert_non_null(mkdtemp(dir));
+    char *path = path_join(dir, "config.json");
+    cJSON *tree = preset_config(p, &tokens, "bfloat16");
+    struct model_config c;
+    if (json_write(path, tree, &e) != ST_OK || model_config_read(&c, dir, &e) != ST_OK)
+        fail_msg("%s: %s", p->name, e.text);
+    struct new_tensors t;
+    preset_tensors(&t, &c, ST_BF16, p->published);
+    int64_t bytes = 0;
+    for (size_t i = 0; i < t.count; i++) {
+        bytes += (int64_t)t.list[i].entry.bytes;
+        if (i > 0) assert_true(strcmp(t.list[i - 1].entry.name, t.list[i].entry.name) < 0);
+    }
+    preset_tensors_free(&t);
+    model_config_free(&c);
+    cJSON_Delete(tree);
+    assert_int_equal(dir_remove(dir, &e), ST_OK);
+    free(path), free(dir);
+    return bytes / 2;
+}
+
+static void test_every_preset_is_read(void **state) {
+    (void)state;
+    for (int i = 0; preset_at(i); i++)
+        if (count_parameters(preset_at(i)) < 100000) fail_msg("%s: too few parameters", preset_at(i)->name);
+}
+
+static void test_published_counts(void **state) {
+    (void)state;
+    static const struct {
+        const char *name;
+        int64_t parameters;
+    } published[] = {{"smollm2-135m", 134515008},
+                     {"qwen2.5-0.5b", 494032768},
+                     {"llama-3-8b", 8030261248},
+                     {"mistral-7b", 7241732096}};
+    for (size_t i = 0; i < sizeof published / sizeof *published; i++) {
+        struct err e = {0};
+        const struct preset *p = preset_find(published[i].name, &e);
+        if (!p) fail_msg("%s", e.text);
+        int64_t found = count_parameters(p);
+        if (found != published[i].parameters)
+            fail_msg("%s: %lld parameters, wanted %lld", p->name, (long long)found, (long long)published[i].parameters);
+    }
+}
+
+/* Llama-3-8B with two tokens more, SigLIP so400m as published with its pooling head, and two projections with biases. */
+static void test_mantis_is_the_sum_of_its_parts(void **state) {
+    (void)state;
+    struct err e = {0};
+    const int64_t language = 8030261248 + 2 * 2 * 4096, tower = 428225600;
+    const int64_t projector = (1152 + 1) * 4096 + (4096 + 1) * 4096;
+    const struct preset *p = preset_find("mantis-8b-siglip-llama3", &e);
+    assert_non_null(p);
+    assert_int_equal(count_parameters(p), language + tower + projector);
+}
+
+static void test_unknown_names_the_nearest(void **state) {
+    (void)state;
+    struct err e = {0};
+    assert_null(preset_find("qwen2-tinny", &e));
+    assert_int_equal(e.code, ST_USAGE);
+    assert_non_null(strstr(e.text, "qwen2-tiny"));
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_every_preset_is_read),
+        cmocka_unit_test(test_published_counts),
+        cmocka_unit_test(test_mantis_is_the_sum_of_its_parts),
+        cmocka_unit_test(test_unknown_names_the_nearest),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
