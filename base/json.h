@@ -14,8 +14,8 @@
 cJSON *json_parse(const char *text, size_t n, const char *where, struct err *e);
 cJSON *json_read(const char *path, struct err *e);
 
-/* Values of an object. A missing key, and null, give the fallback; another type is an error that names where and key.
- * */
+/* Values of an object. A missing key, and null, give the fallback; another type is an error that names where and
+ * key. */
 enum status json_int(const cJSON *o, const char *where, const char *key, int64_t fallback, int64_t *out, struct err *e);
 enum status json_num(const cJSON *o, const char *where, const char *key, double fallback, double *out, struct err *e);
 enum status json_bool(const cJSON *o, const char *where, const char *key, bool fallback, bool *out, struct err *e);

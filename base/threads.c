@@ -1,12 +1,6 @@
 /* Workers sleep on a condition variable and spin for a moment before, because a training step calls threads_for some
-<<<<<<< HEAD
  * hundred times with gaps of microseconds. A job is published by its generation number. Who publishes it works on it
- * too and closes it when no task is left, so that a worker that was slow to wake holds nobody up: it finds it closed.
- * */
-=======
- * hundred times with gaps of microseconds. A job is published by its generation number. Who publishes it works on it too
- * and closes it when no task is left: a worker that was slow to wake finds it closed and holds nobody up. */
->>>>>>> 13a7f5b (Figures: only those of the last kernels)
+ * too and closes it when no task is left: a worker that was slow to wake finds it closed and holds nobody up. */
 #include "base/threads.h"
 
 #include <pthread.h>

@@ -21,8 +21,8 @@ enum kind { FORWARD, BACKWARD, NN, NT, TN, NORMS };
 
 static const char *const kind_names[] = {"forward", "backward", "nn", "nt", "tn", "norms"};
 
-/* forward: x (M,K) W (N,K); backward: dy (M,K) W (K,N); nn, nt, tn: C (M,N), types of C, A, B; norms: W (M,N), rank K.
- * */
+/* forward: x (M,K) W (N,K); backward: dy (M,K) W (K,N); nn, nt, tn: C (M,N), types of C, A, B; norms: W (M,N), rank
+ * K. */
 struct row {
     enum kind kind;
     int64_t M, N, K;

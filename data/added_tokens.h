@@ -47,8 +47,8 @@ const struct added_token *added_find(const struct added *a, const char *content)
 
 /* The next token at or after *from (stripped white space included in [*start, *end)), or NULL. *done is the end of the
  * one before, and is where the text between them starts; *from is where to search on.
- * A token of white space may lie in what the one before it stripped: then it is empty (*end <= *start) and gives no id.
- * */
+ * A token of white space may lie in what the one before it stripped: then it is empty (*end <= *start) and gives no
+ * id. */
 const struct added_token *added_next(const struct added *a, const struct added_set *set, const struct runes *r,
                                      const char *s, size_t n, size_t *from, size_t done, size_t *start, size_t *end);
 

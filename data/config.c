@@ -8,8 +8,8 @@
 #include "base/memory.h"
 #include "base/yaml.h"
 
-/* The one table of formats. A format that is not ready is refused; its fields are known, so that the sentence is right.
- * */
+/* The one table of formats. A format that is not ready is refused; its fields are known, so that the sentence is
+ * right. */
 static const struct format {
     const char *name;
     bool ready;

@@ -1,6 +1,6 @@
 /* Opening: the YAML, the files, the template; then every row is parsed, encoded and measured on all threads, and the
- * mixture is laid out over those that passed. A row's check depends on the row only, and results are gathered in order.
- * */
+ * mixture is laid out over those that passed. A row's check depends on the row only, and results are gathered in
+ * order. */
 #include "data/dataset.h"
 
 #include <stdatomic.h>

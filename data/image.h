@@ -39,8 +39,8 @@ enum resample {
     RESAMPLE_HAMMING = 5
 };
 
-/* out is made anew (width, height at least 1). Pillow's filters in fixed point, its passes in the order of Pillow 13.
- * */
+/* out is made anew (width, height at least 1). Pillow's filters in fixed point, its passes in the order of Pillow
+ * 13. */
 void image_resize(struct image *out, const struct image *in, int64_t width, int64_t height, enum resample filter);
 
 /* The part of `in` from (left, top); out is made anew. The rectangle must lie inside. */

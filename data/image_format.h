@@ -1,5 +1,5 @@
-/* The picture formats behind image_decode; private to data/image*.c. Each file gives one row of the table in image.c.
- * */
+/* The picture formats behind image_decode; private to data/image*.c. Each file gives one row of the table in
+ * image.c. */
 #ifndef DATA_IMAGE_FORMAT_H
 #define DATA_IMAGE_FORMAT_H
 

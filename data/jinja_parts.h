@@ -274,8 +274,8 @@ struct value jinja_binary(struct render *r, const char *op, struct value a, stru
 
 /* Argument i, or the one of that name, or NULL. */
 const struct value *jinja_arg(const struct args *a, size_t i, const char *name);
-/* False, with the error set, when there are more than most, fewer than least, or an unknown name (names ends in NULL).
- * */
+/* False, with the error set, when there are more than most, fewer than least, or an unknown name (names ends in
+ * NULL). */
 bool jinja_args_check(struct render *r, const struct args *a, size_t least, size_t most, const char *const *names);
 bool jinja_arg_whole(struct render *r, const struct args *a, size_t i, const char *name, int64_t fallback,
                      int64_t *out);

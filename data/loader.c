@@ -1,6 +1,6 @@
 /* Batches made ahead of time. Workers take batch numbers in turn, at most `window` ahead of the reader; each batch goes
- * to the slot of its number, so it does not matter who made it or when. What a batch holds depends on its number only.
- * */
+ * to the slot of its number, so it does not matter who made it or when. What a batch holds depends on its number
+ * only. */
 #include <pthread.h>
 #include <stdlib.h>
 

@@ -6,8 +6,8 @@
 #include "data/dataset_parts.h"
 #include "data/image.h"
 
-/* Targets are the labels of the expanded row moved by one: the first position is no target, a picture's have no label.
- * */
+/* Targets are the labels of the expanded row moved by one: the first position is no target, a picture's have no
+ * label. */
 static int64_t count_scored(const struct row *r, const struct data_family *f) {
     int64_t n = 0;
     for (size_t i = 1; i < r->ids.len; i++) {

@@ -14,8 +14,8 @@ static const char *const embeddings[] = {
     "wpe",          "token_type_embeddings", "token_embedding",     "tok_embeddings",  "embed_in",        "shared",
 };
 
-/* The attention pooling of SigLIP holds an output projection that is part of a larger module, not a layer of its own.
- * */
+/* The attention pooling of SigLIP holds an output projection that is part of a larger module, not a layer of its
+ * own. */
 static const char pooling_projection[] = ".head.attention.out_proj";
 
 struct choice {

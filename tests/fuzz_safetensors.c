@@ -1,5 +1,5 @@
-/* Whatever the bytes: the safetensors reader and the reader of 4-bit weights refuse or read them, and stay in bounds.
- * */
+/* Whatever the bytes: the safetensors reader and the reader of 4-bit weights refuse or read them, and stay in
+ * bounds. */
 #include <stdint.h>
 #include <stdio.h>
 #include <sys/mman.h>

@@ -24,8 +24,8 @@ struct check_block {
     bool output;
 };
 
-/* --- values ----------------------------------------------------------------------------------------------------------
- * */
+/* --- values
+ * ---------------------------------------------------------------------------------------------------------- */
 
 double check_get(const struct tensor *t, int64_t i) {
     switch (t->type) {
@@ -50,8 +50,8 @@ void check_set(const struct tensor *t, int64_t i, double value) {
 
 uint32_t check_random(struct check *c) { return rng_bits(1234, 0, c->draws++); }
 
-/* --- memory ----------------------------------------------------------------------------------------------------------
- * */
+/* --- memory
+ * ---------------------------------------------------------------------------------------------------------- */
 
 static uint64_t hash_of(const void *p, size_t n) { return hash_bytes(HASH_START, p, n); }
 
@@ -139,8 +139,8 @@ struct tensor check_copy(struct check *c, const struct tensor *t) {
     return y;
 }
 
-/* --- comparing -------------------------------------------------------------------------------------------------------
- * */
+/* --- comparing
+ * ------------------------------------------------------------------------------------------------------- */
 
 static double rounded_to(double x, enum dtype type) {
     if (type == BF16) return (double)bf16_to_float(bf16_of_float((float)x));
@@ -184,8 +184,8 @@ void check_equal(struct check *c, const char *name, const struct tensor *got, co
     add_to_digest(c, got);
 }
 
-/* --- running ---------------------------------------------------------------------------------------------------------
- * */
+/* --- running
+ * --------------------------------------------------------------------------------------------------------- */
 
 static void verify_blocks(const struct check *c) {
     char where[256];

@@ -441,8 +441,8 @@ static void values_exact(void **state) {
 
 /* --- lengths of rows --------------------------------------------------------------------------------------------- */
 
-/* Each element is off by (r + 3) eps of the terms in it, and so, relatively to the row's length of those, is the root.
- * */
+/* Each element is off by (r + 3) eps of the terms in it, and so, relatively to the row's length of those, is the
+ * root. */
 static void check_norms(struct pair *p, int64_t O, int64_t I, int64_t r, enum dtype type, enum dtype source,
                         bool nested, uint64_t *s) {
     struct weight *w = weight_make(type, O, I, 64, nested, source, s);

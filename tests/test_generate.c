@@ -453,8 +453,8 @@ static void count(int64_t *seen, const float *logits, double temperature, double
     sampler_free(&s);
 }
 
-/* Five deviations of a binomial count: a right sampler fails one such comparison in two million; the draws are fixed.
- * */
+/* Five deviations of a binomial count: a right sampler fails one such comparison in two million; the draws are
+ * fixed. */
 static void assert_counts(const int64_t *seen, const double *probability) {
     for (int i = 0; i < WORDS; i++) {
         double p = probability[i], slack = 5 * sqrt(DRAWS * p * (1 - p));

@@ -127,8 +127,8 @@ static void test_wrong_shapes_abort(void **state) {
     assert_true(aborts(copy_of_nothing, "op_copy: x is f32 (6) without memory"));
 }
 
-/* --- moving ---------------------------------------------------------------------------------------------------------
- * */
+/* --- moving
+ * --------------------------------------------------------------------------------------------------------- */
 
 static void case_copy(struct check *c, const int64_t *shape) {
     static const enum dtype types[] = {F32, BF16, F16};

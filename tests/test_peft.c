@@ -127,8 +127,8 @@ static void test_scales(void **state) {
 
 /* --- folders of other makes, and bad ones ------------------------------------------------------------------------- */
 
-/* Writes a fixture's tensors with names changed: `from` becomes `to`, and where `to` is NULL such tensors are left out.
- * */
+/* Writes a fixture's tensors with names changed: `from` becomes `to`, and where `to` is NULL such tensors are left
+ * out. */
 static void copy_tensors(struct fixture *f, const char *name, const char *const (*changes)[2], size_t count) {
     struct st_set set = {0};
     char *dir = mem_format(MODELS "%s/adapter", name), *path = path_join(f->tmp, "adapter_model.safetensors");

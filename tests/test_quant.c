@@ -321,8 +321,8 @@ static enum status quantise(const char *source, const char *dir, const char *nam
     return st;
 }
 
-/* Quantises the model, and says which of its weights became 4-bit (bits) and what the skip list is (the caller frees).
- * */
+/* Quantises the model, and says which of its weights became 4-bit (bits) and what the skip list is (the caller
+ * frees). */
 static unsigned which(const char *dir, const char *config, const char *skip, char **list) {
     struct checkpoint_options o = checkpoint_defaults();
     struct checkpoint_report r;
