@@ -119,7 +119,7 @@ static enum status explain(struct trainer *t, const struct step_report *r, struc
     err_set(e, ST_FAIL,
             "step %lld: loss %g, gradient norm %g, first seen in %s, rows %s; the adapter keeps the values of step %lld; "
             "lower learning_rate or look at these rows",
-            (long long)r->step, r->loss, r->grad_norm, where, text_str(&rows), (long long)t->step);
+            (long long)r->step, fabs(r->loss), fabs(r->grad_norm), where, text_str(&rows), (long long)t->step); // no "-nan"
     text_free(&rows);
     return e->code;
 }

@@ -1,0 +1,44 @@
+/* Trainings of the built graft in a folder of its own: rows, data.yaml and a config that the test can add to. Every
+ * function fails the running test when the folder or the program cannot be used. */
+#ifndef TESTS_TRAINING_H
+#define TESTS_TRAINING_H
+
+#include <sys/types.h>
+
+#include "base/json.h"
+#include "base/text.h"
+#include "tests/run_command.h"
+
+struct training {
+    char folder[64]; // absolute
+    char *graft;     // absolute
+    char *here;      // where the tests run: the root of the repository
+};
+
+enum { TRAIN_ROWS = 11, VAL_ROWS = 5 };
+
+/* Makes the folder with rows.jsonl, val.jsonl, data.yaml and c.yaml for a model folder of the repository. */
+void training_open(struct training *t, const char *model);
+void training_close(struct training *t);
+
+char *training_path(const struct training *t, const char *name); // in the folder; the caller frees it
+void training_put(const struct training *t, const char *name, const char *text);
+
+/* graft WORDS, split at blanks, standing in the folder. What it wrote is in *r; command_free. */
+void training_graft(const struct training *t, const char *words, double seconds, struct command_result *r);
+
+/* graft train c.yaml --quiet --output_dir OUT FLAGS; fails unless it ends with the wanted status and, unless says is NULL,
+ * says that on stderr. */
+void training_run(const struct training *t, const char *out, const char *flags, int status, const char *says);
+
+/* The same started and left running, silent; the caller waits for it. */
+pid_t training_start(const struct training *t, const char *out, const char *flags);
+
+bool training_has(const struct training *t, const char *name);              // a file or a folder
+void training_same(const struct training *t, const char *a, const char *b); // two files, byte for byte
+void training_no_partial(const struct training *t,
+                         const char *out);                      // nothing half-written is left, at any depth of one
+cJSON *training_log(const struct training *t, const char *out); // the lines of log.jsonl
+double training_loss(const struct training *t, const char *out, int64_t step);
+
+#endif
