@@ -303,11 +303,12 @@ static void test_damaged_checkpoint(void **state) {
 
 static void test_best_and_limit(void **state) {
     struct training *t = *state;
-    training_run(
-        t, "out",
-        "--max_steps 16 --learning_rate 0.08 --eval_strategy steps --eval_steps 2 --load_best_model_at_end true "
-        "--save_steps 2 --save_total_limit 1",
-        0, NULL);
+    put_odd_val(t);
+    training_run(t, "out",
+                 "--data_config_file odd.yaml --max_steps 16 --learning_rate 0.05 --eval_strategy steps --eval_steps 2 "
+                 "--load_best_model_at_end true "
+                 "--save_steps 2 --save_total_limit 1",
+                 0, NULL);
     cJSON *log = training_log(t, "out");
     double best = INFINITY;
     int64_t step = 0;
