@@ -174,10 +174,10 @@ static void test_nothing_scored(void **state) {
     static const char *const ways[] = {"tokens", "micro_batch"};
     double loss[2];
     for (int i = 0; i < 2; i++) {
-        char *flags =
-            mem_format("--data_config_file cut.yaml --max_seq_len 24 --per_device_train_batch_size 1 --shuffle "
-                       "false --max_steps 2 --loss_normalization %s",
-                       ways[i]);
+        char *flags = mem_format("--data_config_file cut.yaml --max_seq_len 81 --conv_template llama_3 "
+                                 "--per_device_train_batch_size 1 --shuffle "
+                                 "false --max_steps 2 --loss_normalization %s",
+                                 ways[i]);
         training_run(t, ways[i], flags, 0, NULL);
         loss[i] = training_loss(t, ways[i], 1);
         free(flags);
