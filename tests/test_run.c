@@ -24,7 +24,8 @@ static const char LLAMA[] = "tests/golden/models/llama/model";
 
 /* Everything random and everything that has a state of its own. */
 static const char NOISY[] = "--lora_dropout 0.2 --use_dora true --neftune_noise_alpha 5 --weight_decay 0.1 "
-                            "--warmup_steps 2 --lr_scheduler_type cosine --max_steps 14 --save_steps 2";
+                            "--warmup_steps 2 --lr_scheduler_type cosine --max_steps 14 --save_steps 2 "
+                            "--eval_strategy steps --eval_steps 3 --load_best_model_at_end true --save_total_limit 1";
 
 static int open_folder(void **state) {
     struct training *t = *state = mem_alloc(sizeof *t);
