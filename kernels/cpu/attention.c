@@ -1,6 +1,7 @@
 /* Attention, forward: softmax(scale q k^T) v with the sum of exponentials kept relative to the largest score so far, so
  * that scores exist for one tile at a time. A task is one tile of rows of one (sequence, key head). */
 #include "kernels/cpu/attention.h"
+#include "kernels/cpu/attention_amx.h"
 
 #include <math.h>
 #include <string.h>
@@ -164,6 +165,10 @@ void cpu_attention_forward(struct backend *be, const struct tensor *o, const str
                            const struct tensor *k, const struct tensor *v, const struct attention *a) {
     struct attention_job job = {.q = q, .k = k, .v = v, .o = o, .lse = lse ? lse->data : NULL, .a = a, .be = be};
     if (!attention_fits(&job)) return;
+    if (attention_amx_takes(&job)) {
+        attention_amx_forward(&job);
+        return;
+    }
     job.tiles = tasks_of(a->max_q * job.group, TILE);
     threads_for(be->threads, a->sequences * job.K * job.tiles, forward_task, &job);
 }

@@ -55,6 +55,13 @@ void attention_load_keys(const struct attention_job *job, const struct attention
 void attention_mask(const struct attention_job *job, const struct attention_head *h, float *scores, int64_t first_row,
                     int64_t n, int64_t first_key, float value);
 
+/* delta = sum(dO o) of rows first .. first + n. */
+void attention_delta(const struct attention_job *job, const struct attention_head *h, int64_t first, int64_t n);
+
+/* The positions [*low, *high) that may see one of the keys first .. first + n. */
+void attention_queries_of(const struct attention_job *job, const struct attention_head *h, int64_t first, int64_t n,
+                          int64_t *low, int64_t *high);
+
 /* Element d of row t[at] = factor * tile[d]. */
 void attention_store(const struct attention_job *job, const struct tensor *t, int64_t at, const float *tile,
                      float factor);

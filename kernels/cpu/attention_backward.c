@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "kernels/cpu/attention.h"
+#include "kernels/cpu/attention_amx.h"
 #include "kernels/cpu/convert.h"
 #include "kernels/cpu/tile.h"
 #include "kernels/cpu/vecmath.h"
@@ -72,7 +73,7 @@ static void gradient_of_scores(const struct attention_job *job, const struct att
 
 /* --- first pass: delta, dq --------------------------------------------------------------------------------------- */
 
-static void delta_of_rows(const struct attention_job *job, const struct attention_head *h, int64_t first, int64_t n) {
+void attention_delta(const struct attention_job *job, const struct attention_head *h, int64_t first, int64_t n) {
     for (int64_t i = first; i < first + n; i++) {
         int64_t at = attention_row(job, h, i);
         float o_buffer[ATTENTION_MAX_HEAD], dO_buffer[ATTENTION_MAX_HEAD], sum = 0;
@@ -90,7 +91,7 @@ static void rows_task(void *arg, int64_t task, int thread) {
     int64_t first = task % job->tiles * TILE, n = least(TILE, h.queries * job->group - first);
     if (n <= 0) return;
     struct backward_tiles t = backward_tiles_in(job, thread);
-    delta_of_rows(job, &h, first, n);
+    attention_delta(job, &h, first, n);
     load_rows(job, &h, first, n, &t);
     int64_t low = attention_keys_of(job, &h, first / job->group).low / TILE * TILE;
     int64_t high = attention_keys_of(job, &h, (first + n - 1) / job->group).high;
@@ -106,9 +107,8 @@ static void rows_task(void *arg, int64_t task, int thread) {
 
 /* --- second pass: dk, dv ----------------------------------------------------------------------------------------- */
 
-/* The positions [*low, *high) that may see one of the keys first .. first + n. */
-static void queries_of(const struct attention_job *job, const struct attention_head *h, int64_t first, int64_t n,
-                       int64_t *low, int64_t *high) {
+void attention_queries_of(const struct attention_job *job, const struct attention_head *h, int64_t first, int64_t n,
+                          int64_t *low, int64_t *high) {
     *low = job->a->causal ? first - h->shift : 0;
     *high = job->a->window > 0 ? least(first + n - 1 + job->a->window - h->shift, h->queries) : h->queries;
     if (*low < 0) *low = 0;
@@ -121,7 +121,7 @@ static void keys_task(void *arg, int64_t task, int thread) {
     if (keys <= 0) return;
     struct backward_tiles t = backward_tiles_in(job, thread);
     load_keys(job, &h, first, keys, &t);
-    queries_of(job, &h, first, keys, &low, &high);
+    attention_queries_of(job, &h, first, keys, &low, &high);
     for (int64_t r = low * job->group / TILE * TILE; r < high * job->group; r += TILE) {
         int64_t n = least(TILE, h.queries * job->group - r);
         load_rows(job, &h, r, n, &t);
@@ -153,6 +153,10 @@ void cpu_attention_backward(struct backend *be, const struct tensor *dq, const s
                                 .a = a,
                                 .be = be};
     if (!attention_fits(&job)) return;
+    if (attention_amx_takes(&job)) {
+        attention_amx_backward(&job);
+        return;
+    }
     job.tiles = tasks_of(a->max_q * job.group, TILE);
     threads_for(be->threads, a->sequences * job.K * job.tiles, rows_task, &job);
     job.tiles = tasks_of(a->max_kv, TILE);

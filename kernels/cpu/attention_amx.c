@@ -1,0 +1,176 @@
+#include "kernels/cpu/attention_amx.h"
+
+#include <math.h>
+#include <string.h>
+
+bool attention_amx_takes(const struct attention_job *job) {
+    return ((const struct cpu_backend *)job->be)->amx && job->q->type == BF16;
+}
+
+#ifdef TILE_AMX
+struct amx_job attention_amx_job(const struct attention_job *job, int64_t most) {
+    enum { TASKS = 4 }; // each thread has so many, where there are enough tiles
+    int64_t tiles = job->a->sequences * job->K * tasks_of(most, TILE);
+    int64_t block = least(AMX_BLOCK, tiles / (TASKS * threads_count(job->be->threads)));
+    struct amx_job a = {*job, (block > 0 ? block : 1) * TILE, job->a->scale * LOG2_E};
+    a.job.width = amx_whole(job->D, AMX_SIDE);
+    a.job.tiles = tasks_of(most, a.rows);
+    return a;
+}
+
+static void load(const struct attention_job *job, const struct tensor *t, int64_t at, bf16 *to) {
+    memcpy(to, (const bf16 *)t->data + at * job->D, (size_t)job->D * sizeof *to);
+    if (job->D < job->width) memset(to + job->D, 0, (size_t)(job->width - job->D) * sizeof *to);
+}
+
+static void clear(const struct attention_job *job, int64_t n, int64_t whole, bf16 *rows) {
+    memset(rows + n * job->width, 0, (size_t)((whole - n) * job->width) * sizeof *rows);
+}
+
+void attention_amx_load_rows(const struct attention_job *job, const struct attention_head *h, const struct tensor *t,
+                             int64_t first, int64_t n, int64_t whole, bf16 *rows) {
+    int64_t position = h->first_q + first / job->group, head = first % job->group;
+    for (int64_t i = 0; i < n; i++) {
+        load(job, t, position * job->H + h->head * job->group + head, rows + i * job->width);
+        if (++head == job->group) head = 0, position++;
+    }
+    clear(job, n, whole, rows);
+}
+
+void attention_amx_load_keys(const struct attention_job *job, const struct attention_head *h, const struct tensor *t,
+                             int64_t first, int64_t n, int64_t whole, bf16 *rows) {
+    for (int64_t i = 0; i < n; i++) load(job, t, (h->first_k + first + i) * job->K + h->head, rows + i * job->width);
+    clear(job, n, whole, rows);
+}
+
+/* --- forward ------------------------------------------------------------------------------------------------------- */
+
+struct forward_tiles {
+    bf16 *q;                // (rows, width)
+    float *o;               // (rows, width)
+    float (*sum)[16];       // (rows) in lanes: the sum of 2^(score - most)
+    float *most;            // (rows): the largest score so far
+    struct keys_seen *seen; // (rows)
+    bf16 *lines;            // (TILE, width)
+    bf16 *kT, *v;           // packed (width, TILE), (TILE, width)
+    float *scores;          // (TILE, TILE)
+    bf16 *p;                // (TILE, TILE)
+};
+
+static struct forward_tiles forward_tiles_in(const struct attention_job *job, int thread) {
+    char *s = cpu_scratch(job->be, thread);
+    int64_t row = job->width * (int64_t)sizeof(bf16);
+    struct forward_tiles t;
+    t.q = amx_take(&s, AMX_ROWS * row);
+    t.o = amx_take(&s, AMX_ROWS * 2 * row);
+    t.sum = amx_take(&s, AMX_ROWS * (int64_t)sizeof *t.sum);
+    t.most = amx_take(&s, AMX_ROWS * (int64_t)sizeof *t.most);
+    t.seen = amx_take(&s, AMX_ROWS * (int64_t)sizeof *t.seen);
+    t.lines = amx_take(&s, TILE * row);
+    t.kT = amx_take(&s, TILE * row);
+    t.v = amx_take(&s, TILE * row);
+    t.scores = amx_take(&s, TILE * TILE * (int64_t)sizeof *t.scores);
+    t.p = amx_take(&s, TILE * TILE * (int64_t)sizeof *t.p);
+    return t;
+}
+
+static void forward_begin(const struct attention_job *job, const struct attention_head *h, int64_t first, int64_t n,
+                          struct forward_tiles *t) {
+    int64_t whole = amx_whole(n, 16);
+    attention_amx_load_rows(job, h, job->q, first, n, whole, t->q);
+    memset(t->o, 0, (size_t)(whole * job->width) * sizeof *t->o);
+    memset(t->sum, 0, (size_t)n * sizeof *t->sum);
+    for (int64_t i = 0; i < n; i++) {
+        t->most[i] = -INFINITY;
+        t->seen[i] = attention_keys_of(job, h, (first + i) / job->group);
+    }
+}
+
+/* Scores of a row become p = 2^(score - most), rounded only for the product; what was summed before is scaled to the new
+ * most. */
+TILE_AMX static inline __attribute__((always_inline)) void softmax_row(const struct amx_job *a, struct forward_tiles *t,
+                                                                       int64_t row, const float *scores, bf16 *p,
+                                                                       uint64_t seen, const int vectors) {
+    __m512 x[4], most = _mm512_set1_ps(-INFINITY), scale = _mm512_set1_ps(a->scale), sum = _mm512_setzero_ps();
+    for (int i = 0; i < vectors; i++) {
+        x[i] = _mm512_mask_mul_ps(_mm512_set1_ps(-INFINITY), (__mmask16)(seen >> 16 * i), scale,
+                                  _mm512_loadu_ps(scores + 16 * i));
+        most = _mm512_max_ps(most, x[i]);
+    }
+    float before = t->most[row], now = _mm512_reduce_max_ps(most);
+    now = now > before ? now : before;
+    float base = now > -INFINITY ? now : 0.0f; // a row that has seen no key yet
+    for (int i = 0; i < vectors; i++) {
+        x[i] = amx_exp2(_mm512_sub_ps(x[i], _mm512_set1_ps(base)));
+        sum = _mm512_add_ps(sum, x[i]);
+    }
+    for (int i = 0; i < vectors; i += 2) _mm512_storeu_si512(p + 16 * i, (__m512i)_mm512_cvtne2ps_pbh(x[i + 1], x[i]));
+    __m512 old = _mm512_loadu_ps(t->sum[row]);
+    if (now != before) {
+        __m512 keep = amx_exp2(_mm512_set1_ps(before - base));
+        float *o = t->o + row * a->job.width;
+        for (int64_t d = 0; d < a->job.width; d += 16)
+            _mm512_storeu_ps(o + d, _mm512_mul_ps(keep, _mm512_loadu_ps(o + d)));
+        old = _mm512_mul_ps(keep, old);
+        t->most[row] = now;
+    }
+    _mm512_storeu_ps(t->sum[row], _mm512_add_ps(old, sum));
+}
+
+/* Rows row .. row + n of the block, with the keys from first_key on, which are packed. */
+TILE_AMX static void forward_tile(const struct amx_job *a, struct forward_tiles *t, int64_t row, int64_t n,
+                                  int64_t first_key) {
+    int64_t low = t->seen[row].low, high = t->seen[row + n - 1].high, width = a->job.width;
+    if (high <= first_key || low >= first_key + TILE) return;
+    int64_t keys = amx_whole(least(high - first_key, TILE), AMX_SIDE), whole = amx_whole(n, 16);
+    tile_amx_product(t->scores, TILE, t->q + row * width, width, t->kT, AMX_SIDE * width, whole, keys, width, false);
+    for (int64_t i = 0; i < n; i++) {
+        uint64_t seen = amx_seen(t->seen[row + i], first_key);
+        if (keys == TILE)
+            softmax_row(a, t, row + i, t->scores + i * TILE, t->p + i * TILE, seen, 4);
+        else
+            softmax_row(a, t, row + i, t->scores + i * TILE, t->p + i * TILE, seen, 2);
+    }
+    tile_amx_product(t->o + row * width, width, t->p, TILE, t->v, AMX_SIDE * TILE, whole, width, keys, true);
+}
+
+TILE_AMX static void forward_end(const struct attention_job *job, const struct attention_head *h, int64_t first,
+                                 int64_t n, const struct forward_tiles *t) {
+    for (int64_t i = 0; i < n; i++) {
+        int64_t at = attention_row(job, h, first + i);
+        float sum = _mm512_reduce_add_ps(_mm512_loadu_ps(t->sum[i]));
+        bool seen = t->most[i] > -INFINITY || sum != 0; // no key: o = 0
+        attention_store(job, job->o, at, t->o + i * job->width, seen ? 1.0f / sum : 0.0f);
+        if (job->lse) job->lse[at] = seen ? t->most[i] * LOG_2 + logf(sum) : 0.0f;
+    }
+}
+
+static void forward_task(void *arg, int64_t task, int thread) {
+    const struct amx_job *a = arg;
+    const struct attention_job *job = &a->job;
+    struct attention_head h = attention_head_of(job, task);
+    int64_t first = (job->tiles - 1 - task % job->tiles) * a->rows; // the last see the most keys, and go first
+    int64_t n = least(a->rows, h.queries * job->group - first), width = job->width;
+    if (n <= 0) return;
+    struct forward_tiles t = forward_tiles_in(job, thread);
+    forward_begin(job, &h, first, n, &t);
+    tile_amx_begin();
+    for (int64_t j = t.seen[0].low / TILE * TILE; j < t.seen[n - 1].high; j += TILE) {
+        int64_t keys = least(TILE, h.keys - j);
+        attention_amx_load_keys(job, &h, job->k, j, keys, TILE, t.lines);
+        tile_amx_pack_transposed(t.kT, t.lines, width, TILE, width);
+        attention_amx_load_keys(job, &h, job->v, j, keys, TILE, t.lines);
+        tile_amx_pack(t.v, t.lines, width, TILE, width);
+        for (int64_t i = 0; i < n; i += TILE) forward_tile(a, &t, i, least(TILE, n - i), j);
+    }
+    tile_amx_end();
+    forward_end(job, &h, first, n, &t);
+}
+
+void attention_amx_forward(const struct attention_job *job) {
+    struct amx_job a = attention_amx_job(job, job->a->max_q * job->group);
+    threads_for(job->be->threads, job->a->sequences * job->K * a.job.tiles, forward_task, &a);
+}
+#else
+void attention_amx_forward(const struct attention_job *job) { (void)job; }
+#endif
