@@ -19,8 +19,23 @@ struct amx_job attention_amx_job(const struct attention_job *job, int64_t most) 
 }
 
 static void load(const struct attention_job *job, const struct tensor *t, int64_t at, bf16 *to) {
-    memcpy(to, (const bf16 *)t->data + at * job->D, (size_t)job->D * sizeof *to);
-    if (job->D < job->width) memset(to + job->D, 0, (size_t)(job->width - job->D) * sizeof *to);
+    const bf16 *from = (const bf16 *)t->data + at * job->D;
+    for (int64_t d = 0; d < job->width; d += 32) {
+        __mmask32 have = _bzhi_u32(~0u, (unsigned)least(job->D - d, 32));
+        _mm512_storeu_si512(to + d, _mm512_maskz_loadu_epi16(have, from + d));
+    }
+}
+
+TILE_AMX void attention_amx_store(const struct attention_job *job, const struct tensor *t, int64_t at,
+                                  const float *from, float factor) {
+    bf16 *to = (bf16 *)t->data + at * job->D;
+    __m512 f = _mm512_set1_ps(factor);
+    for (int64_t d = 0; d < job->width; d += 32) {
+        __mmask32 have = _bzhi_u32(~0u, (unsigned)least(job->D - d, 32));
+        __m512 low = _mm512_mul_ps(f, _mm512_loadu_ps(from + d)),
+               high = _mm512_mul_ps(f, _mm512_loadu_ps(from + d + 16));
+        _mm512_mask_storeu_epi16(to + d, have, (__m512i)_mm512_cvtne2ps_pbh(high, low));
+    }
 }
 
 static void clear(const struct attention_job *job, int64_t n, int64_t whole, bf16 *rows) {
@@ -140,7 +155,7 @@ TILE_AMX static void forward_end(const struct attention_job *job, const struct a
         int64_t at = attention_row(job, h, first + i);
         float sum = _mm512_reduce_add_ps(_mm512_loadu_ps(t->sum[i]));
         bool seen = t->most[i] > -INFINITY || sum != 0; // no key: o = 0
-        attention_store(job, job->o, at, t->o + i * job->width, seen ? 1.0f / sum : 0.0f);
+        attention_amx_store(job, job->o, at, t->o + i * job->width, seen ? 1.0f / sum : 0.0f);
         if (job->lse) job->lse[at] = seen ? t->most[i] * LOG_2 + logf(sum) : 0.0f;
     }
 }

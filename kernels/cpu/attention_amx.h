@@ -42,6 +42,10 @@ void attention_amx_load_rows(const struct attention_job *job, const struct atten
 void attention_amx_load_keys(const struct attention_job *job, const struct attention_head *h, const struct tensor *t,
                              int64_t first, int64_t n, int64_t whole, bf16 *rows);
 
+/* Element d of row t[at] = factor * from[d]. */
+void attention_amx_store(const struct attention_job *job, const struct tensor *t, int64_t at, const float *from,
+                         float factor);
+
 /* The next n bytes of scratch, in whole cache lines. */
 static inline void *amx_take(char **scratch, int64_t n) {
     char *p = *scratch;

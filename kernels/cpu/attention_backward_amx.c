@@ -106,7 +106,7 @@ static void rows_task(void *arg, int64_t task, int thread) {
     }
     tile_amx_end();
     for (int64_t i = 0; i < n; i++)
-        attention_store(job, job->dq, attention_row(job, &h, first + i), t.dq + i * width, job->a->scale);
+        attention_amx_store(job, job->dq, attention_row(job, &h, first + i), t.dq + i * width, job->a->scale);
 }
 
 /* --- second pass: dk, dv --------------------------------------------------------------------------------------------- */
@@ -233,8 +233,8 @@ static void keys_task(void *arg, int64_t task, int thread) {
     tile_amx_end();
     for (int64_t j = 0; j < n; j++) {
         int64_t at = (h.first_k + first + j) * job->K + h.head;
-        attention_store(job, job->dk, at, t.dk + j * job->width, job->a->scale);
-        attention_store(job, job->dv, at, t.dv + j * job->width, 1);
+        attention_amx_store(job, job->dk, at, t.dk + j * job->width, job->a->scale);
+        attention_amx_store(job, job->dv, at, t.dv + j * job->width, 1);
     }
 }
 
