@@ -1,6 +1,6 @@
 /* Speed of attention in GFLOP/s, the best of several runs: 4 operations for each head, head dimension and pair of a query
  * and a key that it sees, forward; 10 backward. Time is that of the wall.
- *   build/release/bench/attention [threads [type]] */
+ *   build/release/bench/attention [threads [type [row]]] */
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -97,7 +97,8 @@ int main(int argc, char **argv) {
     }
     printf("%s\n", backend_describe(be));
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++)
-        if (argc < 3 || strcmp(argv[2], dtype_name(rows[i].act)) == 0) measure(be, &rows[i]);
+        if ((argc < 3 || strcmp(argv[2], dtype_name(rows[i].act)) == 0) && (argc < 4 || (size_t)atoi(argv[3]) == i))
+            measure(be, &rows[i]);
     backend_free(be);
     return 0;
 }

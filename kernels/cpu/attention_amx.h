@@ -23,6 +23,7 @@ void attention_amx_backward(const struct attention_job *job);
 enum {
     AMX_BLOCK = 4, // the most tiles of rows or keys that a task takes
     AMX_ROWS = AMX_BLOCK * TILE,
+    AMX_STRIP = 32, // and works on so many of its rows at a time, whose sums stay in the first cache
 };
 #define LOG2_E 1.44269504f
 #define LOG_2  0.693147181f

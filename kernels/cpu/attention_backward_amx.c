@@ -16,8 +16,8 @@ struct rows_tiles {
     struct keys_seen *seen; // (rows)
     bf16 *lines;            // (TILE, width)
     bf16 *kT, *vT, *k;      // packed (width, TILE) twice, (TILE, width)
-    float *scores, *dp;     // (TILE, TILE)
-    bf16 *ds;               // (TILE, TILE)
+    float *scores, *dp;     // (AMX_STRIP, TILE)
+    bf16 *ds;               // (AMX_STRIP, TILE)
 };
 
 static struct rows_tiles rows_tiles_in(const struct attention_job *job, int thread) {
@@ -34,9 +34,9 @@ static struct rows_tiles rows_tiles_in(const struct attention_job *job, int thre
     t.kT = amx_take(&s, TILE * row);
     t.vT = amx_take(&s, TILE * row);
     t.k = amx_take(&s, TILE * row);
-    t.scores = amx_take(&s, TILE * TILE * (int64_t)sizeof *t.scores);
-    t.dp = amx_take(&s, TILE * TILE * (int64_t)sizeof *t.dp);
-    t.ds = amx_take(&s, TILE * TILE * (int64_t)sizeof *t.ds);
+    t.scores = amx_take(&s, AMX_STRIP * TILE * (int64_t)sizeof *t.scores);
+    t.dp = amx_take(&s, AMX_STRIP * TILE * (int64_t)sizeof *t.dp);
+    t.ds = amx_take(&s, AMX_STRIP * TILE * (int64_t)sizeof *t.ds);
     return t;
 }
 
@@ -68,8 +68,8 @@ ds_row(const struct amx_job *a, const struct rows_tiles *t, int64_t row, int64_t
         _mm512_storeu_si512(t->ds + i * TILE + 16 * j, (__m512i)_mm512_cvtne2ps_pbh(ds[j + 1], ds[j]));
 }
 
-TILE_AMX static void rows_tile(const struct amx_job *a, struct rows_tiles *t, int64_t row, int64_t n,
-                               int64_t first_key) {
+TILE_AMX static void rows_strip(const struct amx_job *a, struct rows_tiles *t, int64_t row, int64_t n,
+                                int64_t first_key) {
     int64_t low = t->seen[row].low, high = t->seen[row + n - 1].high, width = a->job.width, panel = AMX_SIDE * width;
     if (high <= first_key || low >= first_key + TILE) return;
     int64_t keys = amx_whole(least(high - first_key, TILE), AMX_SIDE), whole = amx_whole(n, 16);
@@ -102,7 +102,7 @@ static void rows_task(void *arg, int64_t task, int thread) {
         attention_amx_load_keys(job, &h, job->k, j, keys, TILE, t.lines);
         tile_amx_pack_transposed(t.kT, t.lines, width, TILE, width);
         tile_amx_pack(t.k, t.lines, width, TILE, width);
-        for (int64_t i = 0; i < n; i += TILE) rows_tile(a, &t, i, least(TILE, n - i), j);
+        for (int64_t i = 0; i < n; i += AMX_STRIP) rows_strip(a, &t, i, least(AMX_STRIP, n - i), j);
     }
     tile_amx_end();
     for (int64_t i = 0; i < n; i++)
@@ -116,15 +116,15 @@ struct keys_tiles {
     float *dk, *dv;          // (keys, width)
     bf16 *lines;             // (TILE, width)
     bf16 *qT, *dOT, *q, *dO; // packed (width, TILE) twice, (TILE, width) twice
-    float *scores, *dp;      // (TILE, TILE): keys, rows
-    bf16 *p, *ds;            // (TILE, TILE): keys, rows
+    float *scores, *dp;      // (AMX_STRIP, TILE): keys, rows
+    bf16 *p, *ds;            // (AMX_STRIP, TILE): keys, rows
     float *lse, *delta;      // (TILE), of the rows; lse times log2(e)
     int32_t *low, *high;     // (TILE): the keys that a row sees, counted from the first of the block
 };
 
 static struct keys_tiles keys_tiles_in(const struct attention_job *job, int thread) {
     char *s = cpu_scratch(job->be, thread);
-    int64_t row = job->width * (int64_t)sizeof(bf16), square = TILE * TILE * (int64_t)sizeof(bf16);
+    int64_t row = job->width * (int64_t)sizeof(bf16), square = AMX_STRIP * TILE * (int64_t)sizeof(bf16);
     struct keys_tiles t;
     t.k = amx_take(&s, AMX_ROWS * row);
     t.v = amx_take(&s, AMX_ROWS * row);
@@ -201,8 +201,8 @@ TILE_AMX static inline void p_and_ds_row(const struct amx_job *a, const struct k
 }
 
 /* Keys key .. key + n of the block with rows r .. r + rows, which are packed. */
-TILE_AMX static void keys_tile(const struct amx_job *a, const struct attention_head *h, struct keys_tiles *t,
-                               int64_t first_key, int64_t key, int64_t n, int64_t r, int64_t rows) {
+TILE_AMX static void keys_strip(const struct amx_job *a, const struct attention_head *h, struct keys_tiles *t,
+                                int64_t first_key, int64_t key, int64_t n, int64_t r, int64_t rows) {
     const struct attention_job *job = &a->job;
     int64_t low, high, width = job->width, panel = AMX_SIDE * width;
     attention_queries_of(job, h, first_key + key, n, &low, &high);
@@ -228,7 +228,7 @@ static void keys_task(void *arg, int64_t task, int thread) {
     for (int64_t r = low * job->group / TILE * TILE; r < high * job->group; r += TILE) {
         int64_t rows = least(TILE, h.queries * job->group - r);
         load_rows(job, &h, r, rows, first, &t);
-        for (int64_t j = 0; j < n; j += TILE) keys_tile(a, &h, &t, first, j, least(TILE, n - j), r, rows);
+        for (int64_t j = 0; j < n; j += AMX_STRIP) keys_strip(a, &h, &t, first, j, least(AMX_STRIP, n - j), r, rows);
     }
     tile_amx_end();
     for (int64_t j = 0; j < n; j++) {
