@@ -61,8 +61,8 @@ static void print(const struct flags *f, const struct evaluation *v, double seco
         cJSON_Delete(o);
         return;
     }
-    out_text("rows        %lld\ntokens      %lld (%lld scored)\nloss        %.6f\nperplexity  %.4f\n", (long long)v->rows,
-             (long long)v->tokens, (long long)v->scored, loss, exp(loss));
+    out_text("rows        %lld\ntokens      %lld (%lld scored)\nloss        %.6f\nperplexity  %.4f\n",
+             (long long)v->rows, (long long)v->tokens, (long long)v->scored, loss, exp(loss));
 }
 
 static enum status evaluate(struct session *s, const struct flags *f, struct err *e) {
@@ -92,7 +92,8 @@ static enum status open_data(struct session *s, const struct flags *f, struct er
 
 static int run_eval(const struct flags *f, struct err *e) {
     struct session s = {0};
-    if (!flag_text(f, "data")) return err_set(e, ST_USAGE, "--data is missing; wanted: graft eval MODEL --data DATA.yaml");
+    if (!flag_text(f, "data"))
+        return err_set(e, ST_USAGE, "--data is missing; wanted: graft eval MODEL --data DATA.yaml");
     if (flag_int(f, "batch_size") < 1)
         return err_set(e, ST_USAGE, "--batch_size is %lld, wanted 1 or more", (long long)flag_int(f, "batch_size"));
     if (session_open(&s, f, f->words[0], e) == ST_OK && open_data(&s, f, e) == ST_OK &&

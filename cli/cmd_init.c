@@ -3,6 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/bytes.h"
 #include "base/file.h"
 #include "base/folder.h"
 #include "base/half.h"
@@ -11,7 +12,6 @@
 #include "base/rng.h"
 #include "base/shards.h"
 #include "base/threads.h"
-#include "base/bytes.h"
 #include "cli/model_dir.h"
 #include "cli/out.h"
 #include "cli/verbs.h"

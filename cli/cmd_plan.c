@@ -21,7 +21,8 @@ static void print_json(const struct session *s) {
     cJSON_AddNumberToObject(o, "rows", (double)dataset_rows(s->train));
     cJSON_AddNumberToObject(o, "steps", (double)t->steps);
     cJSON_AddNumberToObject(o, "positions_per_step",
-                            (double)dataset_tokens(s->train) / (double)dataset_rows(s->train) * (double)(t->rows * t->accum));
+                            (double)dataset_tokens(s->train) / (double)dataset_rows(s->train) *
+                                (double)(t->rows * t->accum));
     out_json(o);
     cJSON_Delete(o);
 }

@@ -2,8 +2,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "base/threads.h"
 #include "base/bytes.h"
+#include "base/threads.h"
 #include "cli/model_dir.h"
 #include "cli/out.h"
 #include "cli/verbs.h"

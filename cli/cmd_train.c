@@ -33,8 +33,8 @@ struct view {
 static void show_step(void *arg, const struct trainer *t, const struct step_report *r) {
     struct view *v = arg;
     if (flag_bool(v->flags, "json")) {
-        out_text("{\"step\": %lld, \"loss\": %.17g, \"grad_norm\": %.17g, \"learning_rate\": %.17g}\n", (long long)r->step,
-                 r->loss, r->grad_norm, r->learning_rate);
+        out_text("{\"step\": %lld, \"loss\": %.17g, \"grad_norm\": %.17g, \"learning_rate\": %.17g}\n",
+                 (long long)r->step, r->loss, r->grad_norm, r->learning_rate);
     }
     if (v->quiet) return;
     double spent = out_clock() - v->began;
@@ -69,7 +69,8 @@ static void show_start(const struct flags *f, const struct session *s, const cha
     const struct trainer *r = s->trainer;
     char n[OUT_NUMBER], all[OUT_NUMBER];
     text_addf(&t, "settings\n");
-    for (char *at = settings, *end; (end = strchr(at, '\n')); at = end + 1) text_addf(&t, "  %.*s\n", (int)(end - at), at);
+    for (char *at = settings, *end; (end = strchr(at, '\n')); at = end + 1)
+        text_addf(&t, "  %.*s\n", (int)(end - at), at);
     text_addf(&t, "data\n  %lld rows, %lld positions, %lld scored", (long long)dataset_rows(s->train),
               (long long)dataset_tokens(s->train), (long long)dataset_scored(s->train));
     if (s->val) text_addf(&t, "; val %lld rows", (long long)dataset_rows(s->val));
@@ -79,8 +80,9 @@ static void show_start(const struct flags *f, const struct session *s, const cha
               out_count_text(n, adapter_param_total(s->adapter)), (long long)s->adapter->count, dtype_name(s->act),
               backend_describe(s->be));
     memory_plan_text(&r->plan, &t);
-    text_addf(&t, "steps\n  %lld of %lld rows in %lld micro-batches%s%s", (long long)r->steps, (long long)(r->rows * r->accum),
-              (long long)r->accum, resumed ? ", going on from " : "", resumed ? resumed : "");
+    text_addf(&t, "steps\n  %lld of %lld rows in %lld micro-batches%s%s", (long long)r->steps,
+              (long long)(r->rows * r->accum), (long long)r->accum, resumed ? ", going on from " : "",
+              resumed ? resumed : "");
     out_note(f, "%s", text_str(&t));
     text_free(&t);
     free(settings);

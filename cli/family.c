@@ -1,5 +1,7 @@
 #include "cli/family.h"
 
+#include <string.h>
+
 struct data_family data_family_of(const struct model_config *c, const char *dir) {
     struct data_family f = {.family = c->family,
                             .model_dir = dir,
@@ -21,4 +23,10 @@ enum status cli_open_family(const char *dir, struct model_config *c, struct data
     *t = tokenizer_load(dir, e);
     if (*t && c->family == FAMILY_MLLAVA) tokenizer_force_bos(*t); // MLlavaProcessor rebuilds the post-processor so
     return e->code;
+}
+
+enum dtype cli_dtype(const struct flags *f, const struct model_config *c) {
+    const char *name = flag_text(f, "dtype");
+    if (name) return strcmp(name, "bf16") == 0 ? BF16 : F32;
+    return c->dtype == F32 ? F32 : BF16;
 }

@@ -3,6 +3,7 @@
 #define CLI_FAMILY_H
 
 #include "base/status.h"
+#include "cli/flags.h"
 #include "data/family.h"
 #include "data/tokenizer.h"
 #include "model/config.h"
@@ -15,5 +16,8 @@ enum status cli_open_family(const char *dir, struct model_config *c, struct data
 
 /* The part of it that needs no files. */
 struct data_family data_family_of(const struct model_config *c, const char *dir);
+
+/* The type that the model computes in: --dtype, else that of its files (f32) or bf16. */
+enum dtype cli_dtype(const struct flags *f, const struct model_config *c);
 
 #endif

@@ -14,12 +14,6 @@
 
 /* ---------------------------------------------------------------- opening */
 
-enum dtype cli_dtype(const struct flags *f, const struct model_config *c) {
-    const char *name = flag_text(f, "dtype");
-    if (name) return strcmp(name, "bf16") == 0 ? BF16 : F32;
-    return c->dtype == F32 ? F32 : BF16;
-}
-
 static enum status check_flags(const struct flags *f, struct err *e) {
     double temperature = flag_number(f, "temperature"), top_p = flag_number(f, "top_p");
     if (temperature < 0) return err_set(e, ST_USAGE, "--temperature is %g, wanted 0 (greedy) or more", temperature);
@@ -114,8 +108,8 @@ static size_t settled(const struct text *t) {
     return n;
 }
 
-/* Decodes all of the answer, since a token's text depends on its neighbours, and shows what is new of it. Where bytes that
- * make no character change the text before them, it goes on at the next character. */
+/* Decodes all of the answer, since a token's text depends on its neighbours, and shows what is new of it. Where bytes
+ * that make no character change the text before them, it goes on at the next character. */
 static void show(struct answer *a, const struct generation *g, size_t *shown, bool end) {
     text_clear(&a->text);
     tokenizer_decode(g->tokenizer, a->ids.data, a->ids.len, true, &a->text);

@@ -35,9 +35,6 @@ enum status generation_open(struct generation *g, const struct flags *f, bool ra
 enum status generation_load(struct generation *g, int64_t room, int64_t pictures, struct err *e);
 void generation_close(struct generation *g);
 
-/* The type that the model computes in: --dtype, else that of its files (f32) or bf16. */
-enum dtype cli_dtype(const struct flags *f, const struct model_config *c);
-
 struct answer {
     struct ids ids;                   // with the token that ended it
     double *logprobs;                 // (ids.len)

@@ -9,19 +9,13 @@
 #include "cli/model_dir.h"
 #include "cli/out.h"
 
-enum dtype session_dtype(const struct flags *f, const struct model_config *c) {
-    const char *asked = flag_text(f, "dtype");
-    if (asked) return strcmp(asked, "bf16") == 0 ? BF16 : F32;
-    return c->dtype == F32 ? F32 : BF16;
-}
-
 enum status session_open(struct session *s, const struct flags *f, const char *model, struct err *e) {
     s->be = backend_new(flag_text(f, "device"), (int)flag_int(f, "threads"), e);
     if (!s->be) return e->code;
     s->model_dir = model_dir(model, e);
     if (!s->model_dir) return e->code;
     if (cli_open_family(s->model_dir, &s->config, &s->family, &s->tokenizer, e) != ST_OK) return e->code;
-    s->act = session_dtype(f, &s->config);
+    s->act = cli_dtype(f, &s->config);
     return ST_OK;
 }
 
@@ -107,10 +101,11 @@ static enum status check_whole(const struct session *s, struct err *e) {
     const char *kind = settings_text(&s->settings, "finetuning_type");
     bool quantised = s->config.quantization_config || !settings_is(&s->settings, "quantization", "none");
     if (strcmp(kind, "lora") != 0 && quantised)
-        err_set(e, ST_USAGE,
-                "%s: finetuning_type %s writes the model's own parameters, and this base is quantised; take the base in 16 "
-                "or 32 bits without quantization, or finetuning_type lora",
-                s->settings.path, kind);
+        err_set(
+            e, ST_USAGE,
+            "%s: finetuning_type %s writes the model's own parameters, and this base is quantised; take the base in 16 "
+            "or 32 bits without quantization, or finetuning_type lora",
+            s->settings.path, kind);
     return e->code;
 }
 

@@ -1,5 +1,5 @@
-/* Everything that a verb opens before it computes, in the order in which a user's mistakes are cheapest to find: settings,
- * device, the model's configuration and tokenizer, the data, and only then the weights. */
+/* Everything that a verb opens before it computes, in the order in which a user's mistakes are cheapest to find:
+ * settings, device, the model's configuration and tokenizer, the data, and only then the weights. */
 #ifndef CLI_SESSION_H
 #define CLI_SESSION_H
 
@@ -38,8 +38,5 @@ void session_close(struct session *s);
 
 /* The data flags that eval, data and generate take like a training config: conv_template, max_seq_len, on_bad_row. */
 struct data_options session_data_options(const struct flags *f, const char *file, const char *split);
-
-/* --dtype, else f32 for a model in F32 and bf16 for one in 16 bits. */
-enum dtype session_dtype(const struct flags *f, const struct model_config *c);
 
 #endif

@@ -179,8 +179,8 @@ static char *key_of(const char *path, bool wrapped) {
     return mem_format("base_model.model.%.*s.base_layer%s", (int)(dot - path), path, dot);
 }
 
-/* Adds a parameter that PEFT's options train whole: by modules_to_save, or as a bias. PEFT may also store embedding and head
- * beside an adapter; what a file holds of them counts. */
+/* Adds a parameter that PEFT's options train whole: by modules_to_save, or as a bias. PEFT may also store embedding and
+ * head beside an adapter; what a file holds of them counts. */
 static enum status plan_param(struct plan *p, const char *name, struct tensor *slot, struct tensor *grad_slot,
                               struct err *e) {
     const struct linear *l = linear_of(p->a->model, slot);
@@ -201,7 +201,8 @@ static enum status plan_param(struct plan *p, const char *name, struct tensor *s
     return e->code;
 }
 
-/* Each entry of modules_to_save trains something. The two names that PEFT adds for a classifier need not both be there. */
+/* Each entry of modules_to_save trains something. The two names that PEFT adds for a classifier need not both be there.
+ * */
 static enum status check_saved(const struct plan *p, const cJSON *config, struct err *e) {
     const cJSON *entry, *list = json_get(config, "modules_to_save"), *task = json_get(config, "task_type");
     bool classifier = task && cJSON_IsString(task) && text_ends(task->valuestring, "_CLS");
@@ -375,7 +376,8 @@ static void expand_all_linear(cJSON *config, const struct model *m) {
     free(paths);
 }
 
-/* A frozen module that target_modules takes in is left out by name, so that whoever loads the adapter puts none there. */
+/* A frozen module that target_modules takes in is left out by name, so that whoever loads the adapter puts none there.
+ * */
 static void exclude_frozen(const struct plan *p, cJSON *config) {
     const struct model *m = p->a->model;
     cJSON *old = cJSON_GetObjectItemCaseSensitive(config, "exclude_modules"), *list;

@@ -59,12 +59,13 @@ struct adapter {
     bool with_optimizer;
 };
 
-/* Makes the adapter, initialises it from the seed and hangs it into the model. Targets that match nothing, a module that
- * cannot be trained, a pattern that is no regular expression: one sentence that names it. */
+/* Makes the adapter, initialises it from the seed and hangs it into the model. Targets that match nothing, a module
+ * that cannot be trained, a pattern that is no regular expression: one sentence that names it. */
 enum status adapter_new(struct adapter **a, struct model *m, const struct adapter_options *o, struct err *e);
 
 /* Reads a PEFT folder and hangs it into the model for use; no gradients. Another tuner type, and an option that would
- * change the mathematics and is not supported (use_qalora, ...), is refused by name; a shape that does not fit names the tensor. */
+ * change the mathematics and is not supported (use_qalora, ...), is refused by name; a shape that does not fit names
+ * the tensor. */
 enum status adapter_open(struct adapter **a, struct model *m, const char *dir, struct err *e);
 
 /* init_adapter: sets the values of a new adapter from a PEFT folder that must hold exactly its tensors. */

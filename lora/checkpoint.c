@@ -63,7 +63,10 @@ static enum status write_optimizer(const struct trainer *t, const char *path, st
         void *host = mem_alloc(tensor_bytes(moment));
         backend_download(t->model->be, host, moment);
         entries[i] = (struct st_entry){.name = mem_format("%s.%s", i % 2 ? "exp_avg_sq" : "exp_avg", p->key),
-                                       .type = ST_F32, .rank = moment->rank, .data = host, .bytes = tensor_bytes(moment)};
+                                       .type = ST_F32,
+                                       .rank = moment->rank,
+                                       .data = host,
+                                       .bytes = tensor_bytes(moment)};
         for (int d = 0; d < moment->rank; d++) entries[i].dim[d] = moment->dim[d];
     }
     if (backend_sync(t->model->be, e) == ST_OK) st_write(path, entries, (size_t)(2 * a->count), e);
@@ -209,9 +212,11 @@ static enum status compare(const struct trainer *t, const cJSON *state, const ch
     if (strcmp(dtype, dtype_name(t->act)) != 0)
         text_addf(&differs, "%sdtype (was %s, is %s)", comma, dtype, dtype_name(t->act));
     if (differs.len)
-        err_set(e, ST_FAIL,
-                "%s: cannot go on from here, the run differs: %s; put it back, or start anew with another output_dir or "
-                "--resume_from_checkpoint false", where, text_str(&differs));
+        err_set(
+            e, ST_FAIL,
+            "%s: cannot go on from here, the run differs: %s; put it back, or start anew with another output_dir or "
+            "--resume_from_checkpoint false",
+            where, text_str(&differs));
     text_free(&differs);
     free(data), free(model);
     return e->code;
@@ -250,7 +255,8 @@ enum status checkpoint_read(struct trainer *t, const char *dir, struct err *e) {
         json_int(state, own, "best_step", 0, &t->best_step, e);
         json_int(state, own, "without_gain", 0, &t->without_gain, e);
         json_num(state, own, "best_loss", 0, &t->best_loss, e);
-        if (t->step < 0 || t->step > t->steps) err_set(e, ST_FAIL, "%s: step %lld is outside the run", own, (long long)t->step);
+        if (t->step < 0 || t->step > t->steps)
+            err_set(e, ST_FAIL, "%s: step %lld is outside the run", own, (long long)t->step);
     }
     cJSON_Delete(state);
     free(own), free(optimizer);

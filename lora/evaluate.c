@@ -7,9 +7,8 @@
 
 static struct loader_options order(const struct dataset *d, int64_t rows_per_batch, int workers) {
     int64_t rows = dataset_rows(d);
-    return (struct loader_options){.rows_per_batch = rows_per_batch,
-                                   .workers = workers,
-                                   .batches = (rows + rows_per_batch - 1) / rows_per_batch};
+    return (struct loader_options){
+        .rows_per_batch = rows_per_batch, .workers = workers, .batches = (rows + rows_per_batch - 1) / rows_per_batch};
 }
 
 static struct workspace_options space(const struct dataset *d, int64_t rows_per_batch, enum dtype act) {
@@ -63,8 +62,8 @@ static enum status report_rows(struct evaluator *ev, const struct batch *b, int6
     return ST_OK;
 }
 
-enum status evaluator_run(struct evaluator *ev, struct evaluation *out, void (*each)(void *arg, const struct row_loss *r),
-                          void *arg, struct err *e) {
+enum status evaluator_run(struct evaluator *ev, struct evaluation *out,
+                          void (*each)(void *arg, const struct row_loss *r), void *arg, struct err *e) {
     struct workspace *w = ev->workspace;
     struct loader_options o = order(ev->data, ev->rows_per_batch, ev->workers);
     struct loader *loader = loader_new(ev->data, &o);

@@ -35,8 +35,9 @@ void evaluator_free(struct evaluator *ev);
 /* Bytes that evaluator_new will take for its workspace. */
 size_t evaluator_measure(struct model *m, const struct dataset *d, int64_t rows_per_batch, enum dtype act);
 
-/* Calls each(arg, row) for every row in order, unless each is NULL. A loss that is not finite is an error that names the row. */
-enum status evaluator_run(struct evaluator *ev, struct evaluation *out, void (*each)(void *arg, const struct row_loss *r),
-                          void *arg, struct err *e);
+/* Calls each(arg, row) for every row in order, unless each is NULL. A loss that is not finite is an error that names
+ * the row. */
+enum status evaluator_run(struct evaluator *ev, struct evaluation *out,
+                          void (*each)(void *arg, const struct row_loss *r), void *arg, struct err *e);
 
 #endif

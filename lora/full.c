@@ -39,7 +39,8 @@ static enum status copy_companions(const char *from, const char *to, struct err 
     return e->code;
 }
 
-/* What is trained of a tensor of the base, or NULL. A tied head that is stored beside the embedding is the embedding. */
+/* What is trained of a tensor of the base, or NULL. A tied head that is stored beside the embedding is the embedding.
+ * */
 static const struct trained *trained_of(const struct adapter *a, const char *name) {
     const struct model *m = a->model;
     size_t n = m->head.path ? strlen(m->head.path) : 0;

@@ -94,8 +94,7 @@ static void add_example(struct text *t, const struct model_card *c) {
     text_add(t, "## How to load it\n\n```python\n");
     if (c->quant_type) text_add(t, "import torch\n");
     if (!c->whole) text_add(t, "from peft import PeftModel\n");
-    text_addf(t, "from transformers import %s, %s%s\n\n", class, reader,
-              c->quant_type ? ", BitsAndBytesConfig" : "");
+    text_addf(t, "from transformers import %s, %s%s\n\n", class, reader, c->quant_type ? ", BitsAndBytesConfig" : "");
     if (c->quant_type) {
         char *type = json_quote(c->quant_type);
         text_addf(t,
@@ -146,9 +145,8 @@ void model_card_text(const struct model_card *c, struct text *t) {
     add_table(t, "Training settings", "setting", c->settings, c->setting_count);
     add_table(t, "Results", "measure", c->results, c->result_count);
     add_example(t, c);
-    text_add(
-        t, "## How it was made\n\n"
-           "Trained with graft, a fine-tuning program in C and CUDA. The folder is in the layout of ");
+    text_add(t, "## How it was made\n\n"
+                "Trained with graft, a fine-tuning program in C and CUDA. The folder is in the layout of ");
     text_add(t, c->whole ? "transformers. Where the\n" : "PEFT. Where the\n");
     text_add(
         t, "run left `config.yaml`, `graft train config.yaml` repeats it, and `log.jsonl` and `report.html` hold its\n"

@@ -5,7 +5,8 @@
 
 #include "lora/adapter.h"
 
-/* EXACT: every trained bit, to go on from. AS_STORED: a model in the types of its base; an adapter is F32 either way. */
+/* EXACT: every trained bit, to go on from. AS_STORED: a model in the types of its base; an adapter is F32 either way.
+ * */
 enum precision { AS_STORED, EXACT };
 
 /* Into a folder that exists; each file is whole or not there. */

@@ -1,7 +1,7 @@
 /* The files of a PEFT folder, both ways: adapter_config.json and adapter_model.safetensors.
  *
- * What is read is strict where the mathematics is at stake: an option that would change it and is not supported is refused
- * by name. What is written holds few keys, because older PEFT raises on keys that it does not know. */
+ * What is read is strict where the mathematics is at stake: an option that would change it and is not supported is
+ * refused by name. What is written holds few keys, because older PEFT raises on keys that it does not know. */
 #ifndef LORA_PEFT_H
 #define LORA_PEFT_H
 
@@ -34,8 +34,8 @@ struct spelling spelling_of_file(const struct model *m, const struct st_set *s);
 /* A path, or the name of a parameter, in another spelling; the caller frees it. */
 char *spelling_change(const char *path, const struct spelling *from, const struct spelling *to);
 
-/* The values of all trained tensors from a file that must hold exactly these, but for what the model leaves out. Keys are
- * those of the adapter, changed into the file's spelling. dir names the folder in errors. */
+/* The values of all trained tensors from a file that must hold exactly these, but for what the model leaves out. Keys
+ * are those of the adapter, changed into the file's spelling. dir names the folder in errors. */
 enum status peft_tensors_load(struct adapter *a, const struct st_set *s, const char *dir, const struct spelling *ours,
                               const struct spelling *file, struct err *e);
 

@@ -53,7 +53,8 @@ static enum status too_much(const struct memory_plan *p, const struct settings *
     const char *advice = settings_is(s, "quantization", "none") && p->weights > p->total / 2
                              ? "set quantization: nf4"
                              : "lower per_device_train_batch_size or max_seq_len, or set gradient_checkpointing: full";
-    return err_set(e, ST_FAIL, "the run needs %.2f GB (weights %.2f, adapter %.2f, activations %.2f), the limit is %.2f GB; %s",
+    return err_set(e, ST_FAIL,
+                   "the run needs %.2f GB (weights %.2f, adapter %.2f, activations %.2f), the limit is %.2f GB; %s",
                    (double)p->total / 1e9, (double)p->weights / 1e9, (double)p->adapter / 1e9,
                    (double)(p->workspace + p->evaluation) / 1e9, (double)p->limit / 1e9, advice);
 }
@@ -61,8 +62,8 @@ static enum status too_much(const struct memory_plan *p, const struct settings *
 enum status memory_plan_make(struct memory_plan *p, struct model *m, const struct adapter *a, const struct settings *s,
                              const struct batch_limits *limits, size_t evaluation, enum dtype act, struct err *e) {
     int64_t layers = m->config.text.layers;
-    *p = (struct memory_plan){.weights = model_weight_bytes(m), .adapter = a->memory_bytes, .evaluation = evaluation,
-                              .limits = *limits};
+    *p = (struct memory_plan){
+        .weights = model_weight_bytes(m), .adapter = a->memory_bytes, .evaluation = evaluation, .limits = *limits};
     p->keep = mem_alloc((size_t)layers * sizeof *p->keep);
     int64_t limit = (int64_t)(memory_available() / 10 * 9);
     const char *asked = settings_text(s, "memory_limit");
@@ -72,7 +73,10 @@ enum status memory_plan_make(struct memory_plan *p, struct model *m, const struc
     if (strcmp(kind, "auto") == 0) {
         choose(p, m, s, act);
     } else {
-        keep_lowest(p, layers, 0, strcmp(kind, "none") == 0 ? KEEP_ALL : strcmp(kind, "smart") == 0 ? KEEP_SMART : KEEP_INPUT);
+        keep_lowest(p, layers, 0,
+                    strcmp(kind, "none") == 0    ? KEEP_ALL
+                    : strcmp(kind, "smart") == 0 ? KEEP_SMART
+                                                 : KEEP_INPUT);
         measure(p, m, s, act);
     }
     for (int64_t i = 0; i < layers; i++) {

@@ -14,8 +14,8 @@ struct report_sample {
 };
 
 /* All strings are plain text. log_path: one JSON object a line (step, epoch, loss, grad_norm, learning_rate, tokens,
- * tokens_per_second, memory, eval_loss), any of them missing on any line. Where a step comes again, because a run went on
- * from a checkpoint, what was logged from that step on before is dropped. A last line without newline is still being
+ * tokens_per_second, memory, eval_loss), any of them missing on any line. Where a step comes again, because a run went
+ * on from a checkpoint, what was logged from that step on before is dropped. A last line without newline is still being
  * written and is left out. */
 struct report_input {
     const char *title; // NULL: "Training run"

@@ -18,7 +18,8 @@
 int64_t trainer_steps(const struct settings *s, int64_t data_rows) {
     int64_t most = settings_int(s, "max_steps");
     if (most >= 0) return most;
-    double rows = (double)(settings_int(s, "per_device_train_batch_size") * settings_int(s, "gradient_accumulation_steps"));
+    double rows =
+        (double)(settings_int(s, "per_device_train_batch_size") * settings_int(s, "gradient_accumulation_steps"));
     double steps = ceil(settings_number(s, "num_train_epochs") * (double)data_rows / rows);
     return steps > 1 ? (int64_t)steps : 1;
 }
@@ -56,7 +57,10 @@ static enum status take_memory(struct trainer *t, struct err *e) {
     size_t evaluation = t->val ? evaluator_measure(t->model, t->val, t->rows, t->act) : 0;
     if (memory_plan_make(&t->plan, t->model, t->adapter, t->settings, &limits, evaluation, t->act, e) != ST_OK)
         return e->code;
-    struct workspace_options o = {.limits = limits, .train = true, .act = t->act, .keep = t->plan.keep,
+    struct workspace_options o = {.limits = limits,
+                                  .train = true,
+                                  .act = t->act,
+                                  .keep = t->plan.keep,
                                   .neftune_alpha = (float)settings_number(t->settings, "neftune_noise_alpha")};
     if (workspace_new(&t->workspace, t->model, &o, e) != ST_OK) return e->code;
     if (t->val && evaluator_new(&t->evaluator, t->model, t->val, t->rows, 1, t->act, e) != ST_OK) return e->code;
@@ -114,8 +118,9 @@ static enum status check_best_is_there(const struct trainer *t, const char *from
     if (!settings_bool(t->settings, "load_best_model_at_end") || !t->best_step) return ST_OK;
     char *best = checkpoint_path(t, t->best_step);
     if (!dir_exists(best))
-        err_set(e, ST_FAIL, "%s: the best checkpoint so far, %s, is not in output_dir; copy it there from beside this one",
-                from, path_name(best));
+        err_set(e, ST_FAIL,
+                "%s: the best checkpoint so far, %s, is not in output_dir; copy it there from beside this one", from,
+                path_name(best));
     free(best);
     return e->code;
 }
@@ -124,7 +129,8 @@ enum status trainer_resume(struct trainer *t, char **from, struct err *e) {
     const cJSON *asked = settings_get(t->settings, "resume_from_checkpoint");
     bool never = cJSON_IsFalse(asked);
     bool newest = !asked || cJSON_IsTrue(asked) || settings_is(t->settings, "resume_from_checkpoint", "auto");
-    char *path = newest || never ? checkpoint_newest(t->output_dir) : mem_text(settings_text(t->settings, "resume_from_checkpoint"));
+    char *path = newest || never ? checkpoint_newest(t->output_dir)
+                                 : mem_text(settings_text(t->settings, "resume_from_checkpoint"));
     *from = NULL;
     if (path && never)
         err_set(e, ST_FAIL, "%s: holds checkpoints of an earlier run (%s); remove them or choose another output_dir",
@@ -144,8 +150,7 @@ enum status trainer_resume(struct trainer *t, char **from, struct err *e) {
 /* --- the end ----------------------------------------------------------------------------------------------------- */
 
 static const char *method_name(const struct trainer *t) {
-    if (t->adapter->finetuning != FINETUNE_LORA)
-        return t->adapter->finetuning == FINETUNE_FULL ? "full" : "projector";
+    if (t->adapter->finetuning != FINETUNE_LORA) return t->adapter->finetuning == FINETUNE_FULL ? "full" : "projector";
     bool quantised = t->model->config.quantization_config || !settings_is(t->settings, "quantization", "none");
     bool dora = settings_bool(t->settings, "use_dora");
     return quantised ? dora ? "QDoRA" : "QLoRA" : dora ? "DoRA" : "LoRA";
@@ -156,7 +161,8 @@ static enum status write_card(const struct trainer *t, const struct step_report 
     size_t n = 0;
     for (const cJSON *v = t->settings->values->child; v && n < sizeof rows / sizeof *rows; v = v->next)
         if (!cJSON_IsNull(v)) rows[n++] = (struct card_row){v->string, json_text(v, true)};
-    char *loss = mem_format("%.4f", last->loss), *best = mem_format("%.4f (step %lld)", t->best_loss, (long long)t->best_step);
+    char *loss = mem_format("%.4f", last->loss),
+         *best = mem_format("%.4f (step %lld)", t->best_loss, (long long)t->best_step);
     char *path = path_join(t->output_dir, "README.md");
     struct card_row results[] = {{"training loss of the last step", loss}, {"best loss on the val split", best}};
     const char *name = settings_text(t->settings, "run_name");
@@ -166,7 +172,8 @@ static enum status write_card(const struct trainer *t, const struct step_report 
         .method = method_name(t),
         .pipeline_tag = t->model->config.family == FAMILY_MLLAVA ? "image-text-to-text" : "text-generation",
         .auto_class = t->model->config.family == FAMILY_MLLAVA ? "LlavaForConditionalGeneration" : NULL,
-        .quant_type = settings_is(t->settings, "quantization", "none") ? NULL : settings_text(t->settings, "quantization"),
+        .quant_type =
+            settings_is(t->settings, "quantization", "none") ? NULL : settings_text(t->settings, "quantization"),
         .whole = t->adapter->finetuning != FINETUNE_LORA,
         .settings = rows,
         .setting_count = n,
@@ -238,7 +245,8 @@ static enum status evaluate(struct trainer *t, struct run_log *log, const struct
 static bool evaluation_is_due(const struct trainer *t) {
     if (!t->val) return false;
     if (t->step == t->steps) return true;
-    if (settings_is(t->settings, "eval_strategy", "steps")) return t->step % settings_int(t->settings, "eval_steps") == 0;
+    if (settings_is(t->settings, "eval_strategy", "steps"))
+        return t->step % settings_int(t->settings, "eval_steps") == 0;
     int64_t rows = t->accum * t->rows, all = dataset_rows(t->data);
     return t->step * rows / all != (t->step - 1) * rows / all; // the step that ends an epoch
 }
@@ -252,7 +260,8 @@ static enum status loop(struct trainer *t, struct run_log *log, const struct tra
         if (ev->step) ev->step(ev->arg, t, last);
         if (evaluation_is_due(t) && evaluate(t, log, ev, e) != ST_OK) return e->code;
         bool stopped = t->stop && *t->stop && t->step < t->steps;
-        if ((stopped || t->step % settings_int(t->settings, "save_steps") == 0) && save(t, ev, e) != ST_OK) return e->code;
+        if ((stopped || t->step % settings_int(t->settings, "save_steps") == 0) && save(t, ev, e) != ST_OK)
+            return e->code;
         if (stopped) return *finished = false, ST_OK;
     }
     return ST_OK;
@@ -262,7 +271,8 @@ enum status trainer_run(struct trainer *t, const struct train_events *ev, bool *
     struct run_log *log = NULL;
     struct step_report last = {0};
     *finished = true;
-    if (dir_make(t->output_dir, e) != ST_OK || checkpoint_sweep(t->output_dir, e) != ST_OK || write_config(t, e) != ST_OK || run_log_open(&log, t, e) != ST_OK)
+    if (dir_make(t->output_dir, e) != ST_OK || checkpoint_sweep(t->output_dir, e) != ST_OK ||
+        write_config(t, e) != ST_OK || run_log_open(&log, t, e) != ST_OK)
         return e->code;
     t->loader = open_loader(t);
     if (loop(t, log, ev, &last, finished, e) == ST_OK && *finished && take_best(t, e) == ST_OK &&

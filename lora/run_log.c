@@ -29,7 +29,8 @@ size_t run_memory(void) {
 static char *log_path(const struct trainer *t) { return path_join(t->output_dir, "log.jsonl"); }
 
 /* Calls f for each line of the log that is whole and of a step that is done. */
-static void each_line(const char *path, int64_t last, void (*f)(const cJSON *line, const char *text, void *arg), void *arg) {
+static void each_line(const char *path, int64_t last, void (*f)(const cJSON *line, const char *text, void *arg),
+                      void *arg) {
     struct err quiet = {0};
     char *data = NULL;
     size_t size = 0;
@@ -99,8 +100,10 @@ static enum status put(struct run_log *log, cJSON *o, struct err *e) {
 
 enum status run_log_step(struct run_log *log, const struct trainer *t, const struct step_report *r, struct err *e) {
     double per_second = r->seconds > 0 ? (double)r->tokens / r->seconds : 0;
-    struct scalar scalars[] = {{"train/loss", r->loss}, {"train/grad_norm", r->grad_norm},
-                               {"train/learning_rate", r->learning_rate}, {"train/tokens_per_second", per_second},
+    struct scalar scalars[] = {{"train/loss", r->loss},
+                               {"train/grad_norm", r->grad_norm},
+                               {"train/learning_rate", r->learning_rate},
+                               {"train/tokens_per_second", per_second},
                                {"train/epoch", r->epoch}};
     cJSON *o = cJSON_CreateObject();
     cJSON_AddNumberToObject(o, "step", (double)r->step);
@@ -116,7 +119,8 @@ enum status run_log_step(struct run_log *log, const struct trainer *t, const str
     return tensorboard_write(log->events, r->step, (double)time(NULL), scalars, sizeof scalars / sizeof *scalars, e);
 }
 
-enum status run_log_evaluation(struct run_log *log, const struct trainer *t, const struct evaluation *v, struct err *e) {
+enum status run_log_evaluation(struct run_log *log, const struct trainer *t, const struct evaluation *v,
+                               struct err *e) {
     double loss = v->loss_sum / (double)(v->scored ? v->scored : 1);
     struct scalar scalar = {"eval/loss", loss};
     cJSON *o = cJSON_CreateObject();

@@ -6,7 +6,8 @@
 
 struct run_log;
 
-/* Opens output_dir/log.jsonl; lines of steps after t->step (a run that was killed after its last checkpoint) are cut off. */
+/* Opens output_dir/log.jsonl; lines of steps after t->step (a run that was killed after its last checkpoint) are cut
+ * off. */
 enum status run_log_open(struct run_log **log, const struct trainer *t, struct err *e);
 void run_log_close(struct run_log *log);
 

@@ -19,9 +19,13 @@ double schedule_factor(const struct schedule *s, int64_t step) {
     double span = at_least_1(s->total - s->warmup), progress = (double)(done - s->warmup) / span;
     int64_t decay = (s->total + 9) / 10;
     switch (s->kind) {
-    case SCHEDULE_LINEAR: return left > 0 ? (double)left / span : 0;
-    case SCHEDULE_COSINE: return fmax(0, 0.5 * (1 + cos(3.141592653589793 * progress)));
-    case SCHEDULE_WSD: return left >= decay ? 1 : (double)(left > 0 ? left : 0) / (double)decay;
-    default: return 1;
+    case SCHEDULE_LINEAR:
+        return left > 0 ? (double)left / span : 0;
+    case SCHEDULE_COSINE:
+        return fmax(0, 0.5 * (1 + cos(3.141592653589793 * progress)));
+    case SCHEDULE_WSD:
+        return left >= decay ? 1 : (double)(left > 0 ? left : 0) / (double)decay;
+    default:
+        return 1;
     }
 }

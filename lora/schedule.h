@@ -11,8 +11,8 @@ struct schedule {
     int64_t warmup, total; // steps
 };
 
-/* The factor on the peak rate of step 1, 2, ...: rises from 0 at step 1 over the warm-up, then falls to 0 after the last
- * step as a line, half a cosine, or (wsd: warm-up, stable, decay) as a line over the last tenth of the steps. */
+/* The factor on the peak rate of step 1, 2, ...: rises from 0 at step 1 over the warm-up, then falls to 0 after the
+ * last step as a line, half a cosine, or (wsd: warm-up, stable, decay) as a line over the last tenth of the steps. */
 double schedule_factor(const struct schedule *s, int64_t step);
 
 /* By the name that lr_scheduler_type has; the name must be known. */

@@ -82,10 +82,20 @@ const struct flag training_keys[TRAINING_KEYS] = {
 
 /* Keys whose value changes nothing in the numbers of a run. */
 static const char *const harmless[] = {
-    "output_dir",  "run_name",         "logging_steps",          "save_steps",
-    "report_to",   "save_total_limit", "resume_from_checkpoint", "dataloader_num_workers",
-    "memory_limit", "gradient_checkpointing", "model_name_or_path", "data_config_file",
-    "init_adapter", "data", // which rows: the data's fingerprint
+    "output_dir",
+    "run_name",
+    "logging_steps",
+    "save_steps",
+    "report_to",
+    "save_total_limit",
+    "resume_from_checkpoint",
+    "dataloader_num_workers",
+    "memory_limit",
+    "gradient_checkpointing",
+    "model_name_or_path",
+    "data_config_file",
+    "init_adapter",
+    "data", // which rows: the data's fingerprint
 };
 
 static const struct flag *find_key(const char *name) {
@@ -113,20 +123,29 @@ static bool is_choice(const char *choices, const char *value) {
 
 static const char *type_name(enum flag_type type) {
     switch (type) {
-    case FLAG_BOOL: return "true or false";
-    case FLAG_INT: return "a whole number";
-    case FLAG_NUMBER: return "a number";
-    default: return "a text";
+    case FLAG_BOOL:
+        return "true or false";
+    case FLAG_INT:
+        return "a whole number";
+    case FLAG_NUMBER:
+        return "a number";
+    default:
+        return "a text";
     }
 }
 
 static bool has_type(const cJSON *v, enum flag_type type) {
     switch (type) {
-    case FLAG_BOOL: return cJSON_IsBool(v);
-    case FLAG_INT: return json_is_integer(v);
-    case FLAG_NUMBER: return cJSON_IsNumber(v) && isfinite(v->valuedouble);
-    case FLAG_TEXT: return cJSON_IsString(v);
-    default: return true;
+    case FLAG_BOOL:
+        return cJSON_IsBool(v);
+    case FLAG_INT:
+        return json_is_integer(v);
+    case FLAG_NUMBER:
+        return cJSON_IsNumber(v) && isfinite(v->valuedouble);
+    case FLAG_TEXT:
+        return cJSON_IsString(v);
+    default:
+        return true;
     }
 }
 
@@ -151,7 +170,9 @@ static bool is_path(const char *key) {
 }
 
 /* "auto" and "false" of resume_from_checkpoint are no paths. */
-static bool names_file(const char *s) { return strcmp(s, "auto") != 0 && strcmp(s, "true") != 0 && strcmp(s, "false") != 0; }
+static bool names_file(const char *s) {
+    return strcmp(s, "auto") != 0 && strcmp(s, "true") != 0 && strcmp(s, "false") != 0;
+}
 
 /* A relative path of the file, from the file's folder. A model's name in the hub cache, and "auto", are no paths. */
 static cJSON *from_folder(const char *dir, const char *key, const cJSON *v) {
@@ -214,7 +235,8 @@ static bool is_reporter(const cJSON *v) {
 static enum status check_report(const struct settings *s, struct err *e) {
     const cJSON *v = settings_get(s, "report_to");
     bool known = !v || is_reporter(v) || cJSON_IsArray(v);
-    for (const cJSON *item = cJSON_IsArray(v) ? v->child : NULL; item; item = item->next) known = known && is_reporter(item);
+    for (const cJSON *item = cJSON_IsArray(v) ? v->child : NULL; item; item = item->next)
+        known = known && is_reporter(item);
     if (known) return ST_OK;
     char *text = json_text(v, true);
     err_set(e, ST_USAGE, "%s: report_to is %.80s, wanted jsonl, tensorboard or a list of them", s->path, text);
@@ -234,15 +256,32 @@ static enum status check_all(const struct settings *s, struct err *e) {
         const char *key;
         double least, most;
     } ranges[] = {
-        {"lora_r", 1, 1 << 16},         {"lora_dropout", 0, 0.999},     {"per_device_train_batch_size", 1, 1 << 20},
-        {"gradient_accumulation_steps", 1, 1 << 20}, {"learning_rate", 0, INFINITY}, {"head_learning_rate", 0, INFINITY},
-        {"weight_decay", 0, INFINITY},  {"adam_beta1", 0, 0.999999999}, {"adam_beta2", 0, 0.999999999},
-        {"adam_epsilon", 0, INFINITY},  {"warmup_ratio", 0, 1},         {"warmup_steps", 0, INFINITY},
-        {"max_grad_norm", 0, INFINITY}, {"max_seq_len", 0, 1 << 24},    {"blocksize", 32, 4096},
-        {"logging_steps", 1, INFINITY}, {"save_steps", 1, INFINITY},    {"eval_steps", 1, INFINITY},
-        {"save_total_limit", 0, INFINITY}, {"dataloader_num_workers", 1, 256}, {"neftune_noise_alpha", 0, INFINITY},
-        {"attn_window", 0, 1 << 24},    {"early_stopping_patience", 0, INFINITY}, {"num_train_epochs", 0, 1e9},
-        {"seed", 0, 0x1p53},            {"max_steps", -1, 1e9},
+        {"lora_r", 1, 1 << 16},
+        {"lora_dropout", 0, 0.999},
+        {"per_device_train_batch_size", 1, 1 << 20},
+        {"gradient_accumulation_steps", 1, 1 << 20},
+        {"learning_rate", 0, INFINITY},
+        {"head_learning_rate", 0, INFINITY},
+        {"weight_decay", 0, INFINITY},
+        {"adam_beta1", 0, 0.999999999},
+        {"adam_beta2", 0, 0.999999999},
+        {"adam_epsilon", 0, INFINITY},
+        {"warmup_ratio", 0, 1},
+        {"warmup_steps", 0, INFINITY},
+        {"max_grad_norm", 0, INFINITY},
+        {"max_seq_len", 0, 1 << 24},
+        {"blocksize", 32, 4096},
+        {"logging_steps", 1, INFINITY},
+        {"save_steps", 1, INFINITY},
+        {"eval_steps", 1, INFINITY},
+        {"save_total_limit", 0, INFINITY},
+        {"dataloader_num_workers", 1, 256},
+        {"neftune_noise_alpha", 0, INFINITY},
+        {"attn_window", 0, 1 << 24},
+        {"early_stopping_patience", 0, INFINITY},
+        {"num_train_epochs", 0, 1e9},
+        {"seed", 0, 0x1p53},
+        {"max_steps", -1, 1e9},
     };
     for (size_t i = 0; i < sizeof ranges / sizeof *ranges; i++)
         if (in_range(s, ranges[i].key, ranges[i].least, ranges[i].most, e) != ST_OK) return e->code;
@@ -265,7 +304,7 @@ enum status settings_read(struct settings *s, const char *path, const cJSON *ove
     *s = (struct settings){.values = cJSON_CreateObject(), .dir = path_dir(path), .path = mem_text(path)};
     for (size_t i = 0; i < TRAINING_KEYS; i++) {
         const struct flag *key = &training_keys[i];
-        cJSON *v = !key->fallback          ? cJSON_CreateNull()
+        cJSON *v = !key->fallback           ? cJSON_CreateNull()
                    : key->type == FLAG_TEXT ? cJSON_CreateString(key->fallback)
                                             : yaml_scalar(key->fallback);
         cJSON_AddItemToObject(s->values, key->name, v);
@@ -317,7 +356,8 @@ static cJSON *portable(const struct settings *s, const cJSON *v) {
         cJSON_Delete(copy);
         return absolute(v->valuestring);
     }
-    for (cJSON *set = strcmp(v->string, "data") == 0 && cJSON_IsArray(copy) ? copy->child : NULL; set; set = set->next) {
+    for (cJSON *set = strcmp(v->string, "data") == 0 && cJSON_IsArray(copy) ? copy->child : NULL; set;
+         set = set->next) {
         const cJSON *path = json_get(set, "path");
         if (!cJSON_IsString(path)) continue;
         char *full = path_join(s->dir, path->valuestring);

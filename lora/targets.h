@@ -1,7 +1,7 @@
-/* Which modules an adapter touches, and with what rank and alpha: the rules of PEFT over module paths ("model.layers.0.mlp
- * .up_proj"), read from an adapter_config.json. In this order: exclude_modules and modules_to_save take a module out;
- * target_modules as one string is a regular expression on the whole path, as a list it holds paths or their last parts;
- * with a list of last parts, layers_to_transform keeps only those layers. */
+/* Which modules an adapter touches, and with what rank and alpha: the rules of PEFT over module paths
+ * ("model.layers.0.mlp .up_proj"), read from an adapter_config.json. In this order: exclude_modules and modules_to_save
+ * take a module out; target_modules as one string is a regular expression on the whole path, as a list it holds paths
+ * or their last parts; with a list of last parts, layers_to_transform keeps only those layers. */
 #ifndef LORA_TARGETS_H
 #define LORA_TARGETS_H
 

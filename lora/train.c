@@ -24,15 +24,22 @@ static struct batch one_row(const struct batch *b, int64_t r, int64_t offsets[2]
     for (int64_t i = first + N; i < b->N; i++) all += b->ids[i] < 0;
     int64_t per_image = b->images ? all / b->images : 1;
     offsets[0] = 0, offsets[1] = N;
-    return (struct batch){.rows = 1, .N = N, .scored = scored, .offsets = offsets, .ids = b->ids + first,
-                          .positions = b->positions + first, .targets = b->targets + first,
-                          .row_index = b->row_index + r, .images = inside / per_image,
+    return (struct batch){.rows = 1,
+                          .N = N,
+                          .scored = scored,
+                          .offsets = offsets,
+                          .ids = b->ids + first,
+                          .positions = b->positions + first,
+                          .targets = b->targets + first,
+                          .row_index = b->row_index + r,
+                          .images = inside / per_image,
                           .image = b->images ? b->image + before / per_image : NULL};
 }
 
 /* Forward, loss and backward of a micro-batch: its rows together, or one after the other. */
 static void micro_batch(struct trainer *t, const struct batch *b, int64_t index) {
-    uint64_t seed = (uint64_t)settings_int(t->settings, "seed"), draw = (uint64_t)((t->step * t->accum + index) * t->rows);
+    uint64_t seed = (uint64_t)settings_int(t->settings, "seed"),
+             draw = (uint64_t)((t->step * t->accum + index) * t->rows);
     float scale = t->micro_means && b->scored ? 1.0f / (float)b->scored : 1.0f;
     struct tensor total = tensor_rows(&t->totals, index, 1);
     if (t->packing) {
@@ -97,9 +104,12 @@ static void name_rows(const struct trainer *t, const struct batch *b, struct tex
 /* Stops the run with the first layer whose output is not finite and the rows of its micro-batch; when every output is
  * finite, with all rows of the step. */
 static enum status explain(struct trainer *t, const struct step_report *r, struct err *e) {
-    struct loader_options o = {.rows_per_batch = t->rows, .shuffle = settings_bool(t->settings, "shuffle"),
-                               .seed = (uint64_t)settings_int(t->settings, "seed"), .workers = 1,
-                               .first_batch = t->step * t->accum, .batches = t->accum};
+    struct loader_options o = {.rows_per_batch = t->rows,
+                               .shuffle = settings_bool(t->settings, "shuffle"),
+                               .seed = (uint64_t)settings_int(t->settings, "seed"),
+                               .workers = 1,
+                               .first_batch = t->step * t->accum,
+                               .batches = t->accum};
     struct loader *again = loader_new(t->data, &o);
     struct text rows = {0};
     int64_t layer = -1;
@@ -112,14 +122,19 @@ static enum status explain(struct trainer *t, const struct step_report *r, struc
     }
     loader_free(again);
     char where[64];
-    if (layer < 0) snprintf(where, sizeof where, "the backward pass");
-    else if (layer == 0) snprintf(where, sizeof where, "the embedding");
-    else if (layer > t->model->config.text.layers) snprintf(where, sizeof where, "the head");
-    else snprintf(where, sizeof where, "layer %lld", (long long)layer - 1);
-    err_set(e, ST_FAIL,
-            "step %lld: loss %g, gradient norm %g, first seen in %s, rows %s; the adapter keeps the values of step %lld; "
-            "lower learning_rate or look at these rows",
-            (long long)r->step, fabs(r->loss), fabs(r->grad_norm), where, text_str(&rows), (long long)t->step); // no "-nan"
+    if (layer < 0)
+        snprintf(where, sizeof where, "the backward pass");
+    else if (layer == 0)
+        snprintf(where, sizeof where, "the embedding");
+    else if (layer > t->model->config.text.layers)
+        snprintf(where, sizeof where, "the head");
+    else
+        snprintf(where, sizeof where, "layer %lld", (long long)layer - 1);
+    err_set(
+        e, ST_FAIL,
+        "step %lld: loss %g, gradient norm %g, first seen in %s, rows %s; the adapter keeps the values of step %lld; "
+        "lower learning_rate or look at these rows",
+        (long long)r->step, fabs(r->loss), fabs(r->grad_norm), where, text_str(&rows), (long long)t->step); // no "-nan"
     text_free(&rows);
     return e->code;
 }
@@ -162,7 +177,8 @@ enum status train_step(struct trainer *t, struct step_report *out, struct err *e
     double most = settings_number(t->settings, "max_grad_norm"), clip = 1;
     if (most > 0) clip = fmin(1, most / (out->grad_norm + 1e-6));
     double factor = schedule_factor(&t->schedule, out->step), rate = settings_number(t->settings, "learning_rate");
-    double head = settings_get(t->settings, "head_learning_rate") ? settings_number(t->settings, "head_learning_rate") : rate;
+    double head =
+        settings_get(t->settings, "head_learning_rate") ? settings_number(t->settings, "head_learning_rate") : rate;
     update(t, factor * rate, factor * head, mean * clip);
     adapter_refresh(t->adapter);
 

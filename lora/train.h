@@ -1,6 +1,6 @@
-/* The training run: one optimizer step on one page (train.c), the loop around it (run.c), and what makes it safe to kill
- * (checkpoint.h). Loss and gradients are exact functions of (settings, data, seed): the same bits for any number of
- * threads, and for a run that was stopped and went on. */
+/* The training run: one optimizer step on one page (train.c), the loop around it (run.c), and what makes it safe to
+ * kill (checkpoint.h). Loss and gradients are exact functions of (settings, data, seed): the same bits for any number
+ * of threads, and for a run that was stopped and went on. */
 #ifndef LORA_TRAIN_H
 #define LORA_TRAIN_H
 
@@ -40,7 +40,7 @@ struct trainer {
 
     double best_loss; // of the val split
     int64_t best_step, without_gain;
-    int64_t saved; // step of the last checkpoint that this run wrote
+    int64_t saved;                     // step of the last checkpoint that this run wrote
     const volatile sig_atomic_t *stop; // set from outside: write a checkpoint and stop after this step; may be NULL
 };
 
@@ -84,8 +84,9 @@ struct train_events {
  * adapter, its card and the report. *finished false: it was asked to stop, and can go on from its checkpoint. */
 enum status trainer_run(struct trainer *t, const struct train_events *ev, bool *finished, struct err *e);
 
-/* resume_from_checkpoint: goes on from the newest checkpoint of output_dir (auto), or from a given one; refuses one that
- * other data or settings made, naming what differs. *from: its folder, owned by the caller, or NULL: a fresh start. */
+/* resume_from_checkpoint: goes on from the newest checkpoint of output_dir (auto), or from a given one; refuses one
+ * that other data or settings made, naming what differs. *from: its folder, owned by the caller, or NULL: a fresh
+ * start. */
 enum status trainer_resume(struct trainer *t, char **from, struct err *e);
 
 #endif

@@ -52,27 +52,27 @@ void block_forward(const struct pass *p, struct block_acts *a, const struct tens
     struct tensor q = flat(&a->q), k = flat(&a->k), v = flat(&a->v), attended = flat(&a->attended);
     struct attention attention = attention_of(b, s);
 
-    op_rmsnorm_forward(be, &a->norm1, &a->rstd1, x, &b->norm1, c->eps);                             // 1
-    linear_forward(p, &a->lq, &q, &a->norm1, &b->q);                                                // 2
-    linear_forward(p, &a->lk, &k, &a->norm1, &b->k);                                                // 3
-    linear_forward(p, &a->lv, &v, &a->norm1, &b->v);                                                // 4
-    op_rope(be, &a->q, s->rope, &s->positions, 1);                                                  // 5
-    op_rope(be, &a->k, s->rope, &s->positions, 1);                                                  // 6
-    op_attention_forward(be, &a->attended, &a->lse, &a->q, &a->keys, &a->values, &attention);       // 7
-    linear_forward(p, &a->lo, &a->middle, &attended, &b->o);                                        // 8
-    op_add(be, &a->middle, &a->middle, x);                                                          // 9
+    op_rmsnorm_forward(be, &a->norm1, &a->rstd1, x, &b->norm1, c->eps);                       // 1
+    linear_forward(p, &a->lq, &q, &a->norm1, &b->q);                                          // 2
+    linear_forward(p, &a->lk, &k, &a->norm1, &b->k);                                          // 3
+    linear_forward(p, &a->lv, &v, &a->norm1, &b->v);                                          // 4
+    op_rope(be, &a->q, s->rope, &s->positions, 1);                                            // 5
+    op_rope(be, &a->k, s->rope, &s->positions, 1);                                            // 6
+    op_attention_forward(be, &a->attended, &a->lse, &a->q, &a->keys, &a->values, &attention); // 7
+    linear_forward(p, &a->lo, &a->middle, &attended, &b->o);                                  // 8
+    op_add(be, &a->middle, &a->middle, x);                                                    // 9
 
-    op_rmsnorm_forward(be, &a->norm2, &a->rstd2, &a->middle, &b->norm2, c->eps);                    // 10
-    linear_forward(p, &a->lgate, &a->gate, &a->norm2, &b->gate);                                    // 11
-    linear_forward(p, &a->lup, &a->up, &a->norm2, &b->up);                                          // 12
-    op_glu_forward(be, &a->gated, &a->gate, &a->up, c->act);                                        // 13
-    linear_forward(p, &a->ldown, y, &a->gated, &b->down);                                           // 14
-    op_add(be, y, y, &a->middle);                                                                   // 15
+    op_rmsnorm_forward(be, &a->norm2, &a->rstd2, &a->middle, &b->norm2, c->eps); // 10
+    linear_forward(p, &a->lgate, &a->gate, &a->norm2, &b->gate);                 // 11
+    linear_forward(p, &a->lup, &a->up, &a->norm2, &b->up);                       // 12
+    op_glu_forward(be, &a->gated, &a->gate, &a->up, c->act);                     // 13
+    linear_forward(p, &a->ldown, y, &a->gated, &b->down);                        // 14
+    op_add(be, y, y, &a->middle);                                                // 15
 }
 
 /* KEEP_SMART: what the layers that ran since have written over. */
-static void make_cheap_again(const struct pass *p, struct block_acts *a, const struct tensor *x,
-                             const struct block *b, const struct text_config *c) {
+static void make_cheap_again(const struct pass *p, struct block_acts *a, const struct tensor *x, const struct block *b,
+                             const struct text_config *c) {
     op_rmsnorm_forward(p->be, &a->norm1, &a->rstd1, x, &b->norm1, c->eps);
     op_rmsnorm_forward(p->be, &a->norm2, &a->rstd2, &a->middle, &b->norm2, c->eps);
     op_glu_forward(p->be, &a->gated, &a->gate, &a->up, c->act);
@@ -96,9 +96,9 @@ static void ffn_backward(const struct pass *p, const struct tensor *dx, struct b
 }
 
 /* Lines 9 to 1, backwards. dx: gradient of middle -> gradient of x. */
-static void attention_half_backward(const struct pass *p, const struct tensor *dx, bool needs_dx,
-                                    struct block_acts *a, const struct tensor *x, const struct block *b,
-                                    const struct text_config *c, const struct sequence *s) {
+static void attention_half_backward(const struct pass *p, const struct tensor *dx, bool needs_dx, struct block_acts *a,
+                                    const struct tensor *x, const struct block *b, const struct text_config *c,
+                                    const struct sequence *s) {
     struct backend *be = p->be;
     int64_t N = dx->dim[0], H = c->heads, K = c->kv_heads, D = c->head_dim;
     size_t mark = p->scratch->used;
@@ -113,14 +113,14 @@ static void attention_half_backward(const struct pass *p, const struct tensor *d
     struct attention attention = attention_of(b, s);
     bool norm = needs_dx || b->gnorm1.data; // layer 0 of a frozen embedding needs neither
 
-    linear_backward(p, &flat_dattended, 0, dx, &flat_attended, &a->lo, &b->o);                      // 8'
+    linear_backward(p, &flat_dattended, 0, dx, &flat_attended, &a->lo, &b->o); // 8'
     op_attention_backward(be, &dq, &dk, &dv, &delta, &dattended, &a->attended, &a->lse, &a->q, &a->keys, &a->values,
-                          &attention);                                                              // 7'
-    op_rope(be, &dk, s->rope, &s->positions, -1);                                                   // 6'
-    op_rope(be, &dq, s->rope, &s->positions, -1);                                                   // 5'
-    linear_backward(p, norm ? &dnorm : NULL, 0, &flat_dv, &a->norm1, &a->lv, &b->v);                // 4'
-    linear_backward(p, norm ? &dnorm : NULL, 1, &flat_dk, &a->norm1, &a->lk, &b->k);                // 3'
-    linear_backward(p, norm ? &dnorm : NULL, 1, &flat_dq, &a->norm1, &a->lq, &b->q);                // 2'
+                          &attention);                                                               // 7'
+    op_rope(be, &dk, s->rope, &s->positions, -1);                                                    // 6'
+    op_rope(be, &dq, s->rope, &s->positions, -1);                                                    // 5'
+    linear_backward(p, norm ? &dnorm : NULL, 0, &flat_dv, &a->norm1, &a->lv, &b->v);                 // 4'
+    linear_backward(p, norm ? &dnorm : NULL, 1, &flat_dk, &a->norm1, &a->lk, &b->k);                 // 3'
+    linear_backward(p, norm ? &dnorm : NULL, 1, &flat_dq, &a->norm1, &a->lq, &b->q);                 // 2'
     if (norm) op_rmsnorm_backward_add(be, dx, or_null(&b->gnorm1), &dnorm, x, &a->rstd1, &b->norm1); // 1'
     p->scratch->used = mark;
 }

@@ -9,9 +9,9 @@
 #include "model/linear.h"
 
 struct block {
-    struct tensor norm1, gnorm1; // (C)
-    struct linear q, k, v, o;    // (H*D,C) (K*D,C) (K*D,C) (C,H*D)
-    struct tensor norm2, gnorm2; // (C)
+    struct tensor norm1, gnorm1;  // (C)
+    struct linear q, k, v, o;     // (H*D,C) (K*D,C) (K*D,C) (C,H*D)
+    struct tensor norm2, gnorm2;  // (C)
     struct linear gate, up, down; // (F,C) (F,C) (C,F)
     int64_t window;               // keys seen; 0: all
 };
@@ -24,14 +24,14 @@ enum keep {
 };
 
 struct block_acts {
-    struct tensor norm1, rstd1;     // (N,C) (N)
-    struct tensor q;                // (N,H,D), rotated
-    struct tensor k, v;             // (N,K,D), rotated; rows of keys and values that this pass adds
-    struct tensor keys, values;     // (all,K,D) that attention sees; k and v themselves without a cache
-    struct tensor attended, lse;    // (N,H,D) (N,H)
-    struct tensor middle;           // (N,C) after the first residual
-    struct tensor norm2, rstd2;     // (N,C) (N)
-    struct tensor gate, up, gated;  // (N,F)
+    struct tensor norm1, rstd1;    // (N,C) (N)
+    struct tensor q;               // (N,H,D), rotated
+    struct tensor k, v;            // (N,K,D), rotated; rows of keys and values that this pass adds
+    struct tensor keys, values;    // (all,K,D) that attention sees; k and v themselves without a cache
+    struct tensor attended, lse;   // (N,H,D) (N,H)
+    struct tensor middle;          // (N,C) after the first residual
+    struct tensor norm2, rstd2;    // (N,C) (N)
+    struct tensor gate, up, gated; // (N,F)
     struct linear_acts lq, lk, lv, lo, lgate, lup, ldown;
     bool cheap_lost; // KEEP_SMART: norm1, norm2 and gated lie in memory that layers share
 };
@@ -59,8 +59,8 @@ void block_acts_layout(struct block_acts *a, struct arena *m, const struct block
 void block_forward(const struct pass *p, struct block_acts *a, const struct tensor *y, const struct tensor *x,
                    const struct block *b, const struct text_config *c, const struct sequence *s);
 
-/* dx (N,C) holds the gradient of y on entry and that of x on return. needs_dx false: the gradient of x is not wanted and
- * dx is left undefined. */
+/* dx (N,C) holds the gradient of y on entry and that of x on return. needs_dx false: the gradient of x is not wanted
+ * and dx is left undefined. */
 void block_backward(const struct pass *p, const struct tensor *dx, bool needs_dx, struct block_acts *a,
                     const struct tensor *x, const struct block *b, const struct text_config *c,
                     const struct sequence *s);

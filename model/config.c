@@ -44,8 +44,7 @@ static int64_t whole(const struct section *s, const char *key, int64_t fallback)
 
 static int64_t count(const struct section *s, const char *key, int64_t fallback) {
     int64_t v = whole(s, key, fallback);
-    if (v < 1 || v > (1 << 28))
-        err_set(s->e, ST_FAIL, "%s: %s is %lld, wanted 1 or more", s->where, key, (long long)v);
+    if (v < 1 || v > (1 << 28)) err_set(s->e, ST_FAIL, "%s: %s is %lld, wanted 1 or more", s->where, key, (long long)v);
     return v;
 }
 
@@ -72,9 +71,9 @@ static enum activation read_act(const struct section *s, const char *key, const 
         const char *name;
         enum activation act;
     } known[] = {
-        {"silu", ACT_SILU},           {"swish", ACT_SILU},
-        {"gelu", ACT_GELU},           {"gelu_pytorch_tanh", ACT_GELU_TANH},
-        {"gelu_new", ACT_GELU_TANH},  {"quick_gelu", ACT_QUICK_GELU},
+        {"silu", ACT_SILU},          {"swish", ACT_SILU},
+        {"gelu", ACT_GELU},          {"gelu_pytorch_tanh", ACT_GELU_TANH},
+        {"gelu_new", ACT_GELU_TANH}, {"quick_gelu", ACT_QUICK_GELU},
         {"relu2", ACT_RELU2},
     };
     const char *name = word(s, key, fallback);
@@ -105,7 +104,8 @@ static void read_rope(struct rope_config *r, const struct section *text) {
     } else {
         err_set(s.e, ST_FAIL, "%s: rope type \"%s\" is not supported (default, linear and llama3 are)", s.where, kind);
     }
-    if (!(r->factor > 0) || !(r->theta > 0)) err_set(s.e, ST_FAIL, "%s: rope factor and theta must be positive", s.where);
+    if (!(r->factor > 0) || !(r->theta > 0))
+        err_set(s.e, ST_FAIL, "%s: rope factor and theta must be positive", s.where);
 }
 
 /* 5.x lists the kind of every layer; graft takes a list that is full first and sliding after, as qwen2 means it. */
@@ -219,7 +219,8 @@ static void read_mllava(struct model_config *c, const struct section *s) {
     read_text(&c->text, &text, d, false);
     read_vision(c, s);
     c->projector_act = read_act(s, "projector_hidden_act", "gelu");
-    c->image_token = (int32_t)whole(s, json_get(s->o, "image_token_index") ? "image_token_index" : "image_token_id", 32000);
+    c->image_token =
+        (int32_t)whole(s, json_get(s->o, "image_token_index") ? "image_token_index" : "image_token_id", 32000);
     c->default_template = mllava_template(&text);
     if (c->image_token < 0 || c->image_token >= c->text.vocab)
         err_set(s->e, ST_FAIL, "%s: image_token_index %d is outside the vocabulary of %lld", s->where, c->image_token,
@@ -271,7 +272,8 @@ enum status model_config_read(struct model_config *c, const char *dir, struct er
     else if (strcmp(c->model_type, "llava") == 0)
         read_mllava(c, &s);
     else
-        err_set(e, ST_FAIL, "%s: model_type \"%s\" is not supported; graft knows %s", c->path, c->model_type, wanted_types);
+        err_set(e, ST_FAIL, "%s: model_type \"%s\" is not supported; graft knows %s", c->path, c->model_type,
+                wanted_types);
     read_eos(c, dir);
     return e->code;
 }

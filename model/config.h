@@ -24,7 +24,7 @@ struct rope_config {
 struct text_config {
     int64_t vocab, dim, ffn, layers, heads, kv_heads, head_dim;
     int64_t max_positions;
-    int64_t window;            // sliding window; 0: none
+    int64_t window;             // sliding window; 0: none
     int64_t first_window_layer; // layers below it see everything (qwen2's max_window_layers)
     float eps;
     struct rope_config rope;
@@ -45,11 +45,11 @@ struct model_config {
     enum family family;
     const char *model_type; // "llama", "mistral", "qwen2", "llava"
     struct text_config text;
-    struct vision_config vision;      // mllava
-    enum activation projector_act;    // mllava
-    int32_t image_token;              // mllava
-    const char *default_template;     // Mantis' template for this model; NULL: the tokenizer's own
-    int32_t eos[8];                   // end of generation, from generation_config.json and config.json
+    struct vision_config vision;   // mllava
+    enum activation projector_act; // mllava
+    int32_t image_token;           // mllava
+    const char *default_template;  // Mantis' template for this model; NULL: the tokenizer's own
+    int32_t eos[8];                // end of generation, from generation_config.json and config.json
     int eos_count;
     enum dtype dtype;                 // of the published weights
     const cJSON *quantization_config; // NULL: not quantised

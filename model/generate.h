@@ -32,8 +32,8 @@ struct generator_options {
 enum status generator_new(struct generator **g, struct model *m, const struct generator_options *o, struct err *e);
 void generator_free(struct generator *g);
 
-/* ids (n, at least 1), -1 where a picture's feature stands; images in that order, whole. Fails when they do not fit, when
- * an id is outside the vocabulary, or when the device does; the cache is then as it was. */
+/* ids (n, at least 1), -1 where a picture's feature stands; images in that order, whole. Fails when they do not fit,
+ * when an id is outside the vocabulary, or when the device does; the cache is then as it was. */
 enum status generator_feed(struct generator *g, const int32_t *ids, int64_t n, struct batch_image *images,
                            int64_t image_count, struct err *e);
 

@@ -12,8 +12,8 @@ static int64_t chunk_rows(const struct model *m, int64_t scored) {
 }
 
 /* Rows [at, at + n) of the scored rows: logits, losses, and with dnormed the gradient of normed. */
-static void chunk_loss(const struct pass *p, struct workspace *w, const struct tensor *dnormed, float scale,
-                       int64_t at, int64_t n) {
+static void chunk_loss(const struct pass *p, struct workspace *w, const struct tensor *dnormed, float scale, int64_t at,
+                       int64_t n) {
     struct acts *a = &w->acts;
     const struct linear *head = &w->m->head;
     size_t mark = p->scratch->used;
@@ -50,7 +50,8 @@ void head_loss(const struct pass *p, struct workspace *w, const struct tensor *d
         chunk_loss(p, w, dx ? &dnormed : NULL, scale, at, rows < a->scored - at ? rows : a->scored - at);
     if (dx) {
         op_zero(p->be, &dlast);
-        op_rmsnorm_backward_add(p->be, &dlast, m->gnorm.data ? &m->gnorm : NULL, &dnormed, &a->last, &a->rstd, &m->norm);
+        op_rmsnorm_backward_add(p->be, &dlast, m->gnorm.data ? &m->gnorm : NULL, &dnormed, &a->last, &a->rstd,
+                                &m->norm);
         op_scatter_rows(p->be, dx, &dlast, &a->scored_rows);
     }
     p->scratch->used = mark;

@@ -1,8 +1,8 @@
 /* The linear layer: y = x W^T + b with a frozen weight of any type, and an optional low-rank adapter beside it.
  *
- * LoRA (Hu et al., 2021): y += s B A x. DoRA (Liu et al., 2024): y = g * (W x + s B A x) + b with g = m / ||W + s B A||,
- * rows taken one by one and the norm held constant in the backward. Dropout acts on the adapter's input only; with DoRA
- * the scaled part of W x sees it too, as PEFT does: y = W x + (g - 1) W xd + g s B A xd + b.
+ * LoRA (Hu et al., 2021): y += s B A x. DoRA (Liu et al., 2024): y = g * (W x + s B A x) + b with g = m / ||W + s B
+ * A||, rows taken one by one and the norm held constant in the backward. Dropout acts on the adapter's input only; with
+ * DoRA the scaled part of W x sees it too, as PEFT does: y = W x + (g - 1) W xd + g s B A xd + b.
  *
  * A gradient tensor whose data is NULL belongs to a parameter that is not trained. */
 #ifndef MODEL_LINEAR_H
@@ -20,7 +20,7 @@ struct lora {
     float scale;   // alpha / r, or alpha / sqrt(r) with rsLoRA
     float dropout; // 0: none
     bool dora;
-    uint64_t stream; // of its dropout masks
+    uint64_t stream;           // of its dropout masks
     struct tensor A, gA;       // (r,I)
     struct tensor B, gB;       // (O,r)
     struct tensor b, gb;       // (O), lora_bias; data NULL without

@@ -5,7 +5,8 @@
 #include "model/model.h"
 
 struct pass pass_new(struct workspace *w, uint64_t seed, uint64_t draw) {
-    return (struct pass){.be = w->m->be, .scratch = &w->arena, .act = w->act, .train = w->train, .seed = seed, .draw = draw};
+    return (struct pass){
+        .be = w->m->be, .scratch = &w->arena, .act = w->act, .train = w->train, .seed = seed, .draw = draw};
 }
 
 /* --- pictures ---------------------------------------------------------------------------------------------------- */

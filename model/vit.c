@@ -191,20 +191,20 @@ static void block_backward(const struct pass *p, const struct tensor *dx, bool n
     struct tensor flat_da = flat(&da), flat_dq = flat(&dq), flat_dk = flat(&dk), flat_dv = flat(&dv);
     bool norm = needs_dx || b->gnorm1.data || b->gbias1.data;
 
-    linear_backward(p, &dhidden, 0, dx, &a->active, &a->lfc2, &b->fc2);                              // 11'
-    op_act_backward(be, &dhidden, &dhidden, &a->hidden, c->act);                                     // 10'
-    linear_backward(p, &dnorm, 0, &dhidden, &a->norm2, &a->lfc1, &b->fc1);                           // 9'
+    linear_backward(p, &dhidden, 0, dx, &a->active, &a->lfc2, &b->fc2);    // 11'
+    op_act_backward(be, &dhidden, &dhidden, &a->hidden, c->act);           // 10'
+    linear_backward(p, &dnorm, 0, &dhidden, &a->norm2, &a->lfc1, &b->fc1); // 9'
     op_layernorm_backward_add(be, dx, or_null(&b->gnorm2), or_null(&b->gbias2), &dnorm, &a->middle, &a->mean2,
-                              &a->rstd2, &b->norm2);                                                 // 8'
-    linear_backward(p, &flat_da, 0, dx, &attended, &a->lo, &b->o);                                   // 6'
+                              &a->rstd2, &b->norm2);               // 8'
+    linear_backward(p, &flat_da, 0, dx, &attended, &a->lo, &b->o); // 6'
     op_attention_backward(be, &dq, &dk, &dv, &delta, &da, &a->attended, &a->lse, &a->q, &a->k, &a->v,
-                          attention);                                                                // 5'
-    linear_backward(p, norm ? &dnorm : NULL, 0, &flat_dv, &a->norm1, &a->lv, &b->v);                 // 4'
-    linear_backward(p, norm ? &dnorm : NULL, 1, &flat_dk, &a->norm1, &a->lk, &b->k);                 // 3'
-    linear_backward(p, norm ? &dnorm : NULL, 1, &flat_dq, &a->norm1, &a->lq, &b->q);                 // 2'
+                          attention);                                                // 5'
+    linear_backward(p, norm ? &dnorm : NULL, 0, &flat_dv, &a->norm1, &a->lv, &b->v); // 4'
+    linear_backward(p, norm ? &dnorm : NULL, 1, &flat_dk, &a->norm1, &a->lk, &b->k); // 3'
+    linear_backward(p, norm ? &dnorm : NULL, 1, &flat_dq, &a->norm1, &a->lq, &b->q); // 2'
     if (norm)
         op_layernorm_backward_add(be, dx, or_null(&b->gnorm1), or_null(&b->gbias1), &dnorm, &a->input, &a->mean1,
-                                  &a->rstd1, &b->norm1);                                             // 1'
+                                  &a->rstd1, &b->norm1); // 1'
     p->scratch->used = mark;
 }
 

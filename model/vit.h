@@ -1,6 +1,6 @@
-/* The SigLIP vision tower (Zhai et al., 2023), as far as mllava uses it: patches of one picture size, learned positions,
- * no class token, layers of LayerNorm, full attention and an ungated feed-forward, all with biases. The feature is the
- * output of an inner layer without the final norm.
+/* The SigLIP vision tower (Zhai et al., 2023), as far as mllava uses it: patches of one picture size, learned
+ * positions, no class token, layers of LayerNorm, full attention and an ungated feed-forward, all with biases. The
+ * feature is the output of an inner layer without the final norm.
  *
  * P patches of a picture, n pictures, C channels, F ffn, H heads. */
 #ifndef MODEL_VIT_H
@@ -18,20 +18,20 @@ struct vit_block {
 };
 
 struct vit {
-    struct linear patch;     // (C,3*p*p): the convolution as a product
-    struct tensor positions; // (P,C)
+    struct linear patch;      // (C,3*p*p): the convolution as a product
+    struct tensor positions;  // (P,C)
     struct vit_block *blocks; // (layers): all are loaded, the first used_layers run
     int64_t layers;
 };
 
 struct vit_block_acts {
-    struct tensor input;                // (N,C)
-    struct tensor norm1, mean1, rstd1;  // (N,C) (N) (N)
-    struct tensor q, k, v;              // (N,H,D)
-    struct tensor attended, lse;        // (N,H,D) (N,H)
-    struct tensor middle;               // (N,C)
-    struct tensor norm2, mean2, rstd2;  // (N,C) (N) (N)
-    struct tensor hidden, active;       // (N,F)
+    struct tensor input;               // (N,C)
+    struct tensor norm1, mean1, rstd1; // (N,C) (N) (N)
+    struct tensor q, k, v;             // (N,H,D)
+    struct tensor attended, lse;       // (N,H,D) (N,H)
+    struct tensor middle;              // (N,C)
+    struct tensor norm2, mean2, rstd2; // (N,C) (N) (N)
+    struct tensor hidden, active;      // (N,F)
     struct linear_acts lq, lk, lv, lo, lfc1, lfc2;
 };
 

@@ -120,7 +120,8 @@ static void read_4bit(struct weights *w, struct tensor *t, const char *name, int
     for (size_t i = 0; i < w->files.count; i++) {
         size_t stem = 0;
         const char *other = w->files.entries[i].name;
-        if (strcmp(other, name) == 0 || (bnb_is_side(other, &stem) && strlen(name) == stem && !memcmp(other, name, stem)))
+        if (strcmp(other, name) == 0 ||
+            (bnb_is_side(other, &stem) && strlen(name) == stem && !memcmp(other, name, stem)))
             w->used[i] = true;
     }
     struct owned_weight *o = new_owned(w);
@@ -137,7 +138,8 @@ static bool is_kept(const struct weights *w, const char *path) {
         const char *entry = w->quantize.keep[i];
         size_t n = strlen(entry);
         const char *leaf = strrchr(path, '.');
-        if (strcmp(leaf ? leaf + 1 : path, entry) == 0 || (strncmp(path, entry, n) == 0 && (path[n] == 0 || path[n] == '.')))
+        if (strcmp(leaf ? leaf + 1 : path, entry) == 0 ||
+            (strncmp(path, entry, n) == 0 && (path[n] == 0 || path[n] == '.')))
             return true;
     }
     return w->skip && regex_full(w->skip, path);
@@ -155,8 +157,10 @@ static void make_4bit(struct weights *w, struct q4_weight *out, const struct ten
             err_set(w->err, ST_FAIL, "%s: tensor %s holds NaN or infinity; it cannot be quantised", w->dir, name);
             break;
         }
-    out->q = (struct q4){.blocksize = w->quantize.blocksize, .source = dense->type,
-                         .code = block_code(w->quantize.type), .absmax = absmax};
+    out->q = (struct q4){.blocksize = w->quantize.blocksize,
+                         .source = dense->type,
+                         .code = block_code(w->quantize.type),
+                         .absmax = absmax};
     if (w->quantize.double_quant) {
         int64_t nested = block_count(blocks, NESTED_BLOCKSIZE);
         uint8_t *absmax8 = mem_alloc((size_t)blocks);

@@ -1,6 +1,6 @@
-/* The memory of passes. The largest pass that can come is run once with a backend that has failed already, so that every
- * op checks its shapes and computes nothing, in an arena whose pointers are not memory: what the arena's peak shows is
- * what such a pass needs, to the byte, whatever the code above does. */
+/* The memory of passes. The largest pass that can come is run once with a backend that has failed already, so that
+ * every op checks its shapes and computes nothing, in an arena whose pointers are not memory: what the arena's peak
+ * shows is what such a pass needs, to the byte, whatever the code above does. */
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -19,7 +19,8 @@ static void tables_layout(struct workspace *w) {
 static void dry_pass(struct workspace *w) {
     struct backend *be = w->m->be;
     struct err kept = be->err;
-    struct batch largest = {.rows = w->limits.rows, .N = w->limits.N, .scored = w->limits.scored, .images = w->limits.images};
+    struct batch largest = {
+        .rows = w->limits.rows, .N = w->limits.N, .scored = w->limits.scored, .images = w->limits.images};
     struct tensor total = tensor_over1((void *)ARENA_ALIGN, F32, 1);
     be->err = (struct err){.code = ST_FAIL};
     w->dry = true;
@@ -38,7 +39,11 @@ static void dry_pass(struct workspace *w) {
 
 static void workspace_init(struct workspace *w, struct model *m, const struct workspace_options *o) {
     int64_t layers = m->config.text.layers;
-    *w = (struct workspace){.m = m, .limits = o->limits, .train = o->train, .act = o->act, .keep = o->keep,
+    *w = (struct workspace){.m = m,
+                            .limits = o->limits,
+                            .train = o->train,
+                            .act = o->act,
+                            .keep = o->keep,
                             .neftune_alpha = o->neftune_alpha};
     w->acts.x = mem_alloc((size_t)(layers + 1) * sizeof *w->acts.x);
     w->acts.blocks = mem_alloc((size_t)layers * sizeof *w->acts.blocks);
