@@ -8,7 +8,6 @@
 #include <time.h>
 
 #include "base/half.h"
-#include "base/memory.h"
 #include "kernels/backend.h"
 #include "kernels/ops.h"
 
@@ -46,9 +45,9 @@ static double pairs(const struct row *r) {
     return n * (double)(r->H * r->D);
 }
 
-static struct tensor tensor_new(enum dtype type, int64_t n, int64_t h, int64_t d, unsigned seed) {
+static struct tensor tensor_new(struct backend *be, enum dtype type, int64_t n, int64_t h, int64_t d, unsigned seed) {
     struct tensor t = tensor_over3(NULL, type, n, h, d);
-    t.data = mem_alloc(tensor_bytes(&t));
+    t.data = backend_alloc(be, tensor_bytes(&t));
     for (int64_t i = 0; i < n * h * d; i++) {
         float x = (float)((seed = seed * 1664525u + 1013904223u) >> 8) * 0x1p-24f - 0.5f;
         if (type == F32)
@@ -61,12 +60,16 @@ static struct tensor tensor_new(enum dtype type, int64_t n, int64_t h, int64_t d
 
 static void measure(struct backend *be, const struct row *r) {
     int64_t at[2][2] = {{0, r->queries}, {0, r->keys}};
-    struct tensor q = tensor_new(r->act, r->queries, r->H, r->D, 1), k = tensor_new(r->act, r->keys, r->K, r->D, 2);
-    struct tensor v = tensor_new(r->act, r->keys, r->K, r->D, 3), dO = tensor_new(r->act, r->queries, r->H, r->D, 4);
-    struct tensor o = tensor_new(r->act, r->queries, r->H, r->D, 5), dq = tensor_new(r->act, r->queries, r->H, r->D, 6);
-    struct tensor dk = tensor_new(r->act, r->keys, r->K, r->D, 7), dv = tensor_new(r->act, r->keys, r->K, r->D, 8);
-    struct tensor lse = tensor_over2(mem_alloc((size_t)(r->queries * r->H) * 4), F32, r->queries, r->H);
-    struct tensor delta = tensor_over2(mem_alloc((size_t)(r->queries * r->H) * 4), F32, r->queries, r->H);
+    struct tensor q = tensor_new(be, r->act, r->queries, r->H, r->D, 1),
+                  k = tensor_new(be, r->act, r->keys, r->K, r->D, 2);
+    struct tensor v = tensor_new(be, r->act, r->keys, r->K, r->D, 3),
+                  dO = tensor_new(be, r->act, r->queries, r->H, r->D, 4);
+    struct tensor o = tensor_new(be, r->act, r->queries, r->H, r->D, 5),
+                  dq = tensor_new(be, r->act, r->queries, r->H, r->D, 6);
+    struct tensor dk = tensor_new(be, r->act, r->keys, r->K, r->D, 7),
+                  dv = tensor_new(be, r->act, r->keys, r->K, r->D, 8);
+    struct tensor lse = tensor_over2(backend_alloc(be, (size_t)(r->queries * r->H) * 4), F32, r->queries, r->H);
+    struct tensor delta = tensor_over2(backend_alloc(be, (size_t)(r->queries * r->H) * 4), F32, r->queries, r->H);
     struct tensor q_at = tensor_over1(at[0], I64, 2), k_at = tensor_over1(at[1], I64, 2);
     struct attention a = {.q_offsets = &q_at, .kv_offsets = &k_at, .sequences = 1, .max_q = r->queries};
     a.max_kv = r->keys, a.causal = r->causal, a.window = r->window, a.scale = 1.0f / sqrtf((float)r->D);
@@ -85,7 +88,7 @@ static void measure(struct backend *be, const struct row *r) {
            (long long)r->D, r->causal ? "causal" : "", (long long)r->window, 1e6 * best[0], 4e-9 * pairs(r) / best[0],
            1e6 * best[1], 10e-9 * pairs(r) / best[1]);
     struct tensor *all[] = {&q, &k, &v, &dO, &o, &dq, &dk, &dv, &lse, &delta};
-    for (size_t i = 0; i < sizeof all / sizeof *all; i++) free(all[i]->data);
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++) backend_release(be, all[i]->data);
 }
 
 int main(int argc, char **argv) {

@@ -271,8 +271,12 @@ static void test_attention_window(void **state) {
 
 static void test_attention_grouped_heads(void **state) {
     (void)state;
-    static const int64_t shapes[][8] = {{33, 0, 4, 2, 16, 1, 0}, {31, 0, 6, 2, 8, 0, 0}, {5, 0, 71, 1, 8, 1, 0}};
-    run(shapes, 3);
+    static const int64_t shapes[][8] = {{33, 0, 4, 2, 16, 1, 0},
+                                        {31, 0, 6, 2, 8, 0, 0},
+                                        {5, 0, 71, 1, 8, 1, 0},
+                                        {200, 0, 3, 1, 64, 1, 0},
+                                        {260, 0, 2, 1, 36, 1, 70}};
+    run(shapes, 5);
 }
 
 static void test_attention_with_earlier_keys(void **state) {

@@ -8,7 +8,6 @@
 
 #include "kernels/cpu/convert.h"
 #include "kernels/cpu/tile.h"
-#include "kernels/cpu/vecmath.h"
 
 /* --- how the work is cut ------------------------------------------------------------------------------------------- */
 
@@ -119,10 +118,10 @@ static void softmax_row(struct forward_tiles *t, int64_t i, int64_t width) {
     float base = most > -INFINITY ? most : 0.0f; // a row that has seen no key yet
 #pragma omp simd reduction(+ : sum)
     for (int j = 0; j < TILE; j++) {
-        x[j] = vm_exp(x[j] - base);
+        x[j] = attention_exp(x[j] - base);
         sum += x[j];
     }
-    float keep = vm_exp(t->most[i] - base);
+    float keep = attention_exp(t->most[i] - base);
     t->sum[i] = t->sum[i] * keep + sum;
     t->most[i] = most;
     if (keep == 1.0f) return;

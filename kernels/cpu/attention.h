@@ -7,6 +7,7 @@
 #define KERNELS_CPU_ATTENTION_H
 
 #include "kernels/cpu/ops_cpu.h"
+#include "kernels/cpu/vecmath.h"
 
 enum { TILE = 64 };
 
@@ -37,6 +38,14 @@ struct keys_seen {
     int64_t low, high;
 };
 struct keys_seen attention_keys_of(const struct attention_job *job, const struct attention_head *h, int64_t query);
+
+/* e^x for x <= 0; 0 where that would be subnormal, because such results take a hundred times as long, and masked scores
+ * all lead there. */
+static inline __attribute__((always_inline)) float attention_exp(float x) {
+    const float low = -87.0f;
+    float y = vm_exp(x < low ? low : x);
+    return x < low ? 0.0f : y;
+}
 
 /* Where row r of a head begins in q, o, dq, counted in heads: (position, head). */
 static inline int64_t attention_row(const struct attention_job *job, const struct attention_head *h, int64_t r) {

@@ -9,7 +9,6 @@
 #include "kernels/cpu/attention_amx.h"
 #include "kernels/cpu/convert.h"
 #include "kernels/cpu/tile.h"
-#include "kernels/cpu/vecmath.h"
 
 struct backward_tiles {
     float *q, *dO, *k, *v;        // (TILE, width); q times scale
@@ -65,7 +64,7 @@ static void gradient_of_scores(const struct attention_job *job, const struct att
         float *p = t->p + i * TILE, *ds = t->ds + i * TILE, lse = t->lse[i], delta = t->delta[i];
 #pragma omp simd
         for (int j = 0; j < TILE; j++) {
-            p[j] = vm_exp(p[j] - lse);
+            p[j] = attention_exp(p[j] - lse);
             ds[j] = p[j] * (ds[j] - delta);
         }
     }
