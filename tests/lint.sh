@@ -46,6 +46,7 @@ may_include() {
         cli) echo base quant kernels model data lora cli ;;
         bench) echo base quant kernels model data lora cli bench ;;
         tests) echo base quant kernels model data lora cli tests ;;
+        examples) echo base examples ;;
     esac
 }
 
@@ -75,9 +76,10 @@ calls() { echo "$sources" | without "$2" | matches "(^|[^A-Za-z0-9_>.])($1)[[:sp
 
 aborters='base/(memory|arena|tensor)\.c|kernels/ops\.c'
 rule 'exit outside cli/, tests/ and bench/' "$(calls 'exit|_exit|_Exit|quick_exit' 'cli/|tests/|bench/')"
-rule 'printf outside cli/, tests/ and bench/' "$(calls 'printf|vprintf|puts|putchar|perror' 'cli/|tests/|bench/')"
-rule 'writing to stdout or stderr outside cli/, tests/, bench/ and the checks of operations and memory' \
-    "$(echo "$sources" | without "cli/|tests/|bench/|$aborters" |
+rule 'printf outside cli/, tests/, bench/ and examples/' \
+    "$(calls 'printf|vprintf|puts|putchar|perror' 'cli/|tests/|bench/|examples/')"
+rule 'writing to stdout or stderr outside cli/, tests/, bench/, examples/ and the checks of operations and memory' \
+    "$(echo "$sources" | without "cli/|tests/|bench/|examples/|$aborters" |
         matches '(fprintf|fputs|fwrite|fputc|vfprintf)[[:space:]]*\(.*(stderr|stdout)')"
 rule 'abort outside the checks of operations and memory' "$(calls 'abort|assert' "tests/|$aborters")"
 rule 'a function that cannot fail safely' \

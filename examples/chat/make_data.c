@@ -25,14 +25,14 @@ enum { SIDE = 96, FINE = 4, MOST = 3 }; // pixels of a picture, samples of a pix
 
 enum shape { CIRCLE, SQUARE, TRIANGLE, CROSS, SHAPES };
 static const char *const shape_names[SHAPES] = {"circle", "square", "triangle", "cross"};
-static const char *const shape_plurals[SHAPES] = {"circles", "squares", "triangles", "crosses"};
 
 enum { COLOURS = 5 };
 static const struct {
     const char *name;
     unsigned char rgb[3];
 } colours[COLOURS] = {
-    {"red", {210, 35, 40}}, {"green", {35, 150, 60}}, {"blue", {40, 70, 205}}, {"yellow", {240, 205, 30}}, {"black", {25, 25, 30}},
+    {"red", {210, 35, 40}},     {"green", {35, 150, 60}}, {"blue", {40, 70, 205}},
+    {"yellow", {240, 205, 30}}, {"black", {25, 25, 30}},
 };
 
 struct picture {
@@ -57,9 +57,9 @@ static double throw_between(struct dice *d, double low, double high) {
 
 static struct picture picture_new(struct dice *d) {
     struct picture p = {.shape = (enum shape)throw_int(d, SHAPES), .colour = throw_int(d, COLOURS)};
-    p.radius = throw_between(d, 0.22, 0.34) * SIDE;
-    p.x = throw_between(d, p.radius + 2, SIDE - p.radius - 2);
-    p.y = throw_between(d, p.radius + 2, SIDE - p.radius - 2);
+    p.radius = throw_between(d, 0.32, 0.42) * SIDE;
+    p.x = throw_between(d, 0.43, 0.57) * SIDE;
+    p.y = throw_between(d, 0.43, 0.57) * SIDE;
     for (int c = 0; c < 3; c++) {
         int shade = colours[p.colour].rgb[c] + throw_int(d, 31) - 15;
         p.ink[c] = (unsigned char)(shade < 0 ? 0 : shade > 255 ? 255 : shade);
@@ -71,10 +71,14 @@ static struct picture picture_new(struct dice *d) {
 /* Whether the point (x, y), seen from the middle in radii, lies on the shape. */
 static bool is_inside(enum shape shape, double x, double y) {
     switch (shape) {
-    case CIRCLE: return x * x + y * y < 1;
-    case SQUARE: return fabs(x) < 0.85 && fabs(y) < 0.85;
-    case TRIANGLE: return y < 0.8 && y > 2 * fabs(x) - 1;
-    default: return (fabs(x) < 0.3 && fabs(y) < 1) || (fabs(y) < 0.3 && fabs(x) < 1);
+    case CIRCLE:
+        return x * x + y * y < 1;
+    case SQUARE:
+        return fabs(x) < 0.85 && fabs(y) < 0.85;
+    case TRIANGLE:
+        return y < 0.8 && y > 2 * fabs(x) - 1;
+    default:
+        return (fabs(x) < 0.3 && fabs(y) < 1) || (fabs(y) < 0.3 && fabs(x) < 1);
     }
 }
 
@@ -130,20 +134,27 @@ struct album {
     const char *split;
 };
 
-static const struct picture *nth(const struct album *a, const struct row *r, int i) { return &a->pictures[r->index[i]]; }
+static const struct picture *nth(const struct album *a, const struct row *r, int i) {
+    return &a->pictures[r->index[i]];
+}
 
 static void pick(struct row *r, const struct album *a, struct dice *d, int least) {
     *r = (struct row){.count = least + throw_int(d, MOST - least + 1)};
     for (int i = 0; i < r->count; i++) r->index[i] = throw_int(d, a->count);
 }
 
-/* With the template "plain" the pictures come first and the user's turn is not read. */
+/* With the template "plain" the pictures come first and the user's turn is not read. The pictures are described in any
+ * order, so that a description has to find its picture by number. */
 static void write_caption(struct row *r, const struct album *a, struct dice *d) {
+    int64_t order[MOST];
     pick(r, a, d, 1);
-    for (int i = 0; i < r->count; i++) text_add(&r->ask, "<image>");
-    for (int i = 0; i < r->count; i++)
-        text_addf(&r->answer, "%simage %d shows a %s %s", i ? ", " : "", i + 1, colours[nth(a, r, i)->colour].name,
-                  shape_names[nth(a, r, i)->shape]);
+    rng_shuffle(d->seed, d->stream + d->thrown++, order, r->count);
+    for (int i = 0; i < r->count; i++) {
+        const struct picture *p = nth(a, r, (int)order[i]);
+        text_add(&r->ask, "<image>");
+        text_addf(&r->answer, "%s%d is a %s %s", i ? ", " : "", (int)order[i] + 1, colours[p->colour].name,
+                  shape_names[p->shape]);
+    }
     text_add(&r->answer, ".");
 }
 
@@ -154,10 +165,8 @@ static void ask_same(struct row *r, const struct album *a, struct dice *d) {
     while (same != (nth(a, r, 0)->shape == nth(a, r, 1)->shape)) r->index[1] = throw_int(d, a->count);
     enum shape one = nth(a, r, 0)->shape, other = nth(a, r, 1)->shape;
     text_add(&r->ask, "Are the shapes in <image> and <image> the same?");
-    if (same)
-        text_addf(&r->answer, "Yes, both are %s.", shape_plurals[one]);
-    else
-        text_addf(&r->answer, "No, a %s and a %s.", shape_names[one], shape_names[other]);
+    text_addf(&r->answer, "Image 1 is a %s, image 2 is a %s: %s.", shape_names[one], shape_names[other],
+              same ? "yes" : "no");
 }
 
 /* The colour that is asked for is in one picture only. */
@@ -166,7 +175,7 @@ static void ask_which(struct row *r, const struct album *a, struct dice *d) {
     for (int i = 0; i < r->count; i++)
         while (i != which && nth(a, r, i)->colour == colour) r->index[i] = throw_int(d, a->count);
     text_addf(&r->ask, "Which image shows something %s?", colours[colour].name);
-    text_addf(&r->answer, "Image %d.", which + 1);
+    text_addf(&r->answer, "Image %d is %s.", which + 1, colours[colour].name);
 }
 
 static void write_question(struct row *r, const struct album *a, struct dice *d) {
@@ -180,10 +189,10 @@ static void write_question(struct row *r, const struct album *a, struct dice *d)
     text_add(&r->ask, " ");
     if (kind == 0) {
         text_addf(&r->ask, "What colour is the shape in image %d?", asked + 1);
-        text_addf(&r->answer, "It is %s.", colours[nth(a, r, asked)->colour].name);
+        text_addf(&r->answer, "Image %d is %s.", asked + 1, colours[nth(a, r, asked)->colour].name);
     } else if (kind == 1) {
         text_addf(&r->ask, "What shape is in image %d?", asked + 1);
-        text_addf(&r->answer, "It is a %s.", shape_names[nth(a, r, asked)->shape]);
+        text_addf(&r->answer, "Image %d is a %s.", asked + 1, shape_names[nth(a, r, asked)->shape]);
     } else {
         ask_which(r, a, d);
     }

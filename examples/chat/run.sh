@@ -1,0 +1,97 @@
+#!/bin/sh
+# Multi-image chat with QLoRA, from nothing to a scored adapter.
+#   sh examples/chat/run.sh [BUILD] [OUT] [short]
+# BUILD holds the binaries (build/release), OUT is removed and written (build/demo). With "short" everything is tiny and
+# nothing is learned; the tests run that.
+set -e
+build=${1:-build/release} out=${2:-build/demo} length=$3
+from=$(dirname "$0")
+graft=$build/graft
+tab=$(printf '\t')
+if [ "$length" = short ]; then
+    amounts='60 60 60 20' steps='--max_steps 2 --eval_steps 1' ask=4
+else
+    amounts='2000 8000 4000 100' steps='' ask=100
+fi
+
+say() { printf '\n%s\n' "$*"; }
+
+# Prints a command as one could type it, then runs it.
+run() {
+    printf '$ %s\n' "$*"
+    "$@"
+}
+
+# A training prints a line a step; here only the scores of the val split and what went wrong are shown.
+train() {
+    printf '$ %s\n' "$graft train $*"
+    { "$graft" train "$@" 2>&1 >/dev/null || echo "graft: the training failed"; } |
+        sed -un '/^val/p; /^graft/p'
+}
+
+# answer PICTURES QUESTION [--adapter DIR]: the greedy answer of the 4-bit base, on one line.
+answer() {
+    images='' question=$2
+    for picture in $1; do images="$images --image $out/data/$picture"; done
+    shift 2
+    "$graft" generate "$out/base-nf4" "$@" $images --prompt "$question" --max_new_tokens 24 --dtype bf16 --quiet \
+        </dev/null | tr '\n' ' ' | sed 's/ *$//'
+}
+
+# score FILE [--adapter DIR]: asks the held-out questions and writes pictures, question, wanted and given answer.
+score() {
+    file=$1
+    shift
+    head -n $ask "$out/data/held_out.tsv" | while IFS=$tab read -r pictures question wanted; do
+        given=$(answer "$pictures" "$question" "$@")
+        printf '%s\t%s\t%s\t%s\n' "$pictures" "$question" "$wanted" "$given"
+    done >"$file"
+}
+
+right() { awk -F'\t' '$3 == $4' "$1" | wc -l; }
+
+loss() { "$graft" eval "$out/base-nf4" --data "$out/data.yaml" --batch_size 10 --dtype bf16 --quiet "$@" | sed -n 's/^loss *//p'; }
+
+began=$(date +%s)
+rm -rf "$out"
+mkdir -p "$out"
+cp "$from"/*.yaml "$out"
+
+say '1. Pictures of coloured shapes, captions, and questions about two or three pictures.'
+run "$build/examples/make_data" "$out/data" 1 $amounts
+
+say '2. A base model. It stands for one that you would take from a hub: a small random model of the mllava family is'
+say '   trained as a whole on the captions, so that it can see shapes and colours. It has never seen a question.' | tail -n 1
+run "$graft" init mllava-tiny --out "$out/start" --quiet
+train "$out/base.yaml" --dtype bf16 $steps
+[ -f "$out/base/model.safetensors" ]
+
+say '3. The base in 4 bits (NF4). It is frozen from here on.'
+run "$graft" quantize "$out/base" --out "$out/base-nf4" --quiet
+
+say "4. Before: the val loss, and $ask questions about pictures that no training row has."
+before=$(loss)
+score "$out/before.tsv"
+echo "val loss $before, $(right "$out/before.tsv") of $ask answers right"
+
+say '5. An adapter is trained on the questions.'
+train "$out/config.yaml" --dtype bf16 $steps
+[ -f "$out/adapter/adapter_model.safetensors" ]
+
+say '6. After: the same with the adapter.'
+after=$(loss --adapter "$out/adapter")
+score "$out/after.tsv" --adapter "$out/adapter"
+echo "val loss $after, $(right "$out/after.tsv") of $ask answers right"
+
+# The first question that is answered rightly now; a short run may have none.
+line=$(awk -F'\t' '$3 == $4 { print NR; exit }' "$out/after.tsv")
+column() { sed -n "${line:-1}p" "$1" | cut -f "$2"; }
+say 'What it learned'
+printf '  %-26s %12s %12s\n' '' before after \
+    'val loss' "$before" "$after" \
+    "right answers of $ask" "$(right "$out/before.tsv")" "$(right "$out/after.tsv")"
+printf '\n  pictures  %s (in %s)\n  question  %s\n  before    %s\n  after     %s\n' \
+    "$(column "$out/after.tsv" 1)" "$out/data" "$(column "$out/after.tsv" 2)" \
+    "$(column "$out/before.tsv" 4)" "$(column "$out/after.tsv" 4)"
+printf '\n  adapter   %s (PEFT layout)\n  report    %s\n  answers   %s, %s\n  time      %s s\n' \
+    "$out/adapter" "$out/adapter/report.html" "$out/before.tsv" "$out/after.tsv" $(($(date +%s) - began))
