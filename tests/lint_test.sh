@@ -35,8 +35,8 @@ breaks() {
 }
 
 against='an include against the direction of the folders'
-print='printf outside cli/, tests/ and bench/'
-stream='writing to stdout or stderr outside cli/, tests/, bench/ and the checks of operations and memory'
+print='printf outside cli/, tests/, bench/ and examples/'
+stream='writing to stdout or stderr outside cli/, tests/, bench/, examples/ and the checks of operations and memory'
 unsafe='a function that cannot fail safely'
 machine='a path of one machine'
 

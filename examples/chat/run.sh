@@ -34,7 +34,7 @@ answer() {
     images='' question=$2
     for picture in $1; do images="$images --image $out/data/$picture"; done
     shift 2
-    "$graft" generate "$out/base-nf4" "$@" $images --prompt "$question" --max_new_tokens 24 --dtype bf16 --quiet \
+    "$graft" generate "$out/base-nf4" "$@" $images --prompt "$question" --max_new_tokens 48 --dtype bf16 --quiet \
         </dev/null | tr '\n' ' ' | sed 's/ *$//'
 }
 
@@ -60,8 +60,8 @@ cp "$from"/*.yaml "$out"
 say '1. Pictures of coloured shapes, captions, and questions about two or three pictures.'
 run "$build/examples/make_data" "$out/data" 1 $amounts
 
-say '2. A base model. It stands for one that you would take from a hub: a small random model of the mllava family is'
-say '   trained as a whole on the captions, so that it can see shapes and colours. It has never seen a question.' | tail -n 1
+say '2. A base model. It stands for one that you would take from a hub: a small random model of the mllava family is
+   trained as a whole on captions, so that it can describe such pictures, and nothing else. It has seen no question.'
 run "$graft" init mllava-tiny --out "$out/start" --quiet
 train "$out/base.yaml" --dtype bf16 $steps
 [ -f "$out/base/model.safetensors" ]
