@@ -8,6 +8,7 @@
 
 #include "base/file.h"
 #include "base/memory.h"
+#include "base/text.h"
 
 static enum status check_free(const char *path, struct err *e) {
     char **names;
@@ -46,4 +47,27 @@ void folder_abandon(struct folder_out *f) {
     free(f->beside);
     free(f->path);
     *f = (struct folder_out){0};
+}
+
+static bool is_companion(const char *name) {
+    if (strcmp(name, "config.json") == 0 || text_ends(name, ".index.json")) return false;
+    return text_ends(name, ".json") || text_ends(name, ".jinja") || text_ends(name, ".model") ||
+           text_ends(name, ".txt");
+}
+
+enum status folder_copy_companions(const char *from_dir, const char *to_dir, struct err *e) {
+    char **names;
+    size_t count;
+    if (dir_list(from_dir, &names, &count, e) != ST_OK) return e->code;
+    for (size_t i = 0; i < count && e->code == ST_OK; i++) {
+        char *from = path_join(from_dir, names[i]), *to = path_join(to_dir, names[i]);
+        struct file_map m;
+        if (is_companion(names[i]) && file_exists(from) && file_map_open(&m, from, e) == ST_OK) {
+            file_write(to, m.data, m.size, e);
+            file_map_close(&m);
+        }
+        free(from), free(to);
+    }
+    names_free(names, count);
+    return e->code;
 }

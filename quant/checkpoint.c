@@ -1,13 +1,11 @@
 #include "quant/checkpoint.h"
 
-#include <errno.h>
 #include <math.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 #include "base/file.h"
+#include "base/folder.h"
 #include "base/json.h"
 #include "base/memory.h"
 #include "base/safetensors.h"
@@ -56,21 +54,12 @@ static enum dtype source_type(const struct st_entry *t) {
 
 static int64_t element_count(const struct st_entry *t) { return (int64_t)(t->bytes / st_type_size(t->type)); }
 
-static enum status check_options(const struct checkpoint_options *o, const char *out, struct err *e) {
+static enum status check_options(const struct checkpoint_options *o, struct err *e) {
     if (!blocksize_valid(o->blocksize))
         return err_set(e, ST_USAGE, "blocksize is %d, wanted a power of two from 32 to 4096", o->blocksize);
     if (o->max_shard_size < 1)
         return err_set(e, ST_USAGE, "max_shard_size is %lld, wanted 1 or more", (long long)o->max_shard_size);
-    if (!dir_exists(out)) {
-        if (access(out, F_OK) == 0) return err_set(e, ST_FAIL, "%s: is a file, wanted the name of a new folder", out);
-        return ST_OK;
-    }
-    char **names;
-    size_t count;
-    if (dir_list(out, &names, &count, e) != ST_OK) return e->code;
-    names_free(names, count);
-    if (count) err_set(e, ST_FAIL, "%s: the folder is not empty; name a new one, or remove it first", out);
-    return e->code;
+    return ST_OK;
 }
 
 static enum status read_config(struct job *j, struct err *e) {
@@ -314,29 +303,6 @@ static enum status write_config(const struct job *j, const char *dir, struct err
     return e->code;
 }
 
-static bool is_companion(const char *name) {
-    if (strcmp(name, "config.json") == 0 || text_ends(name, ".index.json")) return false;
-    return text_ends(name, ".json") || text_ends(name, ".jinja") || text_ends(name, ".model") ||
-           text_ends(name, ".txt");
-}
-
-static enum status copy_companions(const struct job *j, const char *dir, struct err *e) {
-    char **names;
-    size_t count;
-    if (dir_list(j->source, &names, &count, e) != ST_OK) return e->code;
-    for (size_t i = 0; i < count && e->code == ST_OK; i++) {
-        char *from = path_join(j->source, names[i]), *to = path_join(dir, names[i]);
-        struct file_map m;
-        if (is_companion(names[i]) && file_exists(from) && file_map_open(&m, from, e) == ST_OK) {
-            file_write(to, m.data, m.size, e);
-            file_map_close(&m);
-        }
-        free(from), free(to);
-    }
-    names_free(names, count);
-    return e->code;
-}
-
 /* --- the whole --------------------------------------------------------------------------------------------------- */
 
 static void job_release(struct job *j) {
@@ -347,35 +313,20 @@ static void job_release(struct job *j) {
     st_close(&j->set);
 }
 
-static enum status publish(const char *beside, const char *out, struct err *e) {
-    if (dir_sync(beside, e) != ST_OK) return e->code;
-    if (rename(beside, out) != 0) return err_set(e, ST_FAIL, "%s: cannot write (%s)", out, strerror(errno));
-    char *parent = path_dir(out);
-    dir_sync(parent, e);
-    free(parent);
-    return e->code;
-}
-
 enum status checkpoint_quantize(const char *source, const char *out, const struct checkpoint_options *o,
                                 struct checkpoint_report *report, struct err *e) {
     struct job j = {.o = o, .source = source, .report = report};
-    char *name = mem_text(out), *beside = NULL;
-    for (size_t n = strlen(name); n > 1 && name[n - 1] == '/'; n--) name[n - 1] = 0;
+    struct folder_out folder = {0};
     *report = (struct checkpoint_report){0};
-    if (check_options(o, name, e) != ST_OK || read_config(&j, e) != ST_OK) goto done;
+    if (check_options(o, e) != ST_OK || folder_open(&folder, out, e) != ST_OK || read_config(&j, e) != ST_OK) goto done;
     if (st_open_dir(&j.set, source, "model", e) != ST_OK || check_source(&j, e) != ST_OK || plan(&j, e) != ST_OK)
         goto done;
-    beside = mem_format("%s.%ld.partial", name, (long)getpid());
-    if (dir_make(beside, e) != ST_OK || write_tensors(&j, beside, e) != ST_OK || write_config(&j, beside, e) != ST_OK ||
-        copy_companions(&j, beside, e) != ST_OK)
+    if (write_tensors(&j, folder.beside, e) != ST_OK || write_config(&j, folder.beside, e) != ST_OK ||
+        folder_copy_companions(source, folder.beside, e) != ST_OK)
         goto done;
-    publish(beside, name, e);
+    folder_commit(&folder, e);
 done:
-    if (beside && e->code != ST_OK) {
-        struct err ignored = {0};
-        dir_remove(beside, &ignored);
-    }
+    folder_abandon(&folder);
     job_release(&j);
-    free(beside), free(name);
     return e->code;
 }

@@ -1,0 +1,509 @@
+#include "lora/merge.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/file.h"
+#include "base/folder.h"
+#include "base/half.h"
+#include "base/json.h"
+#include "base/memory.h"
+#include "base/shards.h"
+#include "base/text.h"
+#include "kernels/ops.h"
+#include "lora/merge_config.h"
+#include "lora/merge_parts.h"
+
+enum { BLOCK_FLOATS = 1 << 21 }; // of a tensor that are in work as F32
+
+/* --- numbers of files -------------------------------------------------------------------------------------------- */
+
+bool entry_is_float(const struct st_entry *t) { return t->type == ST_F32 || t->type == ST_BF16 || t->type == ST_F16; }
+
+enum dtype dtype_of_entry(const struct st_entry *t) {
+    return t->type == ST_F32 ? F32 : t->type == ST_BF16 ? BF16 : F16;
+}
+
+static enum st_type entry_type(enum dtype type) { return type == F32 ? ST_F32 : type == BF16 ? ST_BF16 : ST_F16; }
+
+double rounding_unit(enum st_type type) { return ldexp(1, type == ST_BF16 ? -8 : type == ST_F16 ? -11 : -24); }
+
+void floats_read(float *out, const void *data, enum dtype type, int64_t first, int64_t n) {
+    const char *from = (const char *)data + (size_t)first * dtype_size(type);
+    if (type == F32) {
+        memcpy(out, from, (size_t)n * sizeof *out);
+        return;
+    }
+    for (int64_t i = 0; i < n; i++) {
+        uint16_t h;
+        memcpy(&h, from + 2 * i, 2);
+        out[i] = type == BF16 ? bf16_to_float(h) : f16_to_float(h);
+    }
+}
+
+static int64_t entry_count(const struct st_entry *t) { return (int64_t)(t->bytes / st_type_size(t->type)); }
+
+/* All of an entry times a factor, into rows of `stride` numbers. */
+static void add_scaled(float *out, int64_t stride, const struct st_entry *t, int64_t rows, double factor) {
+    int64_t cols = entry_count(t) / rows;
+    for (int64_t r = 0; r < rows; r++) {
+        floats_read(out + r * stride, t->data, dtype_of_entry(t), r * cols, cols);
+        if (factor != 1)
+            for (int64_t c = 0; c < cols; c++) out[r * stride + c] = (float)(factor * out[r * stride + c]);
+    }
+}
+
+/* --- reading the adapters ---------------------------------------------------------------------------------------- */
+
+static enum status check_fits(struct merge *m, const struct merge_adapter *a, struct err *e) {
+    struct adapter *hung = NULL;
+    if (!(isfinite(a->weight) && a->weight != 0))
+        return err_set(e, ST_USAGE, "%s: the weight is %g, wanted a number that is not 0", a->dir, a->weight);
+    adapter_open(&hung, m->model, a->dir, e); // the strictest reader there is
+    adapter_free(hung);
+    return e->code;
+}
+
+static enum status open_source(struct merge *m, struct merge_source *s, const struct merge_adapter *a, struct err *e) {
+    s->dir = a->dir, s->weight = a->weight;
+    s->where = path_join(a->dir, "adapter_config.json");
+    if (check_fits(m, a, e) != ST_OK || peft_config_read(&s->config, a->dir, e) != ST_OK) return e->code;
+    if (peft_tensors_open(&s->file, a->dir, e) != ST_OK) return e->code;
+    s->used = mem_alloc(s->file.count * sizeof *s->used);
+    s->keys = spelling_of_file(m->model, &s->file);
+    if (json_bool(s->config, s->where, "use_dora", false, &s->dora, e) != ST_OK ||
+        json_bool(s->config, s->where, "use_rslora", false, &s->rslora, e) != ST_OK)
+        return e->code;
+    if (s->dora && (m->o.adapter_count > 1 || a->weight != 1))
+        return err_set(
+            e, ST_FAIL,
+            "%s: a DoRA adapter rescales whole rows, so it is not something that can be added with a weight or "
+            "beside others; merge it alone",
+            a->dir);
+    return targets_new(&s->targets, s->config, s->where, e);
+}
+
+static const struct st_entry *take(struct merge_source *s, const char *path, const char *suffix) {
+    char *key = mem_format("base_model.model.%s%s", path, suffix);
+    const struct st_entry *t = st_find(&s->file, key);
+    if (t) s->used[t - s->file.entries] = true;
+    free(key);
+    return t;
+}
+
+static double scale_of(const struct merge_source *s, const char *path, int64_t rank) {
+    double alpha = targets_alpha(s->targets, path);
+    return s->rslora ? alpha / sqrt((double)rank) : alpha / (double)rank;
+}
+
+static bool is_shape(const struct st_entry *t, int64_t d0, int64_t d1) {
+    return entry_is_float(t) && t->dim[0] == d0 && (d1 ? t->rank == 2 && t->dim[1] == d1 : t->rank == 1);
+}
+
+static enum status check_shapes(const struct merge_item *item, const struct change *c, const struct merge_source *s,
+                                struct err *e) {
+    int64_t r = c->A && c->A->rank == 2 ? c->A->dim[0] : 0;
+    bool good = !c->A == !c->B && (!c->A || (r > 0 && is_shape(c->A, r, item->I) && is_shape(c->B, item->O, r)));
+    good = good && (!c->m || (c->A && is_shape(c->m, item->O, 0))) && (!c->bias || is_shape(c->bias, item->I, 0));
+    good = good && (!c->whole || (entry_is_float(c->whole) && entry_count(c->whole) == item->O * item->I));
+    if (!good) err_set(e, ST_FAIL, "%s: the tensors for %s do not have its shape", s->dir, item->out.name);
+    return e->code;
+}
+
+/* What an adapter has for the tensor. */
+static enum status find_change(struct merge *m, struct merge_item *item, struct merge_source *s, struct change *c,
+                               struct err *e) {
+    const struct spelling ours = spelling_of_model(m->model);
+    char *name = spelling_change(item->out.name, &ours, &s->keys), *dot = strrchr(name, '.');
+    bool weight = dot && strcmp(dot, ".weight") == 0, bias = dot && strcmp(dot, ".bias") == 0;
+    c->whole = take(s, name, "");
+    if (weight || bias) {
+        *dot = 0;
+        const struct st_entry *below = take(s, name, weight ? ".base_layer.weight" : ".base_layer.bias");
+        if (!c->whole) c->whole = below;
+    }
+    if (weight && item->O > 0) {
+        c->A = take(s, name, ".lora_A.weight"), c->B = take(s, name, ".lora_B.weight");
+        c->m = take(s, name, ".lora_magnitude_vector");
+    }
+    if (bias && (c->bias = take(s, name, ".lora_B.bias"))) {
+        char *key = mem_format("base_model.model.%s.lora_A.weight", name);
+        const struct st_entry *A = st_find(&s->file, key);
+        if (A) c->scale = scale_of(s, name, A->dim[0]) * s->weight;
+        free(key);
+    }
+    if (check_shapes(item, c, s, e) == ST_OK && c->A) c->scale = scale_of(s, name, c->A->dim[0]) * s->weight;
+    item->changed = item->changed || c->whole || c->A || c->bias;
+    free(name);
+    return e->code;
+}
+
+/* Everything in the adapters must have gone somewhere. */
+static enum status check_used(const struct merge *m, struct err *e) {
+    for (int64_t k = 0; k < m->o.adapter_count; k++) {
+        const struct merge_source *s = &m->sources[k];
+        for (size_t i = 0; i < s->file.count; i++) {
+            const char *name = s->file.entries[i].name;
+            if (s->used[i]) continue;
+            if (text_ends(name, ".lora_B.bias"))
+                return err_set(
+                    e, ST_FAIL,
+                    "%s: %s needs a bias in a layer of the model that has none, so it cannot be merged; use the "
+                    "adapter beside the model, or train it without PEFT's lora_bias",
+                    s->dir, name);
+            if (text_starts(name, "base_model.model.") && strstr(name, ".head."))
+                continue; // a part that the model lacks
+            return err_set(e, ST_FAIL, "%s: %s belongs to no tensor of the model's files", s->dir, name);
+        }
+    }
+    return ST_OK;
+}
+
+/* --- what is written --------------------------------------------------------------------------------------------- */
+
+/* Shape and type of the tensor that comes of a base tensor. */
+static enum status shape_item(const struct merge *m, struct merge_item *item, const char *name,
+                              const struct st_entry *from, struct err *e) {
+    const struct st_set *files = &m->model->weights.files;
+    item->from = from;
+    item->out = *from;
+    item->out.name = mem_text(name);
+    item->out.data = NULL;
+    item->four_bit = bnb_is_4bit(files, from->name);
+    if (entry_is_float(from)) item->source = dtype_of_entry(from);
+    if (item->four_bit) {
+        struct q4_weight w = {0};
+        if (bnb_read(&w, files, from->name, e) == ST_OK) {
+            item->out.rank = 2, item->out.dim[0] = w.t.dim[0], item->out.dim[1] = w.t.dim[1];
+            item->out.type = entry_type(w.q.source);
+            item->source = w.q.source;
+        }
+        bnb_release(&w);
+        if (e->code != ST_OK) return e->code;
+    }
+    int64_t count = 1;
+    for (int i = 0; i < item->out.rank; i++) count *= item->out.dim[i];
+    item->O = item->out.rank > 1 ? item->out.dim[0] : 1;
+    item->I = item->O ? count / item->O : 0;
+    bool computed = text_ends(name, ".rotary_emb.inv_freq");
+    if (entry_is_float(&item->out) && !m->o.as_stored && !computed) item->out.type = entry_type(m->o.type);
+    item->out.bytes = (size_t)count * st_type_size(item->out.type);
+    return ST_OK;
+}
+
+static enum status add_item(struct merge *m, const char *name, const struct st_entry *from, struct err *e) {
+    struct merge_item *item = &m->items[m->count++];
+    *item = (struct merge_item){.changes = mem_alloc((size_t)m->o.adapter_count * sizeof *item->changes)};
+    if (shape_item(m, item, name, from, e) != ST_OK) return e->code;
+    for (int64_t k = 0; k < m->o.adapter_count && e->code == ST_OK; k++)
+        find_change(m, item, &m->sources[k], &item->changes[k], e);
+    if (item->changed && !entry_is_float(&item->out))
+        err_set(e, ST_FAIL, "%s: tensor %s has type %s; it cannot be merged into", from->file, name,
+                st_type_name(from->type));
+    item->copied = !item->changed && !item->four_bit && item->out.type == from->type;
+    return e->code;
+}
+
+static struct merge_item *find_item(const struct merge *m, const char *name) {
+    for (size_t i = 0; i < m->count; i++)
+        if (strcmp(m->items[i].out.name, name) == 0) return &m->items[i];
+    return NULL;
+}
+
+static void drop_item(struct merge *m, struct merge_item *item) {
+    free((char *)item->out.name), free(item->changes);
+    *item = m->items[--m->count];
+}
+
+/* A tied head is the embedding; once either changes, both are written. */
+static enum status untie(struct merge *m, struct err *e) {
+    const struct model *model = m->model;
+    if (!model->config.text.tied) return ST_OK;
+    char *embed = mem_format("%s.embed_tokens.weight", model->text_prefix);
+    char *head = mem_format("%s.weight", model->head.path);
+    struct merge_item *old = find_item(m, head);
+    if (old) drop_item(m, old);
+    const struct st_entry *from = find_item(m, embed)->from;
+    add_item(m, head, from, e);
+    struct merge_item *one = find_item(m, embed), *two = &m->items[m->count - 1];
+    m->counts.untied = one->changed || two->changed;
+    const struct st_entry *stored = st_find(&model->weights.files, head);
+    if (!m->counts.untied) drop_item(m, two);
+    if (!m->counts.untied && stored) add_item(m, head, stored, e);
+    free(embed), free(head);
+    return e->code;
+}
+
+static int by_name(const void *a, const void *b) {
+    return strcmp(((const struct merge_item *)a)->out.name, ((const struct merge_item *)b)->out.name);
+}
+
+static enum status plan(struct merge *m, struct err *e) {
+    const struct st_set *files = &m->model->weights.files;
+    size_t stem;
+    m->items = mem_alloc((files->count + 1) * sizeof *m->items);
+    for (size_t i = 0; i < files->count && e->code == ST_OK; i++) {
+        const struct st_entry *t = &files->entries[i];
+        m->counts.bytes_in += (int64_t)t->bytes;
+        if (!bnb_is_side(t->name, &stem)) add_item(m, t->name, t, e);
+    }
+    if (e->code != ST_OK || untie(m, e) != ST_OK || check_used(m, e) != ST_OK) return e->code;
+    qsort(m->items, m->count, sizeof *m->items, by_name);
+    for (size_t i = 0; i < m->count; i++) {
+        m->counts.tensors++;
+        m->counts.changed += m->items[i].changed;
+        m->counts.bytes_out += (int64_t)m->items[i].out.bytes;
+        m->counts.four_bit = m->counts.four_bit || m->items[i].four_bit;
+    }
+    return ST_OK;
+}
+
+enum status merge_open(struct merge **out, const struct merge_options *o, struct err *e) {
+    struct merge *m = *out = mem_alloc(sizeof *m);
+    const struct load_options as_it_is = {.quantize = {.type = F32}};
+    m->o = *o;
+    m->sources = mem_alloc((size_t)o->adapter_count * sizeof *m->sources);
+    if (o->adapter_count < 1) err_set(e, ST_USAGE, "there is no adapter to merge");
+    if (e->code == ST_OK) model_load(&m->model, o->model, o->be, &as_it_is, e);
+    for (int64_t k = 0; k < o->adapter_count && e->code == ST_OK; k++)
+        open_source(m, &m->sources[k], &o->adapters[k], e);
+    if (e->code == ST_OK && plan(m, e) == ST_OK) return ST_OK;
+    merge_free(m);
+    *out = NULL;
+    return e->code;
+}
+
+void merge_free(struct merge *m) {
+    if (!m) return;
+    for (int64_t k = 0; k < m->o.adapter_count; k++) {
+        struct merge_source *s = &m->sources[k];
+        targets_free(s->targets);
+        cJSON_Delete(s->config);
+        st_close(&s->file);
+        free(s->used), free(s->where);
+    }
+    for (size_t i = 0; i < m->count; i++) free((char *)m->items[i].out.name), free(m->items[i].changes);
+    free(m->items), free(m->sources);
+    model_free(m->model);
+    free(m);
+}
+
+struct merge_counts merge_count(const struct merge *m) {
+    return m->counts;
+}
+
+/* --- the numbers of one tensor ----------------------------------------------------------------------------------- */
+
+static enum status dequantise(struct merge_numbers *n, struct err *e) {
+    struct q4_weight w = {0};
+    const struct merge_item *item = n->item;
+    if (bnb_read(&w, &n->m->model->weights.files, item->from->name, e) == ST_OK) {
+        n->type = w.q.source;
+        n->base = n->dequantised = mem_alloc((size_t)tensor_count(&w.t) * dtype_size(n->type));
+        block_dequantize(n->dequantised, n->type, &w.t, n->m->o.be->threads);
+    }
+    bnb_release(&w);
+    return e->code;
+}
+
+/* The low-rank parts of all adapters side by side. */
+static void stack(struct merge_numbers *n) {
+    const struct merge_item *item = n->item;
+    int64_t sources = n->m->o.adapter_count, at = 0;
+    for (int64_t k = 0; k < sources; k++)
+        if (item->changes[k].A) n->R += item->changes[k].A->dim[0];
+    if (n->R == 0) return;
+    n->A = mem_alloc((size_t)(n->R * item->I) * sizeof *n->A);
+    n->B = mem_alloc((size_t)(n->R * item->O) * sizeof *n->B);
+    for (int64_t k = 0; k < sources; k++) {
+        const struct change *c = &item->changes[k];
+        if (!c->A) continue;
+        add_scaled(n->A + at * item->I, item->I, c->A, c->A->dim[0], 1);
+        add_scaled(n->B + at, n->R, c->B, item->O, c->scale);
+        at += c->A->dim[0];
+        if (!c->m) continue;
+        n->magnitude = mem_alloc((size_t)item->O * sizeof *n->magnitude);
+        add_scaled(n->magnitude, item->O, c->m, 1, 1);
+    }
+}
+
+static void stack_bias(struct merge_numbers *n) {
+    const struct merge_item *item = n->item;
+    float *one = mem_alloc((size_t)item->I * sizeof *one);
+    for (int64_t k = 0; k < n->m->o.adapter_count; k++) {
+        if (!item->changes[k].bias) continue;
+        if (!n->add) n->add = mem_alloc((size_t)item->I * sizeof *n->add);
+        add_scaled(one, item->I, item->changes[k].bias, 1, item->changes[k].scale);
+        for (int64_t i = 0; i < item->I; i++) n->add[i] += one[i];
+    }
+    free(one);
+}
+
+enum status numbers_open(struct merge_numbers *n, const struct merge *m, const struct merge_item *item, struct err *e) {
+    *n = (struct merge_numbers){.m = m, .item = item, .base = item->from->data};
+    if (item->four_bit) {
+        if (dequantise(n, e) != ST_OK) return e->code;
+    } else {
+        n->type = dtype_of_entry(item->from);
+    }
+    stack(n);
+    if (text_ends(item->out.name, ".bias")) stack_bias(n);
+    return ST_OK;
+}
+
+void numbers_close(struct merge_numbers *n) {
+    free(n->dequantised), free(n->A), free(n->B), free(n->magnitude), free(n->add);
+    *n = (struct merge_numbers){0};
+}
+
+void numbers_row(const struct merge_numbers *n, int64_t row, float *x) {
+    const struct merge_item *item = n->item;
+    const int64_t I = item->I, sources = n->m->o.adapter_count;
+    enum { PIECE = 256 };
+    float before[PIECE], after[PIECE];
+    floats_read(x, n->base, n->type, row * I, I);
+    for (int64_t at = 0; at < I; at += PIECE) {
+        int64_t count = I - at < PIECE ? I - at : PIECE;
+        memcpy(before, x + at, (size_t)count * sizeof *before);
+        for (int64_t k = 0; k < sources; k++) {
+            const struct st_entry *w = item->changes[k].whole;
+            double weight = n->m->sources[k].weight;
+            if (!w) continue;
+            floats_read(after, w->data, dtype_of_entry(w), row * I + at, count);
+            for (int64_t i = 0; i < count; i++)
+                x[at + i] = sources == 1 && weight == 1 ? after[i]
+                                                        : (float)(x[at + i] + weight * ((double)after[i] - before[i]));
+        }
+    }
+    for (int64_t i = 0; n->add && i < I; i++) x[i] += n->add[i];
+}
+
+/* --- merging ----------------------------------------------------------------------------------------------------- */
+
+/* Rows [first, first + count) of a tensor, in work. */
+struct rows_job {
+    const struct merge_numbers *n;
+    int64_t first;
+    const float *delta; // (count,I) = s B A of these rows; or NULL
+    float *x;           // (count,I)
+    void *out;          // (O,I) of the whole tensor
+    bool *bad;          // (count): a number that is not finite
+};
+
+static void store(void *out, enum st_type type, int64_t first, const float *x, int64_t n) {
+    if (type == ST_F32) {
+        memcpy((float *)out + first, x, (size_t)n * sizeof *x);
+        return;
+    }
+    uint16_t *to = (uint16_t *)out + first;
+    for (int64_t i = 0; i < n; i++) to[i] = type == ST_BF16 ? bf16_of_float(x[i]) : f16_of_float(x[i]);
+}
+
+static bool is_finite(const void *data, enum st_type type, int64_t first, int64_t n) {
+    const uint32_t *w = (const uint32_t *)data + first;
+    const uint16_t *h = (const uint16_t *)data + first;
+    const uint16_t exponent = type == ST_BF16 ? 0x7F80 : 0x7C00;
+    bool bad = false;
+    for (int64_t i = 0; i < n; i++)
+        bad |= type == ST_F32 ? (w[i] & 0x7F800000u) == 0x7F800000u : (h[i] & exponent) == exponent;
+    return !bad;
+}
+
+/* The row times m over its norm. */
+static void rescale(float *x, int64_t I, float magnitude) {
+    double sum = 0;
+    for (int64_t i = 0; i < I; i++) sum += (double)x[i] * x[i];
+    float factor = magnitude / (float)sqrt(sum);
+    for (int64_t i = 0; i < I; i++) x[i] *= factor;
+}
+
+static void merge_row(void *arg, int64_t task, int thread) {
+    (void)thread;
+    const struct rows_job *j = arg;
+    const struct merge_item *item = j->n->item;
+    int64_t I = item->I, row = j->first + task;
+    float *x = j->x + task * I;
+    numbers_row(j->n, row, x);
+    for (int64_t i = 0; j->delta && i < I; i++) x[i] += j->delta[task * I + i];
+    if (j->n->magnitude) rescale(x, I, j->n->magnitude[row]);
+    store(j->out, item->out.type, row * I, x, I);
+    j->bad[task] = !is_finite(j->out, item->out.type, row * I, I);
+}
+
+/* A row that is not finite in the base stays as it is; one that has become so is an error. */
+static enum status check_finite(const struct rows_job *j, int64_t count, struct err *e) {
+    const struct merge_item *item = j->n->item;
+    for (int64_t r = 0; r < count; r++) {
+        if (!j->bad[r] || !(item->changed || item->out.type != item->from->type)) continue;
+        return err_set(e, ST_FAIL, "%s: row %lld of the merged tensor is not finite in %s%s", item->out.name,
+                       (long long)(j->first + r), st_type_name(item->out.type),
+                       item->out.type == ST_F16 ? "; take --dtype bf16, which holds larger numbers" : "");
+    }
+    return ST_OK;
+}
+
+static enum status merge_tensor(const struct merge_numbers *n, void *out, struct err *e) {
+    struct backend *be = n->m->o.be;
+    int64_t O = n->item->O, I = n->item->I;
+    int64_t most = I > 0 && BLOCK_FLOATS / I > 0 ? BLOCK_FLOATS / I : 1;
+    if (most > O) most = O;
+    float *x = mem_alloc((size_t)(most * I) * sizeof *x);
+    float *delta = n->R ? mem_alloc((size_t)(most * I) * sizeof *delta) : NULL;
+    bool *bad = mem_alloc((size_t)most * sizeof *bad);
+    struct tensor A = tensor_over2(n->A, F32, n->R, I);
+    for (int64_t first = 0; first < O && e->code == ST_OK; first += most) {
+        int64_t count = O - first < most ? O - first : most;
+        struct rows_job j = {.n = n, .first = first, .delta = delta, .x = x, .out = out, .bad = bad};
+        if (delta) {
+            struct tensor B = tensor_over2(n->B + first * n->R, F32, count, n->R);
+            struct tensor D = tensor_over2(delta, F32, count, I);
+            op_matmul(be, &D, &B, false, &A, false, 1, 0);
+            if (backend_sync(be, e) != ST_OK) break;
+        }
+        threads_for(be->threads, count, merge_row, &j);
+        check_finite(&j, count, e);
+    }
+    free(x), free(delta), free(bad);
+    return e->code;
+}
+
+static enum status put_item(const struct merge *m, const struct merge_item *item, struct shards *s, struct err *e) {
+    if (item->copied) {
+        shards_put(s, item->from->data, e);
+        st_forget(item->from);
+        return e->code;
+    }
+    struct merge_numbers n;
+    void *out = mem_alloc(item->out.bytes);
+    if (numbers_open(&n, m, item, e) == ST_OK && merge_tensor(&n, out, e) == ST_OK) shards_put(s, out, e);
+    numbers_close(&n);
+    st_forget(item->from);
+    free(out);
+    return e->code;
+}
+
+static enum status write_tensors(struct merge *m, const char *dir, struct err *e) {
+    struct st_entry *entries = mem_alloc(m->count * sizeof *entries);
+    struct shards s = {0};
+    int64_t done = 0;
+    for (size_t i = 0; i < m->count; i++) entries[i] = m->items[i].out;
+    if (shards_open(&s, dir, entries, m->count, m->o.max_shard_size, e) != ST_OK) goto done;
+    for (size_t i = 0; i < m->count; i++) {
+        if (m->o.progress) m->o.progress(m->o.progress_arg, m->items[i].out.name, done, m->counts.bytes_out);
+        if (put_item(m, &m->items[i], &s, e) != ST_OK) goto done;
+        done += (int64_t)m->items[i].out.bytes;
+    }
+    shards_commit(&s, e);
+done:
+    shards_abandon(&s);
+    free(entries);
+    return e->code;
+}
+
+enum status merge_write(struct merge *m, const char *dir, struct err *e) {
+    const struct merge_config c = {
+        .untied = m->counts.untied, .set_dtype = !m->o.as_stored, .dtype = m->o.type, .plain = m->counts.four_bit};
+    if (write_tensors(m, dir, e) != ST_OK || merge_config_write(&c, m->o.model, dir, e) != ST_OK) return e->code;
+    return folder_copy_companions(m->o.model, dir, e);
+}

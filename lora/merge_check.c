@@ -1,0 +1,173 @@
+/* Whether what was written is what was to be, by other formulas than those that wrote it: the norm of the change from
+ * the Gram matrices of A and B, the product with a vector of signs, DoRA's rows from their magnitudes.
+ *
+ * One rounding moves a number by at most u of itself, so all roundings together move a matrix by at most u ||W||_F in
+ * norm, and its product with random signs by about as much; F32 sums of r products add (r + 4) 2^-24 ||B|| ||A||. */
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/memory.h"
+#include "base/rng.h"
+#include "base/text.h"
+#include "kernels/ops.h"
+#include "lora/merge_parts.h"
+
+enum { SIGMAS = 4 }; // the product with signs is a random variable whose deviation is at most the bound
+
+/* Sums over one row. */
+struct row_sums {
+    double change; // |got - before|^2
+    double size;   // |got|^2
+    double probe;  // (got x - wanted x)^2
+    double length; // DoRA: (|got| - m)^2
+};
+
+struct check_job {
+    const struct merge_numbers *n;
+    const struct st_entry *got;
+    const double *Ax;      // (R), A times the signs
+    const double *gram;    // (R,R) = A A^T; DoRA only
+    float *before, *after; // (threads,I)
+    struct row_sums *sums; // (O)
+};
+
+static double sign_of(int64_t i) { return rng_uniform(1, 1, (uint64_t)i) < 0.5 ? -1 : 1; }
+
+/* What DoRA makes of the row before it was rescaled: m / |x + B A|. */
+static double dora_factor(const struct check_job *j, int64_t row, const float *x) {
+    const struct merge_numbers *n = j->n;
+    const float *b = n->B + row * n->R;
+    double sum = 0;
+    for (int64_t i = 0; i < n->item->I; i++) sum += (double)x[i] * x[i];
+    for (int64_t k = 0; k < n->R; k++) {
+        double dot = 0;
+        for (int64_t i = 0; i < n->item->I; i++) dot += (double)x[i] * n->A[k * n->item->I + i];
+        sum += 2 * b[k] * dot;
+        for (int64_t l = 0; l < n->R; l++) sum += (double)b[k] * b[l] * j->gram[k * n->R + l];
+    }
+    return n->magnitude[row] / sqrt(sum);
+}
+
+static void check_row(void *arg, int64_t row, int thread) {
+    const struct check_job *j = arg;
+    const struct merge_numbers *n = j->n;
+    int64_t I = n->item->I;
+    float *x = j->before + thread * I, *y = j->after + thread * I;
+    struct row_sums s = {0};
+    double wanted = 0, got = 0;
+    numbers_row(n, row, x);
+    floats_read(y, j->got->data, dtype_of_entry(j->got), row * I, I);
+    for (int64_t i = 0; i < I; i++) {
+        double d = (double)y[i] - x[i], sign = sign_of(i);
+        s.change += d * d;
+        s.size += (double)y[i] * y[i];
+        wanted += sign * x[i], got += sign * y[i];
+    }
+    for (int64_t k = 0; k < n->R; k++) wanted += n->B[row * n->R + k] * j->Ax[k];
+    if (n->magnitude) {
+        wanted *= dora_factor(j, row, x);
+        s.length = pow(sqrt(s.size) - fabs((double)n->magnitude[row]), 2);
+    }
+    s.probe = (got - wanted) * (got - wanted);
+    j->sums[row] = s;
+}
+
+/* G (R,R) in double from F32 rows (count, R) or columns. */
+static double *gram_of(const float *a, int64_t R, int64_t count, int64_t step_r, int64_t step_i) {
+    double *g = mem_alloc((size_t)(R * R) * sizeof *g);
+    for (int64_t k = 0; k < R; k++)
+        for (int64_t l = 0; l <= k; l++) {
+            double sum = 0;
+            for (int64_t i = 0; i < count; i++) sum += (double)a[k * step_r + i * step_i] * a[l * step_r + i * step_i];
+            g[k * R + l] = g[l * R + k] = sum;
+        }
+    return g;
+}
+
+static double trace(const double *g, int64_t R) {
+    double sum = 0;
+    for (int64_t k = 0; k < R; k++) sum += g[k * R + k];
+    return sum;
+}
+
+/* The error of a tensor in units of what may be. */
+static double judge(const struct merge_numbers *n, const struct row_sums *sum, const double *ga, const double *gb) {
+    double u = rounding_unit(n->item->out.type), size = sqrt(sum->size), change = 0, f32 = 0;
+    double count = (double)(n->item->O * n->item->I);
+    for (int64_t k = 0; k < n->R * n->R; k++) change += ga[k] * gb[k];
+    change = change > 0 ? sqrt(change) : 0;
+    if (n->R) f32 = ((double)n->R + 4) * 0x1p-24 * sqrt(trace(ga, n->R) * trace(gb, n->R));
+    double floor = n->item->out.type == ST_F16 ? 0x1p-25 * sqrt(count) : 0x1p-133 * sqrt(count); // denormal numbers
+    double allowed = u * size + f32 + floor + (n->R || n->add ? 0x1p-23 * size : 0);
+    if (n->magnitude) {
+        allowed += (sqrt((double)n->item->I) + 4) * 0x1p-24 * size; // of the norms, were they F32
+        return fmax(sqrt(sum->length), sqrt(sum->probe) / SIGMAS) / allowed;
+    }
+    return fmax(fabs(sqrt(sum->change) - change), sqrt(sum->probe) / SIGMAS) / allowed;
+}
+
+static double check_numbers(const struct merge_numbers *n, const struct st_entry *got) {
+    struct threads *threads = n->m->o.be->threads;
+    int64_t O = n->item->O, I = n->item->I, R = n->R, workers = threads_count(threads);
+    struct row_sums sum = {0};
+    double *Ax = mem_alloc((size_t)R * sizeof *Ax), *ga = gram_of(n->A, R, I, I, 1), *gb = gram_of(n->B, R, O, 1, R);
+    struct check_job j = {.n = n, .got = got, .Ax = Ax, .gram = ga};
+    for (int64_t k = 0; k < R; k++)
+        for (int64_t i = 0; i < I; i++) Ax[k] += sign_of(i) * n->A[k * I + i];
+    j.before = mem_alloc((size_t)(workers * I) * sizeof *j.before);
+    j.after = mem_alloc((size_t)(workers * I) * sizeof *j.after);
+    j.sums = mem_alloc((size_t)O * sizeof *j.sums);
+    threads_for(threads, O, check_row, &j);
+    for (int64_t r = 0; r < O; r++) {
+        sum.change += j.sums[r].change, sum.size += j.sums[r].size;
+        sum.probe += j.sums[r].probe, sum.length += j.sums[r].length;
+    }
+    double error = judge(n, &sum, ga, gb);
+    free(Ax), free(ga), free(gb), free(j.before), free(j.after), free(j.sums);
+    return error;
+}
+
+static bool same_shape(const struct st_entry *a, const struct st_entry *b) {
+    return a->type == b->type && a->rank == b->rank && memcmp(a->dim, b->dim, (size_t)a->rank * sizeof *a->dim) == 0;
+}
+
+static enum status check_item(const struct merge *m, const struct merge_item *item, const struct st_set *written,
+                              const char *dir, struct weights_check *out, struct err *e) {
+    const struct st_entry *got = st_find(written, item->out.name);
+    struct merge_numbers n;
+    if (!got || !same_shape(got, &item->out))
+        return err_set(e, ST_FAIL, "%s: tensor %s is missing, or has another type or shape", dir, item->out.name);
+    if (item->copied) {
+        out->equal++;
+        if (memcmp(got->data, item->from->data, got->bytes) != 0)
+            err_set(e, ST_FAIL, "%s: tensor %s differs from the base although no adapter changes it", dir, got->name);
+        st_forget(got), st_forget(item->from);
+        return e->code;
+    }
+    if (numbers_open(&n, m, item, e) == ST_OK) {
+        double error = check_numbers(&n, got);
+        *(item->changed ? &out->changed : &out->equal) += 1;
+        if (item->O * item->I > 0 && !(error <= out->worst)) out->worst = error, out->worst_name = item->out.name;
+        if (item->O * item->I > 0 && !(error <= 1))
+            err_set(e, ST_FAIL, "%s: tensor %s is %.3g times farther from what it should be than rounding can explain",
+                    dir, item->out.name, error);
+    }
+    numbers_close(&n);
+    st_forget(got), st_forget(item->from);
+    return e->code;
+}
+
+enum status merge_check_weights(struct merge *m, const char *dir, struct weights_check *out, struct err *e) {
+    struct st_set written = {0};
+    *out = (struct weights_check){0};
+    if (st_open_dir(&written, dir, "model", e) != ST_OK) return e->code;
+    if (written.count != m->count)
+        err_set(e, ST_FAIL, "%s: holds %zu tensors, wanted %zu", dir, written.count, m->count);
+    for (size_t i = 0; i < m->count && e->code == ST_OK; i++) {
+        if (m->o.progress) m->o.progress(m->o.progress_arg, m->items[i].out.name, (int64_t)i, (int64_t)m->count);
+        check_item(m, &m->items[i], &written, dir, out, e);
+    }
+    st_close(&written);
+    return e->code;
+}
