@@ -1,5 +1,5 @@
-/* Speed of attention in GFLOP/s, the best of several runs: 4 operations for each head, head dimension and pair of a query
- * and a key that it sees, forward; 10 backward. Time is that of the wall.
+/* Speed of attention in GFLOP/s, the best of several runs: 4 operations for each head, head dimension and pair of a
+ * query and a key that it sees, forward; 10 backward. Time is that of the wall.
  *   build/release/bench/attention [threads [type [row]]] */
 #include <math.h>
 #include <stdio.h>

@@ -1,5 +1,5 @@
-/* The wrappers of the ops: the only code that looks at shapes. A wrong one is an error of the program and aborts, naming
- * op, argument, found and wanted. A backend whose err is set does nothing any more. */
+/* The wrappers of the ops: the only code that looks at shapes. A wrong one is an error of the program and aborts,
+ * naming op, argument, found and wanted. A backend whose err is set does nothing any more. */
 #include "kernels/ops.h"
 
 #include <stdio.h>

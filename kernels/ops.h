@@ -8,8 +8,9 @@
  * Vectors of parameters (norm gains, biases, magnitudes) are F32. Sums run in F32 or better; one rounding at the store.
  * Outputs do not overlap inputs unless said. Same inputs, same bits, for any number of threads.
  *
- * An op lives in exactly five places, in this order: here, ops.c (shape checks), cpu/x.c, cuda/x.cu, and a row of shapes
- * in tests/test_ops.c. A wrong shape is an error of the program: it aborts, naming op, argument, found and wanted. */
+ * An op lives in exactly five places, in this order: here, ops.c (shape checks), cpu/x.c, cuda/x.cu, and a row of
+ * shapes in tests/test_ops.c. A wrong shape is an error of the program: it aborts, naming op, argument, found and
+ * wanted. */
 #ifndef KERNELS_OPS_H
 #define KERNELS_OPS_H
 
@@ -55,8 +56,9 @@ void op_noise_add(struct backend *be, const struct tensor *x, const struct tenso
 
 /* --- matrix products --------------------------------------------------------------------------------------------- */
 
-/* y (N,O) = x (N,I) W^T + b. W (O,I): F32, BF16, F16, NF4 or FP4, never expanded whole; b (O) F32 or NULL. x act; y act,
- * or F32 where more than BF16 is wanted of a BF16 input (logits). The values of a 4-bit W are rounded to the type of x. */
+/* y (N,O) = x (N,I) W^T + b. W (O,I): F32, BF16, F16, NF4 or FP4, never expanded whole; b (O) F32 or NULL. x act; y
+ * act, or F32 where more than BF16 is wanted of a BF16 input (logits). The values of a 4-bit W are rounded to the type
+ * of x. */
 void op_linear_forward(struct backend *be, const struct tensor *y, const struct tensor *x, const struct tensor *W,
                        const struct tensor *b);
 
@@ -148,8 +150,8 @@ void op_glu_forward(struct backend *be, const struct tensor *y, const struct ten
 void op_glu_backward(struct backend *be, const struct tensor *dgate, const struct tensor *dup, const struct tensor *dy,
                      const struct tensor *gate, const struct tensor *up, enum activation f);
 
-/* y = x * mask / (1 - p), act; element i is kept when the 32-bit word i of (seed, stream) is at least p * 2^32. The same
- * call with dy is the backward. y may be x. */
+/* y = x * mask / (1 - p), act; element i is kept when the 32-bit word i of (seed, stream) is at least p * 2^32. The
+ * same call with dy is the backward. y may be x. */
 void op_dropout(struct backend *be, const struct tensor *y, const struct tensor *x, float p, uint64_t seed,
                 uint64_t stream);
 /* y += x * mask / (1 - p). */

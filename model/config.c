@@ -163,22 +163,46 @@ static void read_text(struct text_config *t, const struct section *s, const stru
 
 static const char *wanted_types = "llama, mistral, qwen2 and llava (mllava)";
 
+/* A kind of tower: what its class of transformers assumes when vision_config says nothing, and how it begins. */
+static const struct tower {
+    const char *model_type;
+    int64_t patch;
+    double eps;
+    const char *act;
+    bool class_token, pre_norm, patch_bias;
+} towers[] = {
+    {"siglip_vision_model", 16, 1e-6, "gelu_pytorch_tanh", false, false, true},
+    {"clip_vision_model", 32, 1e-5, "quick_gelu", true, true, false},
+};
+
+static const struct tower *find_tower(const char *model_type) {
+    for (size_t i = 0; i < sizeof towers / sizeof *towers; i++)
+        if (strcmp(towers[i].model_type, model_type) == 0) return &towers[i];
+    return NULL;
+}
+
 static void read_vision(struct model_config *c, const struct section *s) {
     struct section v = {json_get(s->o, "vision_config"), s->where, s->e};
     const char *type = word(&v, "model_type", "clip_vision_model");
-    if (strcmp(type, "siglip_vision_model") != 0) {
-        err_set(s->e, ST_FAIL, "%s: vision tower \"%s\" is not supported; siglip_vision_model is", s->where, type);
+    const struct tower *tower = find_tower(type ? type : "");
+    if (!tower) {
+        err_set(s->e, ST_FAIL,
+                "%s: vision tower \"%s\" is not supported; siglip_vision_model and clip_vision_model are", s->where,
+                type ? type : "");
         return;
     }
     struct vision_config *o = &c->vision;
+    o->class_token = tower->class_token;
+    o->pre_norm = tower->pre_norm;
+    o->patch_bias = tower->patch_bias;
     o->dim = count(&v, "hidden_size", 768);
     o->ffn = count(&v, "intermediate_size", 3072);
     o->layers = count(&v, "num_hidden_layers", 12);
     o->heads = count(&v, "num_attention_heads", 12);
     o->image_size = count(&v, "image_size", 224);
-    o->patch = count(&v, "patch_size", 16);
-    o->eps = (float)number(&v, "layer_norm_eps", 1e-6);
-    o->act = read_act(&v, "hidden_act", "gelu_pytorch_tanh");
+    o->patch = count(&v, "patch_size", tower->patch);
+    o->eps = (float)number(&v, "layer_norm_eps", tower->eps);
+    o->act = read_act(&v, "hidden_act", tower->act);
     if (s->e->code != ST_OK) return;
     if (o->dim % o->heads || o->dim / o->heads > 256 || o->image_size < o->patch)
         err_set(s->e, ST_FAIL, "%s: vision_config: hidden_size, heads, image_size and patch_size do not fit together",
@@ -193,12 +217,19 @@ static void read_vision(struct model_config *c, const struct section *s) {
     o->drop_first = strcmp(strategy, "default") == 0;
     if (!o->drop_first && strcmp(strategy, "full") != 0)
         err_set(s->e, ST_FAIL, "%s: vision_feature_select_strategy \"%s\" is unknown", s->where, strategy);
+    if (vision_tokens(o) < 1)
+        err_set(s->e, ST_FAIL, "%s: vision_feature_select_strategy \"%s\" leaves nothing of a picture of one patch",
+                s->where, strategy);
 }
 
-int64_t vision_tokens(const struct vision_config *v) {
+int64_t vision_patches(const struct vision_config *v) {
     int64_t side = v->image_size / v->patch;
-    return side * side - (v->drop_first ? 1 : 0);
+    return side * side;
 }
+
+int64_t vision_rows(const struct vision_config *v) { return vision_patches(v) + (v->class_token ? 1 : 0); }
+
+int64_t vision_tokens(const struct vision_config *v) { return vision_rows(v) - (v->drop_first ? 1 : 0); }
 
 /* Mantis' rule: a language model whose name contains "llama-3" talks the llama_3 template, others mllava_v1. */
 static const char *mllava_template(const struct section *text) {

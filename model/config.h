@@ -37,6 +37,9 @@ struct vision_config {
     int64_t dim, ffn, layers, heads, image_size, patch;
     float eps;
     enum activation act;
+    bool class_token;    // CLIP: a learned row before the patches of each picture
+    bool pre_norm;       // CLIP: a LayerNorm before the first block
+    bool patch_bias;     // SigLIP: of the convolution
     int64_t used_layers; // blocks that run: the feature is the output of the last of them, without post-norm
     bool drop_first;     // feature_select_strategy "default": index 0 is left out
 };
@@ -60,7 +63,8 @@ struct model_config {
 enum status model_config_read(struct model_config *c, const char *dir, struct err *e);
 void model_config_free(struct model_config *c);
 
-/* Positions that one picture takes in the language model. */
-int64_t vision_tokens(const struct vision_config *v);
+int64_t vision_patches(const struct vision_config *v); // of one picture
+int64_t vision_rows(const struct vision_config *v);    // that one picture takes in the tower: the class token too
+int64_t vision_tokens(const struct vision_config *v);  // positions that one picture takes in the language model
 
 #endif

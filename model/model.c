@@ -148,7 +148,10 @@ static void register_vision(struct model *m) {
     const char *v = m->vision_prefix;
     add_param(m, mem_format("%s.embeddings.patch_embedding.weight", v), &m->vit.patch.W, NULL);
     add_param(m, mem_format("%s.embeddings.patch_embedding.bias", v), &m->vit.patch.b, NULL);
+    add_param(m, mem_format("%s.embeddings.class_embedding", v), &m->vit.class_token, NULL);
     add_param(m, mem_format("%s.embeddings.position_embedding.weight", v), &m->vit.positions, NULL);
+    add_param(m, mem_format("%s.pre_layrnorm.weight", v), &m->vit.norm, NULL);
+    add_param(m, mem_format("%s.pre_layrnorm.bias", v), &m->vit.bias, NULL);
     for (int64_t i = 0; i < m->vit.layers; i++) {
         struct vit_block *b = &m->vit.blocks[i];
         long long n = i;

@@ -166,11 +166,11 @@ static void upload_scored(struct workspace *w, const struct batch *b) {
 
 static void upload_pictures(struct workspace *w, const struct batch *b) {
     const struct vision_config *v = &w->m->config.vision;
-    int64_t T = vision_tokens(v), first = v->drop_first ? 1 : 0, at = 0;
+    int64_t T = vision_tokens(v), R = vision_rows(v), first = R - T, at = 0;
     for (int64_t i = 0; i < b->N; i++)
         if (b->ids[i] < 0) w->host_index[at++] = (int32_t)i;
     backend_upload(w->m->be, &w->acts.image_rows, w->host_index);
-    for (int64_t i = 0; i < b->images * T; i++) w->host_index[i] = (int32_t)(i / T * (T + first) + i % T + first);
+    for (int64_t i = 0; i < b->images * T; i++) w->host_index[i] = (int32_t)(i / T * R + i % T + first);
     backend_upload(w->m->be, &w->acts.patch_rows, w->host_index);
 }
 

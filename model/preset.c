@@ -14,6 +14,13 @@
     " \"processor_class\": \"MLlavaProcessor\", \"resample\": 3, \"rescale_factor\": 0.00392156862745098,"             \
     " \"size\": {\"height\": " side ", \"width\": " side "}}"
 
+#define CLIP_PROCESSOR(side)                                                                                           \
+    "{\"crop_size\": {\"height\": " side ", \"width\": " side "}, \"do_center_crop\": true, \"do_convert_rgb\": true," \
+    " \"do_normalize\": true, \"do_rescale\": true, \"do_resize\": true,"                                              \
+    " \"image_mean\": [0.48145466, 0.4578275, 0.40821073], \"image_processor_type\": \"CLIPImageProcessor\","          \
+    " \"image_std\": [0.26862954, 0.26130258, 0.27577711], \"processor_class\": \"MLlavaProcessor\", \"resample\": 3," \
+    " \"rescale_factor\": 0.00392156862745098, \"size\": {\"shortest_edge\": " side "}}"
+
 #define TINY_SHAPE                                                                                                     \
     "\"hidden_size\": 128, \"intermediate_size\": 352, \"num_hidden_layers\": 4, \"num_attention_heads\": 4,"          \
     " \"num_key_value_heads\": 2, \"max_position_embeddings\": 4096, \"hidden_act\": \"silu\", \"vocab_size\": 512"
@@ -47,6 +54,16 @@ static const struct preset presets[] = {
      " \"num_hidden_layers\": 3, \"num_attention_heads\": 4, \"image_size\": 56, \"patch_size\": 14,"
      " \"layer_norm_eps\": 1e-06, \"hidden_act\": \"gelu_pytorch_tanh\", \"vision_use_head\": false}}",
      SIGLIP_PROCESSOR("56")},
+    {"mllava-clip-tiny", false, true, 0,
+     "{\"architectures\": [\"LlavaForConditionalGeneration\"], \"model_type\": \"llava\", \"ignore_index\": -100,"
+     " \"projector_hidden_act\": \"gelu\", \"vision_feature_layer\": -2,"
+     " \"vision_feature_select_strategy\": \"default\", \"vocab_size\": 512,"
+     " \"text_config\": {\"_name_or_path\": \"llama-3-tiny\", \"architectures\": [\"LlamaForCausalLM\"],"
+     " \"model_type\": \"llama\", " TINY_SHAPE ", \"rms_norm_eps\": 1e-05, \"rope_theta\": 10000.0},"
+     " \"vision_config\": {\"model_type\": \"clip_vision_model\", \"hidden_size\": 64, \"intermediate_size\": 128,"
+     " \"num_hidden_layers\": 3, \"num_attention_heads\": 4, \"image_size\": 56, \"patch_size\": 14,"
+     " \"layer_norm_eps\": 1e-05, \"hidden_act\": \"quick_gelu\"}}",
+     CLIP_PROCESSOR("56")},
     {"smollm2-135m", true, false, 0.041666666666666664,
      "{\"architectures\": [\"LlamaForCausalLM\"], \"model_type\": \"llama\", \"hidden_size\": 576,"
      " \"intermediate_size\": 1536, \"num_hidden_layers\": 30, \"num_attention_heads\": 9,"
@@ -82,6 +99,17 @@ static const struct preset presets[] = {
      " \"intermediate_size\": 4304, \"num_hidden_layers\": 27, \"num_attention_heads\": 16, \"image_size\": 384,"
      " \"patch_size\": 14, \"layer_norm_eps\": 1e-06, \"hidden_act\": \"gelu_pytorch_tanh\"}}",
      SIGLIP_PROCESSOR("384")},
+    {"mantis-8b-clip-llama3", true, true, 0.02,
+     "{\"architectures\": [\"LlavaForConditionalGeneration\"], \"model_type\": \"llava\", \"ignore_index\": -100,"
+     " \"projector_hidden_act\": \"gelu\", \"vision_feature_layer\": -2,"
+     " \"vision_feature_select_strategy\": \"default\", \"vocab_size\": 128258,"
+     " \"text_config\": {\"_name_or_path\": \"meta-llama/Meta-Llama-3-8B-Instruct\","
+     " \"architectures\": [\"LlamaForCausalLM\"], \"model_type\": \"llama\", " LLAMA3_8B_SHAPE ","
+     " \"vocab_size\": 128258},"
+     " \"vision_config\": {\"model_type\": \"clip_vision_model\", \"hidden_size\": 1024,"
+     " \"intermediate_size\": 4096, \"num_hidden_layers\": 24, \"num_attention_heads\": 16, \"image_size\": 336,"
+     " \"patch_size\": 14, \"layer_norm_eps\": 1e-05, \"hidden_act\": \"quick_gelu\", \"projection_dim\": 768}}",
+     CLIP_PROCESSOR("336")},
 };
 enum { PRESETS = sizeof presets / sizeof *presets };
 
@@ -202,11 +230,13 @@ static void add_vision_head(struct maker *m, const struct vision_config *v, cons
 }
 
 static void add_vision(struct maker *m, const struct vision_config *v, const char *prefix) {
-    int64_t D = v->dim, P = v->patch, side = v->image_size / P;
+    int64_t D = v->dim, P = v->patch;
     add(m, mem_format("%s.embeddings.patch_embedding.weight", prefix), FILL_NORMAL, 3 * P * P, 4,
         (int64_t[]){D, 3, P, P});
-    add_vector(m, prefix, "embeddings.patch_embedding.bias", FILL_ZERO, D);
-    add_matrix(m, prefix, "embeddings.position_embedding.weight", side * side, D, D);
+    if (v->patch_bias) add_vector(m, prefix, "embeddings.patch_embedding.bias", FILL_ZERO, D);
+    if (v->class_token) add(m, mem_format("%s.embeddings.class_embedding", prefix), FILL_NORMAL, D, 1, &D);
+    add_matrix(m, prefix, "embeddings.position_embedding.weight", vision_rows(v), D, D);
+    if (v->pre_norm) add_layer_norm(m, prefix, "pre_layrnorm", D);
     static const char *const projections[] = {"q_proj", "k_proj", "v_proj", "out_proj"};
     for (int64_t i = 0; i < v->layers; i++) {
         char *layer = mem_format("%s.encoder.layers.%lld", prefix, (long long)i);
@@ -236,7 +266,7 @@ void preset_tensors(struct new_tensors *t, const struct model_config *c, enum st
     } else {
         add_text(&m, &c->text, "language_model.model", "language_model.lm_head");
         add_vision(&m, &c->vision, tower);
-        if (head) add_vision_head(&m, &c->vision, tower);
+        if (head && !c->vision.class_token) add_vision_head(&m, &c->vision, tower);
         add_linear(&m, projector, "linear_1", c->text.dim, c->vision.dim, true);
         add_linear(&m, projector, "linear_2", c->text.dim, c->text.dim, true);
     }

@@ -34,35 +34,37 @@ static void load_block(struct vit_block *b, struct weights *w, const struct visi
 }
 
 void vit_tables_layout(struct vit_tables *t, struct arena *m, const struct vision_config *c, int64_t images) {
-    int64_t side = c->image_size / c->patch;
-    t->index = arena_tensor1(m, I32, images * side * side);
+    t->index = arena_tensor1(m, I32, images * vision_rows(c));
     t->offsets = arena_tensor1(m, I64, images + 1);
 }
 
 void vit_tables_fill(struct vit_tables *t, struct backend *be, const struct vision_config *c) {
-    int64_t side = c->image_size / c->patch, P = side * side, N = t->index.dim[0], images = t->offsets.dim[0];
+    int64_t R = vision_rows(c), N = t->index.dim[0], images = t->offsets.dim[0];
     int32_t *index = mem_alloc((size_t)N * sizeof *index);
     int64_t *offsets = mem_alloc((size_t)images * sizeof *offsets);
-    for (int64_t i = 0; i < N; i++) index[i] = (int32_t)(i % P);
-    for (int64_t i = 0; i < images; i++) offsets[i] = i * P;
+    for (int64_t i = 0; i < N; i++) index[i] = (int32_t)(i % R);
+    for (int64_t i = 0; i < images; i++) offsets[i] = i * R;
     backend_upload(be, &t->index, index);
     backend_upload(be, &t->offsets, offsets);
     free(index), free(offsets);
 }
 
 void vit_load(struct vit *v, struct weights *w, const struct vision_config *c, const char *prefix) {
-    int64_t side = c->image_size / c->patch;
     char *patch = mem_format("%s.embeddings.patch_embedding", prefix);
+    char *class_token = mem_format("%s.embeddings.class_embedding", prefix);
     char *positions = mem_format("%s.embeddings.position_embedding.weight", prefix);
+    char *norm = mem_format("%s.pre_layrnorm", prefix); // spelled so in every checkpoint
     if (!v->blocks) v->blocks = mem_alloc((size_t)c->layers * sizeof *v->blocks);
     v->layers = c->layers;
     struct quantize_on_load kept = w->quantize;
     w->quantize.type = F32; // a convolution is never quantised
-    weights_linear(w, &v->patch, patch, c->dim, 3 * c->patch * c->patch, true);
+    weights_linear(w, &v->patch, patch, c->dim, 3 * c->patch * c->patch, c->patch_bias);
     w->quantize = kept;
-    weights_matrix(w, &v->positions, positions, side * side, c->dim);
+    if (c->class_token) weights_vector(w, &v->class_token, class_token, c->dim);
+    weights_matrix(w, &v->positions, positions, vision_rows(c), c->dim);
+    if (c->pre_norm) weights_norm(w, &v->norm, &v->bias, norm, c->dim);
     for (int64_t i = 0; i < c->layers; i++) load_block(&v->blocks[i], w, c, prefix, i);
-    free(patch), free(positions);
+    free(patch), free(class_token), free(positions), free(norm);
 }
 
 static void free_path(struct linear *l, void *arg) {
@@ -125,7 +127,7 @@ static int64_t first_trained(const struct vit *v, const struct vision_config *c)
 
 void vit_acts_layout(struct vit_acts *a, struct arena *m, const struct vit *v, const struct vision_config *c,
                      const struct vit_tables *t, int64_t images, enum dtype act, bool keep) {
-    int64_t side = c->image_size / c->patch, N = images * side * side;
+    int64_t N = images * vision_rows(c);
     if (!a->blocks) a->blocks = mem_alloc((size_t)c->used_layers * sizeof *a->blocks);
     a->first_trained = keep ? first_trained(v, c) : c->used_layers;
     a->out = arena_tensor2(m, act, N, c->dim);
@@ -146,12 +148,11 @@ void vit_acts_free(struct vit_acts *a) {
 static struct tensor flat(const struct tensor *t) { return tensor_as2(t, t->dim[0], t->dim[1] * t->dim[2]); }
 
 static struct attention attention_of(const struct vit_acts *a, const struct vision_config *c) {
-    int64_t side = c->image_size / c->patch;
     return (struct attention){.q_offsets = &a->offsets,
                               .kv_offsets = &a->offsets,
                               .sequences = a->offsets.dim[0] - 1,
-                              .max_q = side * side,
-                              .max_kv = side * side,
+                              .max_q = vision_rows(c),
+                              .max_kv = vision_rows(c),
                               .scale = 1.0f / sqrtf((float)(c->dim / c->heads))};
 }
 
@@ -208,21 +209,44 @@ static void block_backward(const struct pass *p, const struct tensor *dx, bool n
     p->scratch->used = mark;
 }
 
-/* Pictures to patches to the first block's input: a convolution whose stride is its width, as a product. */
-static void embed(const struct pass *p, struct vit_acts *a, const struct vit *v, const struct vision_config *c,
-                  const struct batch_image *images, int64_t n) {
-    int64_t side = c->image_size / c->patch, P = side * side, S = c->image_size;
+/* The patches of a picture: a convolution whose stride is its width, as a product. y (P,C). */
+static void embed_patches(const struct pass *p, const struct tensor *y, const struct vit *v,
+                          const struct vision_config *c, const struct batch_image *image) {
+    int64_t S = c->image_size;
     size_t mark = p->scratch->used;
     struct tensor pixels = arena_tensor3(p->scratch, F32, 1, 3, S * S);
-    struct tensor patches = arena_tensor2(p->scratch, p->act, P, 3 * c->patch * c->patch);
+    struct tensor patches = arena_tensor2(p->scratch, p->act, y->dim[0], 3 * c->patch * c->patch);
     struct linear_acts none;
+    backend_upload(p->be, &pixels, image ? image->pixels : NULL);
+    op_patchify(p->be, &patches, &pixels, S, S, c->patch);
+    linear_forward(p, &none, y, &patches, &v->patch);
+    p->scratch->used = mark;
+}
+
+/* y (1,C): the learned row; its index in a table of one is 0, as is its position. */
+static void embed_class_token(const struct pass *p, const struct tensor *y, const struct vit *v,
+                              const struct vit_acts *a) {
+    struct tensor table = tensor_as2(&v->class_token, 1, y->dim[1]), zero = tensor_rows(&a->index, 0, 1);
+    op_embed_forward(p->be, y, &table, &zero);
+}
+
+/* Pictures to the first block's input: the class token, if there is one, then the patches; positions; the norm. */
+static void embed(const struct pass *p, struct vit_acts *a, const struct vit *v, const struct vision_config *c,
+                  const struct batch_image *images, int64_t n) {
+    int64_t R = vision_rows(c), P = vision_patches(c), C = c->dim;
+    size_t mark = p->scratch->used;
+    struct tensor *input = &a->blocks[0].input;
+    struct tensor x = c->pre_norm ? arena_tensor2(p->scratch, p->act, n * R, C) : *input;
     for (int64_t i = 0; i < n; i++) {
-        struct tensor rows = tensor_rows(&a->blocks[0].input, i * P, P);
-        backend_upload(p->be, &pixels, images ? images[i].pixels : NULL);
-        op_patchify(p->be, &patches, &pixels, S, S, c->patch);
-        linear_forward(p, &none, &rows, &patches, &v->patch);
+        struct tensor first = tensor_rows(&x, i * R, 1), patches = tensor_rows(&x, i * R + R - P, P);
+        if (c->class_token) embed_class_token(p, &first, v, a);
+        embed_patches(p, &patches, v, c, images ? &images[i] : NULL);
     }
-    op_add_rows(p->be, &a->blocks[0].input, &v->positions, &a->index);
+    op_add_rows(p->be, &x, &v->positions, &a->index);
+    if (c->pre_norm) {
+        struct tensor mean = arena_tensor1(p->scratch, F32, n * R), rstd = arena_tensor1(p->scratch, F32, n * R);
+        op_layernorm_forward(p->be, input, &mean, &rstd, &x, &v->norm, &v->bias, c->eps);
+    }
     p->scratch->used = mark;
 }
 

@@ -1,8 +1,10 @@
-/* The SigLIP vision tower (Zhai et al., 2023), as far as mllava uses it: patches of one picture size, learned
- * positions, no class token, layers of LayerNorm, full attention and an ungated feed-forward, all with biases. The
- * feature is the output of an inner layer without the final norm.
+/* The vision towers of SigLIP (Zhai et al., 2023) and CLIP (Radford et al., 2021), as far as mllava uses them: patches of
+ * one picture size, learned positions, layers of LayerNorm, full attention and an ungated feed-forward, all with biases.
+ * CLIP has a class token before the patches and a norm before the first layer. The feature is the output of an inner
+ * layer without the final norm.
  *
- * P patches of a picture, n pictures, C channels, F ffn, H heads. */
+ * P patches of a picture, R rows of a picture (P, and the class token where there is one), n pictures, C channels, F ffn,
+ * H heads. */
 #ifndef MODEL_VIT_H
 #define MODEL_VIT_H
 
@@ -18,33 +20,35 @@ struct vit_block {
 };
 
 struct vit {
-    struct linear patch;      // (C,3*p*p): the convolution as a product
-    struct tensor positions;  // (P,C)
-    struct vit_block *blocks; // (layers): all are loaded, the first used_layers run
+    struct linear patch;       // (C,3*p*p): the convolution as a product
+    struct tensor class_token; // (C), CLIP
+    struct tensor positions;   // (R,C)
+    struct tensor norm, bias;  // (C), CLIP: before the first block
+    struct vit_block *blocks;  // (layers): all are loaded, the first used_layers run
     int64_t layers;
 };
 
 struct vit_block_acts {
-    struct tensor input;               // (N,C)
-    struct tensor norm1, mean1, rstd1; // (N,C) (N) (N)
-    struct tensor q, k, v;             // (N,H,D)
-    struct tensor attended, lse;       // (N,H,D) (N,H)
-    struct tensor middle;              // (N,C)
-    struct tensor norm2, mean2, rstd2; // (N,C) (N) (N)
-    struct tensor hidden, active;      // (N,F)
+    struct tensor input;                // (N,C)
+    struct tensor norm1, mean1, rstd1;  // (N,C) (N) (N)
+    struct tensor q, k, v;              // (N,H,D)
+    struct tensor attended, lse;        // (N,H,D) (N,H)
+    struct tensor middle;               // (N,C)
+    struct tensor norm2, mean2, rstd2;  // (N,C) (N) (N)
+    struct tensor hidden, active;       // (N,F)
     struct linear_acts lq, lk, lv, lo, lfc1, lfc2;
 };
 
 struct vit_acts {
     struct vit_block_acts *blocks; // (used layers): the same one over and over when nothing is trained below
-    struct tensor out;             // (n*P,C)
+    struct tensor out;             // (n*R,C)
     struct tensor index, offsets;  // of vit_tables, as many as there are pictures
     int64_t first_trained;         // layers below it need no backward; used_layers: none is trained
 };
 
 /* What every pass over at most `images` pictures reads: laid out and filled once. */
 struct vit_tables {
-    struct tensor index;   // (images*P) I32: position of each patch in its picture
+    struct tensor index;   // (images*R) I32: position of each row in its picture
     struct tensor offsets; // (images+1) I64: where each picture begins
 };
 void vit_tables_layout(struct vit_tables *t, struct arena *m, const struct vision_config *c, int64_t images);
@@ -64,7 +68,7 @@ void vit_acts_free(struct vit_acts *a);
 void vit_forward(const struct pass *p, struct vit_acts *a, const struct vit *v, const struct vision_config *c,
                  const struct batch_image *images, int64_t n);
 
-/* dx (n*P,C): gradient of a->out on entry; what is left in it afterwards has no meaning. */
+/* dx (n*R,C): gradient of a->out on entry; what is left in it afterwards has no meaning. */
 void vit_backward(const struct pass *p, const struct tensor *dx, struct vit_acts *a, const struct vit *v,
                   const struct vision_config *c);
 

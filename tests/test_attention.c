@@ -14,7 +14,7 @@
 #include "base/memory.h"
 #include "tests/op_check.h"
 
-/* --- rope ------------------------------------------------------------------------------------------------------------- */
+/* --- rope --------------------------------------------------------------------------------------------------------- */
 
 /* N, H, D, half */
 static void case_rope(struct check *c, const int64_t *shape) {
@@ -43,7 +43,7 @@ static void test_rope(void **state) {
     check_case(case_rope, shapes, 5);
 }
 
-/* --- attention in double ---------------------------------------------------------------------------------------------- */
+/* --- attention in double ------------------------------------------------------------------------------------------ */
 
 enum { SEQUENCES = 3 };
 
@@ -113,8 +113,8 @@ static void forward(const struct problem *p, const double *q, const double *k, c
     free(prob);
 }
 
-/* Gradients, in s* the sums of the magnitudes that their terms are computed from, and in r* those of the terms themselves.
- * o is what the op reads. */
+/* Gradients, in s* the sums of the magnitudes that their terms are computed from, and in r* those of the terms
+ * themselves. o is what the op reads. */
 struct gradients {
     double *dq, *dk, *dv, *sq, *sk, *sv, *rq, *rk, *rv;
 };
@@ -186,13 +186,14 @@ static void test_gradient_formula(void **state) {
     for (int i = 0; i < 3; i++) check_formula(shapes[i]);
 }
 
-/* --- the op ------------------------------------------------------------------------------------------------------------ */
+/* --- the op ------------------------------------------------------------------------------------------------------- */
 
-/* Where AMX multiplies, p and ds are rounded to bf16 before they are factors, which changes a term by up to 2^-8 of itself:
- *   o by 2^-8 sum_j p_j |v_j|,   dv by 2^-8 sum_i p_i |dO_i|,   dq by 2^-8 sum_j |ds_j k_j|,   dk by 2^-8 sum_i |ds_i q_i|.
- * The products themselves are exact in F32 and summed there, so this comes on top of the bounds of F32. It counts twice,
- * since rounding the output may go the other way: with e the error before the rounding r, |r(x + e) - x| is at most
- * |r(x) - x| + 2 |e|. lse has none of it: the sum of exponentials is taken before they are rounded. */
+/* Where AMX multiplies, p and ds are rounded to bf16 before they are factors, which changes a term by up to 2^-8 of
+ * itself:
+ *   o by 2^-8 sum_j p_j |v_j|,   dv by 2^-8 sum_i p_i |dO_i|,   dq by 2^-8 sum_j |ds_j k_j|,   dk by 2^-8 sum_i |ds_i
+ * q_i|. The products themselves are exact in F32 and summed there, so this comes on top of the bounds of F32. It counts
+ * twice, since rounding the output may go the other way: with e the error before the rounding r, |r(x + e) - x| is at
+ * most |r(x) - x| + 2 |e|. lse has none of it: the sum of exponentials is taken before they are rounded. */
 static bool rounds_probabilities(const struct check *c) {
     return c->act == BF16 && strstr(backend_describe(c->be), "AMX");
 }

@@ -22,8 +22,8 @@ static void open_tensors(const struct training *t, const char *name, struct st_s
     free(path);
 }
 
-/* Three steps of AdamW against tests/golden/make_full.py. Another order of the sums is a few times what float32 is away from
- * double there; twenty times is allowed. */
+/* Three steps of AdamW against tests/golden/make_full.py. Another order of the sums is a few times what float32 is away
+ * from double there; twenty times is allowed. */
 static void check_against_torch(const char *base) {
     struct training t;
     struct err e = {0};

@@ -64,7 +64,8 @@ static void test_published_counts(void **state) {
     }
 }
 
-/* Llama-3-8B with two tokens more, SigLIP so400m as published with its pooling head, and two projections with biases. */
+/* Llama-3-8B with two tokens more, SigLIP so400m as published with its pooling head, and two projections with biases.
+ * */
 static void test_mantis_is_the_sum_of_its_parts(void **state) {
     (void)state;
     struct err e = {0};

@@ -1,5 +1,5 @@
-/* A training that is killed, stopped, given other threads, other memory or a broken checkpoint: either the same bytes as a
- * run that nothing disturbed, or one sentence that says why not. */
+/* A training that is killed, stopped, given other threads, other memory or a broken checkpoint: either the same bytes
+ * as a run that nothing disturbed, or one sentence that says why not. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>

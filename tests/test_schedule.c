@@ -1,5 +1,5 @@
-/* The learning rates of transformers' schedulers, written down once more from their definitions: lambdas of the number of
- * finished steps, on the peak rate. wsd is warmup_stable_decay with a linear decay over the last tenth. */
+/* The learning rates of transformers' schedulers, written down once more from their definitions: lambdas of the number
+ * of finished steps, on the peak rate. wsd is warmup_stable_decay with a linear decay over the last tenth. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>

@@ -1,4 +1,5 @@
-/* The keys of a training config: defaults, types, ranges, the nearest right key, paths, and what a resumed run may change. */
+/* The keys of a training config: defaults, types, ranges, the nearest right key, paths, and what a resumed run may
+ * change. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>

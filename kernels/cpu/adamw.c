@@ -61,7 +61,7 @@ void cpu_count_nonfinite_add(struct backend *be, const struct tensor *total, con
     sum_into(be, total, x, nonfinite_sum);
 }
 
-/* --- AdamW: constants in double, elements in F32 --------------------------------------------------------------------- */
+/* --- AdamW: constants in double, elements in F32 ------------------------------------------------------------------ */
 
 struct adamw_factors {
     float grad_scale, keep; // keep: 1 - lr * weight_decay

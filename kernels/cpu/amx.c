@@ -1,8 +1,8 @@
 /* The kernel on AMX tiles: bf16 factors, F32 sums. A tile register holds 16 rows of 64 bytes.
  *
  * A panel of A is 32 rows: for each 32 k, two tiles of (16 rows, 32 k). A panel of B is 32 columns: for each 32 k, two
- * tiles of (16 pairs of k, 16 columns, 2). Tiles lie end to end, 1 KiB each, and each step of 32 k reads four of them for
- * four products. Panels are zero from kn up to the next 32, because zero times rubbish may be NaN. */
+ * tiles of (16 pairs of k, 16 columns, 2). Tiles lie end to end, 1 KiB each, and each step of 32 k reads four of them
+ * for four products. Panels are zero from kn up to the next 32, because zero times rubbish may be NaN. */
 #include <string.h>
 
 #include "kernels/cpu/gemm.h"

@@ -9,7 +9,7 @@
 #include "kernels/cpu/convert.h"
 #include "kernels/cpu/tile.h"
 
-/* --- how the work is cut ------------------------------------------------------------------------------------------- */
+/* --- how the work is cut ------------------------------------------------------------------------------------------ */
 
 static bool offsets_fit(struct backend *be, const char *name, const struct tensor *offsets, int64_t rows,
                         int64_t longest) {
@@ -47,7 +47,7 @@ struct keys_seen attention_keys_of(const struct attention_job *job, const struct
     return seen;
 }
 
-/* --- tiles --------------------------------------------------------------------------------------------------------- */
+/* --- tiles -------------------------------------------------------------------------------------------------------- */
 
 static void load(const struct attention_job *job, const struct tensor *t, int64_t at, float scale, float *to) {
     const float *from = floats_of(t, at * job->D, job->D, to);
@@ -92,7 +92,7 @@ void attention_store(const struct attention_job *job, const struct tensor *t, in
     floats_store(t, at * job->D, job->D, to);
 }
 
-/* --- forward ------------------------------------------------------------------------------------------------------- */
+/* --- forward ------------------------------------------------------------------------------------------------------ */
 
 struct forward_tiles {
     float *q, *k, *v, *o;        // (TILE, width)

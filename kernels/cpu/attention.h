@@ -60,7 +60,8 @@ void attention_load_rows(const struct attention_job *job, const struct attention
 void attention_load_keys(const struct attention_job *job, const struct attention_head *h, const struct tensor *t,
                          int64_t first, int64_t n, float *tile);
 
-/* Columns of scores (n,TILE), which are keys first_key .. first_key + TILE, become `value` where a row does not see them. */
+/* Columns of scores (n,TILE), which are keys first_key .. first_key + TILE, become `value` where a row does not see
+ * them. */
 void attention_mask(const struct attention_job *job, const struct attention_head *h, float *scores, int64_t first_row,
                     int64_t n, int64_t first_key, float value);
 

@@ -58,7 +58,7 @@ void attention_amx_load_keys(const struct attention_job *job, const struct atten
     clear(job, n, whole, rows);
 }
 
-/* --- forward ------------------------------------------------------------------------------------------------------- */
+/* --- forward ------------------------------------------------------------------------------------------------------ */
 
 struct forward_tiles {
     bf16 *q;                // (rows, width)
@@ -101,7 +101,8 @@ static void forward_begin(const struct attention_job *job, const struct attentio
     }
 }
 
-/* The largest element of each of sixteen vectors; that of x[i] comes to place i with bits 0 and 1, 2 and 3 exchanged. */
+/* The largest element of each of sixteen vectors; that of x[i] comes to place i with bits 0 and 1, 2 and 3 exchanged.
+ * */
 TILE_AMX static inline __attribute__((always_inline)) __m512 largest_of_each(__m512 *x) {
     for (int i = 0; i < 8; i++)
         x[i] = _mm512_max_ps(_mm512_shuffle_f32x4(x[i], x[i + 8], 0x44), _mm512_shuffle_f32x4(x[i], x[i + 8], 0xEE));

@@ -1,8 +1,8 @@
 /* Attention on AMX, for BF16 tensors: as in attention.c and attention_backward.c, but the factors of every product are
  * bf16 (q, k, v, dO as they are; p and ds rounded), with sums in F32. Softmax, and what is kept of it, is F32.
  *
- * A task takes several tiles of rows (or keys), so that a tile of the other side is packed once for all of them. How many
- * depends on the number of threads; the sums of a tile do not. Exponentials are powers of two: scores carry
+ * A task takes several tiles of rows (or keys), so that a tile of the other side is packed once for all of them. How
+ * many depends on the number of threads; the sums of a tile do not. Exponentials are powers of two: scores carry
  * scale * log2(e). */
 #ifndef KERNELS_CPU_ATTENTION_AMX_H
 #define KERNELS_CPU_ATTENTION_AMX_H
@@ -54,8 +54,8 @@ static inline void *amx_take(char **scratch, int64_t n) {
     return p;
 }
 
-/* 2^x, to two units in the last place; 0 below 2^-126, because subnormal results take a hundred times as long. NaN stays
- * NaN. */
+/* 2^x, to two units in the last place; 0 below 2^-126, because subnormal results take a hundred times as long. NaN
+ * stays NaN. */
 TILE_AMX static inline __attribute__((always_inline)) __m512 amx_exp2(__m512 x) {
     __mmask16 normal = _mm512_cmp_ps_mask(x, _mm512_set1_ps(-126.0f), _CMP_NLT_UQ);
     __m512 n = _mm512_roundscale_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC), r = _mm512_sub_ps(x, n);

@@ -1,7 +1,7 @@
 /* Attention, backward, with P = exp(scores - lse) computed again, tile by tile:
  *   dP = dO v^T,   dS = P (dP - delta),   delta = sum(dO o),   dq = scale dS k,   dk = scale dS^T q,   dv = P^T dO.
- * Two passes, so that no sum crosses tasks: a task of the first owns a tile of rows (dq, delta), one of the second a tile
- * of keys (dk, dv). The scores are computed in both; that costs less than the memory to keep dq for. */
+ * Two passes, so that no sum crosses tasks: a task of the first owns a tile of rows (dq, delta), one of the second a
+ * tile of keys (dk, dv). The scores are computed in both; that costs less than the memory to keep dq for. */
 #include <math.h>
 #include <string.h>
 

@@ -1,5 +1,5 @@
-/* Two passes as in attention_backward.c. In the second, products are taken transposed, (keys, rows): so p^T and ds^T come
- * out as the first factors of dv and dk, and lse and delta lie along the vectors. */
+/* Two passes as in attention_backward.c. In the second, products are taken transposed, (keys, rows): so p^T and ds^T
+ * come out as the first factors of dv and dk, and lse and delta lie along the vectors. */
 #include <math.h>
 #include <string.h>
 
@@ -7,7 +7,7 @@
 
 #ifdef TILE_AMX
 
-/* --- first pass: dq ------------------------------------------------------------------------------------------------ */
+/* --- first pass: dq ----------------------------------------------------------------------------------------------- */
 
 struct rows_tiles {
     bf16 *q, *dO;           // (rows, width)
@@ -109,7 +109,7 @@ static void rows_task(void *arg, int64_t task, int thread) {
         attention_amx_store(job, job->dq, attention_row(job, &h, first + i), t.dq + i * width, job->a->scale);
 }
 
-/* --- second pass: dk, dv --------------------------------------------------------------------------------------------- */
+/* --- second pass: dk, dv ------------------------------------------------------------------------------------------ */
 
 struct keys_tiles {
     bf16 *k, *v;             // (keys, width)

@@ -27,7 +27,8 @@ static inline const float *floats_of(const struct tensor *t, int64_t at, int64_t
     return buffer;
 }
 
-/* Where elements from `at` on are to be computed: in place when t is F32, else in buffer; floats_store brings them home. */
+/* Where elements from `at` on are to be computed: in place when t is F32, else in buffer; floats_store brings them
+ * home. */
 static inline float *floats_place(const struct tensor *t, int64_t at, float *buffer) {
     return t->type == F32 ? (float *)t->data + at : buffer;
 }

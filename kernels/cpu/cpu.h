@@ -32,7 +32,8 @@ static inline char *cpu_scratch(struct backend *be, int thread) {
     return ((struct cpu_backend *)be)->scratch + (size_t)thread * CPU_SCRATCH;
 }
 
-/* Whether every index (I32) is in low .. limit - 1; if not, sets be->err. Ids come from files, so this one is checked. */
+/* Whether every index (I32) is in low .. limit - 1; if not, sets be->err. Ids come from files, so this one is checked.
+ * */
 bool cpu_indices_fit(struct backend *be, const char *op, const struct tensor *index, int64_t low, int64_t limit);
 
 /* Work on rows (N,C) is cut into tasks of so many rows: enough to be worth a task, by shape only. */

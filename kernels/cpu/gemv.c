@@ -1,5 +1,5 @@
-/* Products with few rows, as generation makes them: each line of the weight is read once, dequantised in pieces that stay
- * in the first cache, and multiplied with every row of x. Bound by reading the weight. */
+/* Products with few rows, as generation makes them: each line of the weight is read once, dequantised in pieces that
+ * stay in the first cache, and multiplied with every row of x. Bound by reading the weight. */
 #include "kernels/cpu/gemm.h"
 
 enum { LANES = 4, PIECE = 1024, OUTPUTS = 32 };

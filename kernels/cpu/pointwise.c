@@ -41,7 +41,7 @@ static inline float relu2(float x) { return x < 0.0f ? 0.0f : x * x; }
 
 static inline float relu2_slope(float x) { return x < 0.0f ? 0.0f : 2.0f * x; }
 
-/* --- loops: one for each f, so that each becomes vector code ------------------------------------------------------- */
+/* --- loops: one for each f, so that each becomes vector code ------------------------------------------------------ */
 
 typedef void values_fn(float *y, const float *x, int n);
 

@@ -1,5 +1,5 @@
-/* The lengths of the rows of W + s B A, by blocks of rows and columns: B A of a block comes from the F32 kernel, squares
- * are summed in double. */
+/* The lengths of the rows of W + s B A, by blocks of rows and columns: B A of a block comes from the F32 kernel,
+ * squares are summed in double. */
 #include <math.h>
 #include <string.h>
 

@@ -1,5 +1,5 @@
-/* Pointwise ops: the same position of every input and output. Work is cut into spans, spans into chunks that stay in the
- * first cache; types are converted at the edges, so an op is one loop over F32. */
+/* Pointwise ops: the same position of every input and output. Work is cut into spans, spans into chunks that stay in
+ * the first cache; types are converted at the edges, so an op is one loop over F32. */
 #ifndef KERNELS_CPU_SPAN_H
 #define KERNELS_CPU_SPAN_H
 

@@ -1,5 +1,5 @@
-/* The products keep a block of C of ROWS x 2 vectors in registers and run along k; the compiler's vectors are as wide as
- * the instruction set allows. */
+/* The products keep a block of C of ROWS x 2 vectors in registers and run along k; the compiler's vectors are as wide
+ * as the instruction set allows. */
 #include "kernels/cpu/tile.h"
 
 #if defined(__AVX512F__)

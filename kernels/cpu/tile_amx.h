@@ -1,5 +1,5 @@
-/* Small matrix products of bf16 with sums in F32, on AMX, with everything in a thread's scratch. Only a backend whose amx
- * is true may call them; builds for other machines have none of them.
+/* Small matrix products of bf16 with sums in F32, on AMX, with everything in a thread's scratch. Only a backend whose
+ * amx is true may call them; builds for other machines have none of them.
  *
  * B (k,n) is packed: panels of 32 columns; in a panel, for each 32 k, two tiles of (16 pairs of k, 16 columns, 2). */
 #ifndef KERNELS_CPU_TILE_AMX_H

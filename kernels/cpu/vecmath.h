@@ -1,5 +1,6 @@
 /* Functions of full F32 accuracy (about one unit in the last place) without calls or branches, so that a loop over them
- * becomes vector code; always inlined, or it would not. NaN stays NaN. The polynomials are near-minimax fits on the stated ranges. */
+ * becomes vector code; always inlined, or it would not. NaN stays NaN. The polynomials are near-minimax fits on the
+ * stated ranges. */
 #ifndef KERNELS_CPU_VECMATH_H
 #define KERNELS_CPU_VECMATH_H
 
