@@ -1,4 +1,5 @@
-/* config.json of a merged model: the base's text with a few keys changed, so that every number stays as it was written. */
+/* config.json of a merged model: the base's text with a few keys changed, so that every number stays as it was written.
+ * */
 #ifndef LORA_MERGE_CONFIG_H
 #define LORA_MERGE_CONFIG_H
 

@@ -1,9 +1,9 @@
 /* Logits of two models over the same prompts. Both run in F32 activations on the host, so that what differs is the
  * weights.
  *
- * What may differ: each linear layer of the written model has weights with a relative rounding error of at most u, which
- * random signs average to u of the layer's output; M layers in a row of residual blocks add up like sqrt(M). Layers
- * amplify what comes in by a small factor, for which GAIN stands. */
+ * What may differ: each linear layer of the written model has weights with a relative rounding error of at most u,
+ * which random signs average to u of the layer's output; M layers in a row of residual blocks add up like sqrt(M).
+ * Layers amplify what comes in by a small factor, for which GAIN stands. */
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -121,7 +121,8 @@ static void blend_close(struct blend *b) {
 
 /* --- one model's logits ------------------------------------------------------------------------------------------ */
 
-/* The prompts as one batch; a picture of noise stands in front of a copy of the first prompt where pictures are taken. */
+/* The prompts as one batch; a picture of noise stands in front of a copy of the first prompt where pictures are taken.
+ * */
 struct fed {
     struct batch batch;
     struct batch_image image;
@@ -309,7 +310,8 @@ static float *adapted_logits(struct merge *m, const struct fed *f, struct err *e
     return logits;
 }
 
-/* The rounding error of one layer's weights: at the store, and where 4-bit values were first rounded to their own type. */
+/* The rounding error of one layer's weights: at the store, and where 4-bit values were first rounded to their own type.
+ * */
 static double weight_error(const struct merge *m) {
     double u = 0;
     for (size_t i = 0; i < m->count; i++) {

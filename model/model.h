@@ -6,8 +6,8 @@
  *   head.c       final norm, logits of the scored positions, loss and its gradient
  *   generate.c   a cache of keys and values, one token after the other
  *
- * Traps, each with a test: SigLIP's first patch is dropped, as if it were CLIP's class token (tests/test_golden.c, mllava);
- * the label of a position lies one further on (data/batch.c shifts, the model never does). */
+ * Traps, each with a test: SigLIP's first patch is dropped, as if it were CLIP's class token (tests/test_golden.c,
+ * mllava); the label of a position lies one further on (data/batch.c shifts, the model never does). */
 #ifndef MODEL_MODEL_H
 #define MODEL_MODEL_H
 
@@ -55,9 +55,9 @@ enum status model_load(struct model **m, const char *dir, struct backend *be, co
                        struct err *e);
 void model_free(struct model *m);
 
-int64_t model_param_total(const struct model *m);     // numbers in the published model
-size_t model_weight_bytes(const struct model *m);     // of all frozen weights as they are held
-uint64_t model_fingerprint(const struct model *m);    // of its configuration and tensors
+int64_t model_param_total(const struct model *m);  // numbers in the published model
+size_t model_weight_bytes(const struct model *m);  // of all frozen weights as they are held
+uint64_t model_fingerprint(const struct model *m); // of its configuration and tensors
 struct param *model_param(const struct model *m, const char *name);
 struct linear *model_linear(const struct model *m, const char *path);
 
@@ -132,8 +132,8 @@ struct pass pass_new(struct workspace *w, uint64_t seed, uint64_t draw);
 
 void model_forward(const struct pass *p, struct workspace *w, const struct batch *b);
 
-/* The losses of the scored positions go to acts.loss; with dx (N,C) also scale times the gradient of their sum with respect
- * to the last layer's output, and the gradients of head and final norm are added to. */
+/* The losses of the scored positions go to acts.loss; with dx (N,C) also scale times the gradient of their sum with
+ * respect to the last layer's output, and the gradients of head and final norm are added to. */
 void head_loss(const struct pass *p, struct workspace *w, const struct tensor *dx, float scale);
 
 /* dx (N,C): gradient of the last layer's output. Adds to every gradient that is trained. */
@@ -143,8 +143,8 @@ void model_backward(const struct pass *p, struct workspace *w, const struct batc
 void model_step(struct workspace *w, const struct batch *b, uint64_t seed, uint64_t draw, float scale,
                 const struct tensor *total);
 
-/* The lowest layer (or 0: the embedding or pictures; layers + 1: the head) whose output after model_forward holds a number
- * that is not finite; -1: none. Needs a training workspace that keeps inputs. */
+/* The lowest layer (or 0: the embedding or pictures; layers + 1: the head) whose output after model_forward holds a
+ * number that is not finite; -1: none. Needs a training workspace that keeps inputs. */
 int64_t model_find_nonfinite(struct workspace *w);
 
 /* logits (V) F32 on the host of the last position of the pass. */

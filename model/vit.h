@@ -1,10 +1,10 @@
-/* The vision towers of SigLIP (Zhai et al., 2023) and CLIP (Radford et al., 2021), as far as mllava uses them: patches of
- * one picture size, learned positions, layers of LayerNorm, full attention and an ungated feed-forward, all with biases.
- * CLIP has a class token before the patches and a norm before the first layer. The feature is the output of an inner
- * layer without the final norm.
+/* The vision towers of SigLIP (Zhai et al., 2023) and CLIP (Radford et al., 2021), as far as mllava uses them: patches
+ * of one picture size, learned positions, layers of LayerNorm, full attention and an ungated feed-forward, all with
+ * biases. CLIP has a class token before the patches and a norm before the first layer. The feature is the output of an
+ * inner layer without the final norm.
  *
- * P patches of a picture, R rows of a picture (P, and the class token where there is one), n pictures, C channels, F ffn,
- * H heads. */
+ * P patches of a picture, R rows of a picture (P, and the class token where there is one), n pictures, C channels, F
+ * ffn, H heads. */
 #ifndef MODEL_VIT_H
 #define MODEL_VIT_H
 
@@ -29,13 +29,13 @@ struct vit {
 };
 
 struct vit_block_acts {
-    struct tensor input;                // (N,C)
-    struct tensor norm1, mean1, rstd1;  // (N,C) (N) (N)
-    struct tensor q, k, v;              // (N,H,D)
-    struct tensor attended, lse;        // (N,H,D) (N,H)
-    struct tensor middle;               // (N,C)
-    struct tensor norm2, mean2, rstd2;  // (N,C) (N) (N)
-    struct tensor hidden, active;       // (N,F)
+    struct tensor input;               // (N,C)
+    struct tensor norm1, mean1, rstd1; // (N,C) (N) (N)
+    struct tensor q, k, v;             // (N,H,D)
+    struct tensor attended, lse;       // (N,H,D) (N,H)
+    struct tensor middle;              // (N,C)
+    struct tensor norm2, mean2, rstd2; // (N,C) (N) (N)
+    struct tensor hidden, active;      // (N,F)
     struct linear_acts lq, lk, lv, lo, lfc1, lfc2;
 };
 

@@ -8,7 +8,8 @@
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
-static void read_back(const cJSON *tree, char *text, cJSON *(*parse)(const char *, size_t, const char *, struct err *)) {
+static void read_back(const cJSON *tree, char *text,
+                      cJSON *(*parse)(const char *, size_t, const char *, struct err *)) {
     struct err e = {0};
     cJSON *again = parse(text, strlen(text), "written", &e);
     if (!again || !cJSON_Compare(tree, again, true)) abort();

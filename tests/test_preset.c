@@ -64,16 +64,27 @@ static void test_published_counts(void **state) {
     }
 }
 
+<<<<<<< HEAD
 /* Llama-3-8B with two tokens more, SigLIP so400m as published with its pooling head, and two projections with biases.
  * */
+=======
+/* Llama-3-8B with two tokens more, a tower as published (SigLIP so400m with its pooling head, CLIP ViT-L/14 at 336
+ * pixels), and two projections with biases. */
+>>>>>>> ccb273c (Tests: mllava with CLIP against PyTorch, with and without the class token, adapters on the tower)
 static void test_mantis_is_the_sum_of_its_parts(void **state) {
     (void)state;
-    struct err e = {0};
-    const int64_t language = 8030261248 + 2 * 2 * 4096, tower = 428225600;
-    const int64_t projector = (1152 + 1) * 4096 + (4096 + 1) * 4096;
-    const struct preset *p = preset_find("mantis-8b-siglip-llama3", &e);
-    assert_non_null(p);
-    assert_int_equal(count_parameters(p), language + tower + projector);
+    static const struct {
+        const char *name;
+        int64_t tower, width;
+    } mantis[] = {{"mantis-8b-siglip-llama3", 428225600, 1152}, {"mantis-8b-clip-llama3", 303507456, 1024}};
+    for (size_t i = 0; i < sizeof mantis / sizeof *mantis; i++) {
+        struct err e = {0};
+        const int64_t language = 8030261248 + 2 * 2 * 4096;
+        const int64_t projector = (mantis[i].width + 1) * 4096 + (4096 + 1) * 4096;
+        const struct preset *p = preset_find(mantis[i].name, &e);
+        assert_non_null(p);
+        assert_int_equal(count_parameters(p), language + mantis[i].tower + projector);
+    }
 }
 
 static void test_unknown_names_the_nearest(void **state) {

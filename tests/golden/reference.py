@@ -50,7 +50,8 @@ from torch import nn
 from transformers import get_scheduler
 
 from chat_text import IGNORED, labels_of, place_pictures, render, sentence
-from tiny_models import BASES, OUT, PICTURE, Mllava, load_base, seed_of, write_json, write_model
+from tiny_models import BASES, OUT, PICTURE, Mllava, is_clip, load_base, per_picture, picture_scale, seed_of, write_json
+from tiny_models import write_model
 
 MADE_WITH = {name: version(name) for name in ("torch", "transformers", "peft", "bitsandbytes", "tokenizers")}
 TOLERANCE = {
@@ -71,15 +72,22 @@ def picture_file(rng, path):
     Image.fromarray(np.clip(np.stack(wave, -1) + 70, 0, 255).astype(np.uint8)).save(path, optimize=True)
 
 
-def pixels_of(path, size):
-    """(3, size, size): a side of at least 16, then resized on bytes, bicubic; x / 255; (x - 0.5) / 0.5."""
+def pixels_of(path, vision):
+    """(3, size, size): a side of at least 16; resized on bytes, bicubic, to a square (SigLIP), or the shortest side and cut
+    out of the middle (CLIP); x / 255; (x - mean) / std."""
+    size, (mean, std) = vision.image_size, picture_scale(vision)
     image = Image.open(path).convert("RGB")
     if min(image.size) < 16:
         scale = max(16 / side for side in image.size)
         image = image.resize([int(side * scale) for side in image.size], Image.BICUBIC)
-    small = image.resize((size, size), Image.BICUBIC)
+    wide, high = size, size
+    if is_clip(vision):
+        wide, high = (int(size * side / min(image.size)) for side in image.size)
+    small = image.resize((wide, high), Image.BICUBIC)
+    left, top = (wide - size) // 2, (high - size) // 2
+    small = small.crop((left, top, left + size, top + size))
     x = (np.asarray(small).astype(np.float64) * (1 / 255)).astype(np.float32)
-    return torch.from_numpy((x - np.float32(0.5)) / np.float32(0.5)).permute(2, 0, 1)
+    return torch.from_numpy((x - np.float32(mean)) / np.float32(std)).permute(2, 0, 1)
 
 
 def write_rows(name, folder, count, split, pictures):
@@ -109,11 +117,16 @@ def turns_of(row):
     return [("assistant" if k % 2 else "user", t.get("content") or t["value"]) for k, t in enumerate(turns)]
 
 
-def expand(ids, labels, image_token, per_picture):
-    """Each picture's token becomes per_picture positions; labels move one to the left."""
+def features_of(base):
+    """Positions that a picture takes in a base."""
+    return per_picture(BASES[base]["vision"](), BASES[base].get("strategy", "default")) if "vision" in BASES[base] else 0
+
+
+def expand(ids, labels, image_token, features):
+    """Each picture's token becomes so many positions; labels move one to the left."""
     out, moved = [], []
     for token, label in zip(ids, labels):
-        n = per_picture if token == image_token else 1
+        n = features if token == image_token else 1
         out += [PICTURE] * n if token == image_token else [token]
         moved += [IGNORED if token == image_token else label] * n
     return out, moved[1:] + [IGNORED]
@@ -123,15 +136,15 @@ def chat_rows(base, folder):
     """rows.jsonl as a model sees it: ids, targets, pixels."""
     tokenizer = Tokenizer.from_file(str(OUT / base / "model" / "tokenizer.json"))
     vision = BASES[base]["vision"]() if "vision" in BASES[base] else None
-    per_picture = (vision.image_size // vision.patch_size) ** 2 - 1 if vision else 0
+    features = features_of(base)
     rows = []
     for line in (folder / "rows.jsonl").read_text().splitlines():
         row = json.loads(line)
         images = row.get("images", [])
         ids = tokenizer.encode(render(place_pictures(turns_of(row), len(images)))).ids
         labels = labels_of(ids, tokenizer.token_to_id("<|eot_id|>"))
-        ids, targets = expand(ids, labels, tokenizer.token_to_id("<image>"), per_picture)
-        pixels = [pixels_of(folder / path, vision.image_size) for path in images]
+        ids, targets = expand(ids, labels, tokenizer.token_to_id("<image>"), features)
+        pixels = [pixels_of(folder / path, vision) for path in images]
         rows.append({"id": row["id"], "ids": ids, "targets": targets, "pixels": torch.stack(pixels) if pixels else []})
     return rows
 
@@ -150,8 +163,7 @@ def plain_rows(base, name):
             for at in pictures:
                 ids[at] = 299
                 pixels.append(torch.randn(3, vision.image_size, vision.image_size, generator=g) * 0.5)
-            per_picture = (vision.image_size // vision.patch_size) ** 2 - 1
-            ids, targets = expand(ids, labels, 299, per_picture)
+            ids, targets = expand(ids, labels, 299, features_of(base))
         else:
             targets = labels[1:] + [IGNORED]
         rows.append({"ids": ids, "targets": targets, "pixels": torch.stack(pixels) if pixels else []})
@@ -437,6 +449,12 @@ ADAPTERS = {
         lora=dict(r=2, lora_alpha=4, use_dora=True, target_modules=["q_proj", "v_proj"]),
         train=dict(lr_scheduler_type="constant", per_device_train_batch_size=1, loss_normalization="micro_batch"),
     ),
+    "mllava-clip-suffix": dict(
+        about="mllava with CLIP, suffixes that match every linear layer of the tower and some of the language model",
+        base="mllava-clip",
+        lora=dict(r=3, lora_alpha=5, target_modules=["q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2"]),
+        train=dict(lr_scheduler_type="cosine", warmup_steps=1),
+    ),
 }
 
 SETTINGS = dict(
@@ -587,14 +605,14 @@ def make_prompt(name):
     if vision:
         for k in range(2):
             picture_file(random.Random(k), folder / f"images/{k}.png")
-            pixels.append(pixels_of(folder / f"images/{k}.png", vision.image_size))
+            pixels.append(pixels_of(folder / f"images/{k}.png", vision))
     rng = random.Random(seed_of(name))
     for _ in range(50):
         prompt = sentence(rng, 8)
         if vision:
             prompt = f"What joins <image> and <image>? {prompt}"
             ids = tokenizer.encode(render(place_pictures([("user", prompt)], 2), open_turn=True)).ids
-            ids, _ = expand(ids, ids, 299, (vision.image_size // vision.patch_size) ** 2 - 1)
+            ids, _ = expand(ids, ids, 299, features_of(p["base"]))
         else:
             ids = tokenizer.encode(prompt).ids
         tokens, gap = greedy(model, {"ids": ids, "pixels": torch.stack(pixels) if pixels else []})

@@ -10,21 +10,39 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig, LlamaConfig, LlamaForCausalLM, MistralConfig
-from transformers import Qwen2Config, SiglipVisionConfig, SiglipVisionModel
+from transformers import CLIPVisionConfig, CLIPVisionModel, Qwen2Config, SiglipVisionConfig, SiglipVisionModel
 
 from chat_text import IGNORED, PICTURE_TOKENS, SPECIALS, make_tokenizer
 
 OUT = Path(__file__).resolve().parent / "models"
 PICTURE = -1  # in ids: a position that holds a picture's feature
 
+
+def is_clip(vision):
+    return isinstance(vision, CLIPVisionConfig)
+
+
+def per_picture(vision, strategy="default"):
+    """Features of a picture: of CLIP a class token and the patches; "default" leaves the first out, whatever it is."""
+    return (vision.image_size // vision.patch_size) ** 2 + is_clip(vision) - (strategy == "default")
+
+
+def picture_scale(vision):
+    """Mean and standard deviation of the three colours."""
+    if is_clip(vision):
+        return [0.48145466, 0.4578275, 0.40821073], [0.26862954, 0.26130258, 0.27577711]
+    return [0.5] * 3, [0.5] * 3
+
+
 class Tower(nn.Module):
-    def __init__(self, config):
+    def __init__(self, config, strategy):
         super().__init__()
-        self.vision_model = SiglipVisionModel(config)
+        self.vision_model = CLIPVisionModel(config) if is_clip(config) else SiglipVisionModel(config)
+        self.first = 1 if strategy == "default" else 0
 
     def forward(self, pixels):
-        """The second last block's output without its first patch: what Mantis takes from a SigLIP tower."""
-        return self.vision_model(pixels, output_hidden_states=True).hidden_states[-2][:, 1:]
+        """The second last block's output: what Mantis takes from a tower."""
+        return self.vision_model(pixels, output_hidden_states=True).hidden_states[-2][:, self.first :]
 
 
 class Projector(nn.Module):
@@ -40,12 +58,11 @@ class Projector(nn.Module):
 class Mllava(nn.Module):
     """Mantis' LLaVA from transformers' parts; the names of its parameters are those of the published checkpoints."""
 
-    def __init__(self, vision, text):
+    def __init__(self, vision, text, strategy="default"):
         super().__init__()
-        self.vision_tower = Tower(vision)
+        self.vision_tower = Tower(vision, strategy)
         self.multi_modal_projector = Projector(vision.hidden_size, text.hidden_size)
         self.language_model = LlamaForCausalLM(text)
-        self.per_picture = (vision.image_size // vision.patch_size) ** 2 - 1
 
     def forward(self, ids, pixels):
         x = self.language_model.get_input_embeddings()(ids.clamp(min=0))
@@ -53,6 +70,10 @@ class Mllava(nn.Module):
             features = self.multi_modal_projector(self.vision_tower(pixels.to(x.dtype)))
             x = x.masked_scatter((ids == PICTURE).unsqueeze(-1), features)
         return self.language_model(inputs_embeds=x).logits
+
+
+def make_mllava(base):
+    return Mllava(base["vision"](), base["config"](), base.get("strategy", "default"))
 
 
 def randomise(model, seed):
@@ -103,6 +124,12 @@ def text_config(kind, **more):
 def make_llama(**more):
     sizes = dict(hidden_size=32, intermediate_size=60, num_attention_heads=4, num_key_value_heads=2, rms_norm_eps=1e-5)
     return text_config("llama", **{**sizes, **more})
+
+
+def make_clip(**more):
+    return CLIPVisionConfig(
+        hidden_size=24, intermediate_size=40, num_hidden_layers=3, num_attention_heads=3, projection_dim=16, **more
+    )
 
 
 BASES = {
@@ -205,6 +232,19 @@ BASES = {
         ),
         layout=4,
     ),
+    "mllava-clip": dict(
+        about="mllava: CLIP tower with a class token, which is left out; patches that do not fill the picture",
+        config=lambda: make_llama(vocab_size=301),
+        vision=lambda: make_clip(image_size=23, patch_size=7),
+        layout=4,
+    ),
+    "mllava-clip-full": dict(
+        about="mllava: CLIP tower whose class token is a feature too; gelu",
+        config=lambda: make_llama(vocab_size=301),
+        vision=lambda: make_clip(image_size=16, patch_size=8, hidden_act="gelu", layer_norm_eps=3e-5),
+        strategy="full",
+        layout=4,
+    ),
 }
 
 
@@ -223,7 +263,7 @@ def write_model(name, folder):
     folder.mkdir(parents=True)
     torch.manual_seed(0)
     if "vision" in base:
-        model = Mllava(base["vision"](), base["config"]())
+        model = make_mllava(base)
     else:
         model = AutoModelForCausalLM.from_config(base["config"](), dtype=torch.float32)
     randomise(model, seed_of(name))
@@ -257,6 +297,9 @@ def write_mllava(base, model, folder):
     text, vision = base["config"]().to_dict(), base["vision"]()
     text = without_layout5({**text, "dtype": "float32", "architectures": ["LlamaForCausalLM"]})
     keys = "hidden_size intermediate_size num_hidden_layers num_attention_heads image_size patch_size hidden_act"
+    shape = {k: getattr(vision, k) for k in ["layer_norm_eps", *keys.split()]}
+    if is_clip(vision):  # published ones leave out what is the default of the class
+        shape = {k: v for k, v in shape.items() if v != getattr(CLIPVisionConfig(), k)}
     write_json(
         folder / "config.json",
         {
@@ -267,29 +310,36 @@ def write_mllava(base, model, folder):
             "pad_token_id": 300,
             "projector_hidden_act": "gelu",
             "vision_feature_layer": -2,
-            "vision_feature_select_strategy": "default",
+            "vision_feature_select_strategy": base.get("strategy", "default"),
             "text_config": text,
-            "vision_config": {"model_type": "siglip_vision_model", "layer_norm_eps": vision.layer_norm_eps}
-            | {k: getattr(vision, k) for k in keys.split()},
+            "vision_config": {"model_type": vision.model_type} | shape,
             "torch_dtype": "float32",
             "transformers_version": "4.45.2",
         },
     )
     size = {"height": vision.image_size, "width": vision.image_size}
+    kind = {"image_processor_type": "SiglipImageProcessor", "size": size}
+    if is_clip(vision):
+        kind = {
+            "image_processor_type": "CLIPImageProcessor",
+            "size": {"shortest_edge": vision.image_size},
+            "do_center_crop": True,
+            "crop_size": size,
+        }
+    mean, std = picture_scale(vision)
     write_json(
         folder / "preprocessor_config.json",
         {
-            "image_processor_type": "SiglipImageProcessor",
             "processor_class": "MLlavaProcessor",
             "do_resize": True,
             "do_rescale": True,
             "do_normalize": True,
             "resample": 3,
             "rescale_factor": 1 / 255,
-            "image_mean": [0.5] * 3,
-            "image_std": [0.5] * 3,
-            "size": size,
-        },
+            "image_mean": mean,
+            "image_std": std,
+        }
+        | kind,
     )
     save_file(model.state_dict(), folder / "model.safetensors", metadata={"format": "pt"})
 
@@ -332,7 +382,7 @@ def load_base(name, quantised=False):
     """The frozen model of a folder, in float32; 4-bit weights are decoded first, or left to bitsandbytes."""
     base, folder = BASES[name], OUT / name / "model"
     if "vision" in base:
-        model = Mllava(base["vision"](), base["config"]())
+        model = make_mllava(base)
         model.load_state_dict(load_file(folder / "model.safetensors"))
     elif "quantise" in base and not quantised:
         model = AutoModelForCausalLM.from_config(base["config"](), dtype=torch.float32)
