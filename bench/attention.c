@@ -93,14 +93,14 @@ static void measure(struct backend *be, const struct row *r) {
 
 int main(int argc, char **argv) {
     struct err e = {0};
-    struct backend *be = backend_new("cpu", argc > 1 ? atoi(argv[1]) : 1, &e);
+    struct backend *be = backend_new("cpu", argc > 1 ? (int)strtol(argv[1], NULL, 10) : 1, &e);
     if (!be) {
         fprintf(stderr, "%s\n", e.text);
         return 1;
     }
     printf("%s\n", backend_describe(be));
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++)
-        if ((argc < 3 || strcmp(argv[2], dtype_name(rows[i].act)) == 0) && (argc < 4 || (size_t)atoi(argv[3]) == i))
+        if ((argc < 3 || strcmp(argv[2], dtype_name(rows[i].act)) == 0) && (argc < 4 || strtoul(argv[3], NULL, 10) == i))
             measure(be, &rows[i]);
     backend_free(be);
     return 0;

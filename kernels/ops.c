@@ -56,7 +56,8 @@ enum {
 #define WANT1(t, type, a)       want(__func__, #t, t, type, 1, a, 1, 1, 1)
 #define WANT2(t, type, a, b)    want(__func__, #t, t, type, 2, a, b, 1, 1)
 #define WANT3(t, type, a, b, c) want(__func__, #t, t, type, 3, a, b, c, 1)
-#define WANT_LIKE(t, u)         want(__func__, #t, t, (u)->type, (u)->rank, (u)->dim[0], (u)->dim[1], (u)->dim[2], (u)->dim[3])
+#define WANT_LIKE(t, u) \
+    want(__func__, #t, t, (u)->type, (u)->rank, (u)->dim[0], (u)->dim[1], (u)->dim[2], (u)->dim[3])
 #define WANT_ACT(t, rank)       want_kind(__func__, #t, t, ACT, "f32 or bf16", rank)
 #define WANT_FLOAT(t, rank)     want_kind(__func__, #t, t, FLOAT, "f32, bf16 or f16", rank)
 #define WANT_WEIGHT(t)          want_kind(__func__, #t, t, WEIGHT, "f32, bf16, f16, nf4 or fp4", 2)
