@@ -100,7 +100,8 @@ int main(int argc, char **argv) {
     }
     printf("%s\n", backend_describe(be));
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++)
-        if ((argc < 3 || strcmp(argv[2], dtype_name(rows[i].act)) == 0) && (argc < 4 || strtoul(argv[3], NULL, 10) == i))
+        if ((argc < 3 || strcmp(argv[2], dtype_name(rows[i].act)) == 0) &&
+            (argc < 4 || strtoul(argv[3], NULL, 10) == i))
             measure(be, &rows[i]);
     backend_free(be);
     return 0;

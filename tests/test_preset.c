@@ -64,8 +64,8 @@ static void test_published_counts(void **state) {
     }
 }
 
-/* Llama-3-8B with two tokens more, a tower as published (SigLIP so400m with its pooling head, CLIP ViT-L/14 at 336 pixels),
- * and two projections with biases. */
+/* Llama-3-8B with two tokens more, a tower as published (SigLIP so400m with its pooling head, CLIP ViT-L/14 at 336
+ * pixels), and two projections with biases. */
 static void test_mantis_is_the_sum_of_its_parts(void **state) {
     (void)state;
     static const struct {

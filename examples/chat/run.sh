@@ -50,7 +50,10 @@ score() {
 
 right() { awk -F'\t' '$3 == $4' "$1" | wc -l; }
 
-loss() { "$graft" eval "$out/base-nf4" --data "$out/data.yaml" --batch_size 10 --dtype bf16 --quiet "$@" | sed -n 's/^loss *//p'; }
+loss() {
+    "$graft" eval "$out/base-nf4" --data "$out/data.yaml" --batch_size 10 --dtype bf16 --quiet "$@" |
+        sed -n "s/^loss *//p"
+}
 
 began=$(date +%s)
 rm -rf "$out"
