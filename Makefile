@@ -107,7 +107,7 @@ deps: ## checks every dependency; names and installs the missing Debian packages
 tests: $(BUILD)/graft $(EXAMPLES) $(TESTS)
 
 demo: deps ## makes a small model and data, trains an adapter, shows what it learned; minutes, in build/demo
-	@$(MAKE) --no-print-directory FLAVOUR=$(FLAVOUR) $(BUILD)/graft $(EXAMPLES)
+	@$(MAKE) -s FLAVOUR=$(FLAVOUR) $(BUILD)/graft $(EXAMPLES)
 	@sh examples/chat/run.sh $(BUILD)
 
 test: deps ## every test that this machine can run
