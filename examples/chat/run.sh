@@ -74,6 +74,7 @@ run "$graft" quantize "$out/base" --out "$out/base-nf4" --quiet
 
 say "4. Before: the val loss, and $ask questions about pictures that no training row has."
 before=$(loss)
+[ -n "$before" ]
 score "$out/before.tsv"
 echo "val loss $before, $(right "$out/before.tsv") of $ask answers right"
 
@@ -83,6 +84,7 @@ train "$out/config.yaml" --dtype bf16 $steps
 
 say '6. After: the same with the adapter.'
 after=$(loss --adapter "$out/adapter")
+[ -n "$after" ]
 score "$out/after.tsv" --adapter "$out/adapter"
 echo "val loss $after, $(right "$out/after.tsv") of $ask answers right"
 
