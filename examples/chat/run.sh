@@ -52,7 +52,7 @@ right() { awk -F'\t' '$3 == $4' "$1" | wc -l; }
 
 loss() {
     "$graft" eval "$out/base-nf4" --data "$out/data.yaml" --batch_size 10 --dtype bf16 --quiet "$@" |
-        sed -n "s/^loss *//p"
+        sed -n 's/^loss *//p'
 }
 
 began=$(date +%s)
