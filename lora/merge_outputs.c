@@ -332,14 +332,15 @@ enum status merge_check_outputs(struct merge *m, const char *dir, const struct p
     int64_t V = m->model->config.text.vocab, N;
     fed_init(&f, m->model, p);
     float *base = logits_of(m->model, &f, e), *want = base ? adapted_logits(m, &f, e) : NULL;
+    if (want) compare(&effect, base, want, f.batch.N, V);
+    free(base);
     float *got = want ? folder_logits(dir, m->o.be, p, &V, &N, e) : NULL;
     if (got) {
-        compare(&effect, base, want, f.batch.N, V);
         compare(out, want, got, f.batch.N, V);
         out->effect = effect.rms;
         out->allowed = GAIN * weight_error(m) * sqrt((double)m->model->linear_count + 1) * out->logit_rms;
     }
-    free(base), free(want), free(got);
+    free(want), free(got);
     fed_free(&f);
     return e->code;
 }

@@ -1,0 +1,363 @@
+/* Merging: against what PEFT's merge_and_unload gives, the files around the weights, and a checker that must notice. */
+#include <math.h>
+#include <setjmp.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include "base/file.h"
+#include "base/half.h"
+#include "base/json.h"
+#include "base/memory.h"
+#include "base/rng.h"
+#include "base/safetensors.h"
+#include "lora/merge.h"
+#include "lora/merge_config.h"
+#include "tests/adapter_fixture.h"
+
+#define EXPECTED "tests/golden/merge/"
+
+struct merging {
+    const char *name; // of the expected tensors
+    const char *model;
+    const char *adapter[2]; // below tests/golden, or NULL
+    double weight[2];
+};
+
+static const struct merging MERGINGS[] = {
+    {"lora", "llama", {"models/lora/adapter"}, {1}},
+    {"rslora", "llama", {"models/rslora/adapter"}, {1}},
+    {"dora", "llama", {"models/dora/adapter"}, {1}},
+    {"dora-bias", "llama-bias", {"models/dora-bias/adapter"}, {1}},
+    {"lora-bias", "llama-bias", {"models/lora-bias/adapter"}, {1}},
+    {"bias-all", "llama-bias", {"models/bias-all/adapter"}, {1}},
+    {"bias-lora-only", "qwen2", {"models/bias-lora-only/adapter"}, {1}},
+    {"saved-modules", "mistral", {"models/saved-modules/adapter"}, {1}},
+    {"patterns", "qwen2-heads", {"models/patterns/adapter"}, {1}},
+    {"nf4-lora", "nf4", {"models/nf4-lora/adapter"}, {1}},
+    {"nf4-dora", "nf4-double", {"models/nf4-dora/adapter"}, {1}},
+    {"fp4-lora", "fp4", {"models/fp4-lora/adapter"}, {1}},
+    {"mllava-lora", "mllava", {"models/mllava-lora/adapter"}, {1}},
+    {"mllava-suffix", "mllava", {"models/mllava-suffix/adapter"}, {1}},
+    {"pair", "llama", {"models/lora/adapter", "models/rslora/adapter"}, {0.75, -0.5}},
+    {"tied-saved", "qwen2", {"merge/tied-saved"}, {1}},
+    {"tied-embed", "qwen2", {"merge/tied-embed"}, {1}},
+    {"tied-target", "qwen2", {"merge/tied-target"}, {1}},
+};
+enum { MERGING_COUNT = sizeof MERGINGS / sizeof *MERGINGS };
+
+static const struct merging *merging_named(const char *name) {
+    for (int i = 0; i < MERGING_COUNT; i++)
+        if (strcmp(MERGINGS[i].name, name) == 0) return &MERGINGS[i];
+    fail_msg("no case %s", name);
+    return NULL;
+}
+
+/* Options whose texts live in the struct. */
+struct asked {
+    struct merge_options o;
+    struct merge_adapter adapters[2];
+    char *texts[3];
+};
+
+static void ask(struct asked *a, struct fixture *f, const struct merging *g) {
+    *a = (struct asked){0};
+    a->texts[2] = mem_format(MODELS "%s/model", g->model);
+    a->o = (struct merge_options){
+        .model = a->texts[2], .adapters = a->adapters, .as_stored = true, .max_shard_size = 20000, .be = f->be};
+    for (int k = 0; k < 2 && g->adapter[k]; k++, a->o.adapter_count++) {
+        a->texts[k] = mem_format("tests/golden/%s", g->adapter[k]);
+        a->adapters[k] = (struct merge_adapter){a->texts[k], g->weight[k]};
+    }
+}
+
+static void ask_end(struct asked *a) { free(a->texts[0]), free(a->texts[1]), free(a->texts[2]); }
+
+static int32_t noise[48];
+static const int64_t noise_offsets[] = {0, 16, 48};
+static const struct prompts PROMPTS = {noise, noise_offsets, 2};
+
+static void fill_noise(void) {
+    for (uint64_t i = 0; i < 48; i++) noise[i] = (int32_t)(200 * rng_uniform(9, 9, i));
+}
+
+/* --- against PEFT ------------------------------------------------------------------------------------------------ */
+
+static float number(const struct st_entry *t, size_t i) {
+    float f;
+    uint16_t h;
+    if (t->type == ST_F32) return memcpy(&f, (const char *)t->data + 4 * i, 4), f;
+    memcpy(&h, (const char *)t->data + 2 * i, 2);
+    return t->type == ST_BF16 ? bf16_to_float(h) : f16_to_float(h);
+}
+
+/* Sums of a few F32 products in another order: 4 units in the last place of the tensor's largest number, and in a type
+ * of 16 bits one unit of that, where the two lie on either side of a cut. */
+static void same_numbers(const char *name, const struct st_entry *got, const struct st_entry *want) {
+    size_t n = want->bytes / 4;
+    double largest = 0, u = got->type == ST_BF16 ? 0x1p-7 : got->type == ST_F16 ? 0x1p-10 : 0;
+    if (!got || got->bytes / st_type_size(got->type) != n) fail_msg("%s: %s is missing or misshapen", name, want->name);
+    for (size_t i = 0; i < n; i++) largest = fmax(largest, fabs((double)number(want, i)));
+    for (size_t i = 0; i < n; i++) {
+        double tolerance = 4 * 0x1p-23 * largest + u * fabs((double)number(want, i));
+        if (!(fabs((double)number(got, i) - number(want, i)) <= tolerance))
+            fail_msg("%s: %s[%zu] is %.9g, wanted %.9g", name, want->name, i, (double)number(got, i),
+                     (double)number(want, i));
+    }
+}
+
+/* All that PEFT changed, and what it left alone as the base has it. */
+static void check_tensors(struct fixture *f, const struct merging *g, const char *dir) {
+    struct st_set got = {0}, want = {0}, base = {0};
+    char *path = mem_format(EXPECTED "%s.safetensors", g->name), *model = mem_format(MODELS "%s/model", g->model);
+    st_open_dir(&got, dir, "model", &f->e);
+    st_open_file(&want, path, &f->e);
+    st_open_dir(&base, model, "model", &f->e);
+    expect_good(&f->e);
+    for (size_t i = 0; i < want.count; i++)
+        same_numbers(g->name, st_find(&got, want.entries[i].name), &want.entries[i]);
+    for (size_t i = 0; i < got.count; i++) {
+        const struct st_entry *t = &got.entries[i], *b = st_find(&base, t->name);
+        if (st_find(&want, t->name) || (b && b->type == ST_U8)) continue;
+        if (!b) b = st_find(&base, "model.embed_tokens.weight"); // a head that was tied to it
+        if (t->type != b->type) continue;
+        assert_int_equal(t->bytes, b->bytes);
+        assert_memory_equal(t->data, b->data, t->bytes);
+    }
+    st_close(&got), st_close(&want), st_close(&base);
+    free(path), free(model);
+}
+
+static void merge_case(struct fixture *f, const struct merging *g, bool as_stored, enum dtype type) {
+    struct asked a;
+    struct merge *m;
+    struct weights_check weights;
+    struct outputs_check outputs;
+    char *dir = mem_format("%s/%s-%s", f->tmp, g->name, as_stored ? "stored" : dtype_name(type));
+    ask(&a, f, g);
+    a.o.as_stored = as_stored, a.o.type = type;
+    dir_make(dir, &f->e);
+    merge_open(&m, &a.o, &f->e);
+    expect_good(&f->e);
+    merge_write(m, dir, &f->e);
+    merge_check_weights(m, dir, &weights, &f->e);
+    expect_good(&f->e);
+    assert_int_equal(weights.changed + weights.equal, merge_count(m).tensors);
+    merge_check_outputs(m, dir, &PROMPTS, &outputs, &f->e);
+    expect_good(&f->e);
+    assert_true(outputs.rms <= outputs.allowed);
+    assert_true(outputs.effect > 4 * outputs.allowed || !as_stored); // the check would see an adapter that is missing
+    check_tensors(f, g, dir);
+    merge_free(m);
+    ask_end(&a);
+    free(dir);
+}
+
+static void test_as_peft_merges(void **state) {
+    for (int i = 0; i < MERGING_COUNT; i++) merge_case(*state, &MERGINGS[i], true, F32);
+}
+
+static void test_types(void **state) {
+    static const char *const names[] = {"lora", "dora", "nf4-dora", "lora-bias", "tied-target"};
+    static const enum dtype types[] = {BF16, F16, F32};
+    for (int i = 0; i < 5; i++)
+        for (int k = 0; k < 3; k++) merge_case(*state, merging_named(names[i]), false, types[k]);
+}
+
+/* --- the checkers notice ----------------------------------------------------------------------------------------- */
+
+/* Writes a merge, changes one number of one tensor, and checks again. */
+static enum status check_after(struct fixture *f, const char *name, const char *tensor, size_t at, float factor) {
+    struct asked a;
+    struct merge *m;
+    struct weights_check weights;
+    struct st_set set = {0};
+    char *dir = mem_format("%s/changed", f->tmp), *path = path_join(dir, "model.safetensors");
+    ask(&a, f, merging_named(name));
+    a.o.max_shard_size = 1 << 30;
+    dir_remove(dir, &f->e), dir_make(dir, &f->e);
+    merge_open(&m, &a.o, &f->e);
+    merge_write(m, dir, &f->e);
+    st_open_file(&set, path, &f->e);
+    expect_good(&f->e);
+    const struct st_entry *t = st_find(&set, tensor);
+    assert_non_null(t);
+    float value = number(t, at) * factor;
+    long place = (long)((const char *)t->data - (const char *)set.entries[0].data);
+    for (size_t i = 0; i < set.count; i++) { // the first of the file
+        long p = (long)((const char *)t->data - (const char *)set.entries[i].data);
+        if (p > place) place = p;
+    }
+    FILE *file = fopen(path, "r+b");
+    uint64_t header;
+    assert_int_equal(fread(&header, 8, 1, file), 1);
+    assert_int_equal(fseek(file, 8 + (long)header + place + 4 * (long)at, SEEK_SET), 0);
+    assert_int_equal(fwrite(&value, 4, 1, file), 1);
+    fclose(file);
+    st_close(&set);
+    enum status st = merge_check_weights(m, dir, &weights, &f->e);
+    merge_free(m);
+    ask_end(&a);
+    free(dir), free(path);
+    return st;
+}
+
+static void test_check_weights_notices(void **state) {
+    struct fixture *f = *state;
+    assert_int_equal(check_after(f, "lora", "model.layers.0.mlp.up_proj.weight", 7, 1.0f), ST_OK);
+    expect_error(f, check_after(f, "lora", "model.layers.0.mlp.up_proj.weight", 7, 1.01f), "up_proj.weight");
+    expect_error(f, check_after(f, "dora", "model.layers.1.mlp.down_proj.weight", 5, 1.01f), "down_proj.weight");
+    expect_error(f, check_after(f, "lora", "model.norm.weight", 3, 1.000001f), "model.norm.weight differs");
+    expect_error(f, check_after(f, "lora-bias", "model.layers.0.self_attn.q_proj.bias", 3, 1.01f), "q_proj.bias");
+    expect_error(f, check_after(f, "lora", "model.layers.0.mlp.up_proj.weight", 7, NAN), "up_proj.weight");
+}
+
+/* Logits of another adapter's merge are not those of this one. */
+static void test_check_outputs_notices(void **state) {
+    struct fixture *f = *state;
+    struct asked a, b;
+    struct merge *one, *two;
+    struct outputs_check outputs;
+    char *dir = mem_format("%s/other", f->tmp);
+    dir_make(dir, &f->e);
+    ask(&a, f, merging_named("lora")), ask(&b, f, merging_named("rslora"));
+    merge_open(&one, &a.o, &f->e), merge_open(&two, &b.o, &f->e);
+    merge_write(two, dir, &f->e);
+    merge_check_outputs(one, dir, &PROMPTS, &outputs, &f->e);
+    expect_good(&f->e);
+    assert_true(outputs.rms > outputs.allowed);
+    assert_true(outputs.kl_mean > 1e-3);
+    merge_free(one), merge_free(two);
+    ask_end(&a), ask_end(&b);
+    free(dir);
+}
+
+/* --- what is refused --------------------------------------------------------------------------------------------- */
+
+static void refuse(struct fixture *f, const struct merging *g, const char *part) {
+    struct asked a;
+    struct merge *m;
+    ask(&a, f, g);
+    expect_error(f, merge_open(&m, &a.o, &f->e), part);
+    assert_null(m);
+    ask_end(&a);
+}
+
+static void test_refuses(void **state) {
+    struct fixture *f = *state;
+    const struct merging weighted = {"", "llama", {"models/dora/adapter"}, {0.5}};
+    const struct merging mixture = {"", "llama", {"models/lora/adapter", "models/dora/adapter"}, {1, 1}};
+    const struct merging other = {"", "mistral", {"models/lora/adapter"}, {1}};
+    const struct merging nothing = {"", "llama", {NULL}, {0}};
+    const struct merging zero = {"", "llama", {"models/lora/adapter"}, {0}};
+    refuse(f, &weighted, "merge it alone");
+    refuse(f, &mixture, "merge it alone");
+    refuse(f, &other, "shape");
+    refuse(f, &nothing, "no adapter");
+    refuse(f, &zero, "weight");
+}
+
+/* PEFT's lora_bias on a layer without bias: there is no tensor that could hold it. */
+static void test_refuses_bias_without_place(void **state) {
+    struct fixture *f = *state;
+    struct adapter *adapter;
+    struct asked a;
+    struct merge *m;
+    const struct merging g = {"", "llama", {NULL}, {0}};
+    fixture_model(f, "llama");
+    struct adapter_options o = {.r = 2, .alpha = 2, .lora_bias = true, .task_type = "CAUSAL_LM"};
+    adapter = fixture_adapter(f, &o);
+    char *dir = mem_format("%s/adapter", f->tmp);
+    dir_make(dir, &f->e);
+    adapter_write(adapter, dir, &f->e);
+    expect_good(&f->e);
+    adapter_free(adapter);
+    ask(&a, f, &g);
+    a.adapters[0] = (struct merge_adapter){dir, 1}, a.o.adapter_count = 1;
+    expect_error(f, merge_open(&m, &a.o, &f->e), "needs a bias");
+    ask_end(&a);
+    free(dir);
+}
+
+/* A number that the written type cannot hold. */
+static void test_refuses_overflow(void **state) {
+    struct fixture *f = *state;
+    struct asked a;
+    struct merge *m;
+    char *dir = mem_format("%s/overflow", f->tmp);
+    dir_make(dir, &f->e);
+    ask(&a, f, merging_named("lora"));
+    a.adapters[0].weight = 1e7;
+    a.o.as_stored = false, a.o.type = F16;
+    merge_open(&m, &a.o, &f->e);
+    expect_good(&f->e);
+    expect_error(f, merge_write(m, dir, &f->e), "--dtype bf16");
+    merge_free(m);
+    ask_end(&a);
+    free(dir);
+}
+
+/* --- config.json ------------------------------------------------------------------------------------------------- */
+
+static void expect_edit(const char *object, const char *key, const char *value, const char *want) {
+    char *got = json_text_with(object, key, value);
+    assert_string_equal(got, want);
+    free(got);
+}
+
+static void test_config_edits(void **state) {
+    (void)state;
+    expect_edit("{\"a\": 1}", "a", "2", "{\"a\": 2}");
+    expect_edit("{\"a\": 1e-05, \"b\": {\"a\": [1, \"}\"]}}", "b", NULL, "{\"a\": 1e-05}");
+    expect_edit("{\"q\": {\"a\": 3}, \"a\": 10000.0}", "q", NULL, "{ \"a\": 10000.0}");
+    expect_edit("{\"a\":1,\"b\":2,\"c\":3}", "b", NULL, "{\"a\":1,\"c\":3}");
+    expect_edit("{\"a\":1}", "a", NULL, "{}");
+    expect_edit("{\n  \"a\": 1\n}\n", "b", "true", "{\n  \"a\": 1,\n  \"b\": true\n}\n");
+    expect_edit("{}", "b", "true", "{\"b\": true}");
+    expect_edit("{\"x\\\"a\": 1}", "a", NULL, "{\"x\\\"a\": 1}");
+    expect_edit("{\"b\": \"a\", \"a\" : null }", "a", "7", "{\"b\": \"a\", \"a\" : 7 }");
+}
+
+static cJSON *written_config(struct fixture *f, const char *from, const struct merge_config *c) {
+    char *path = path_join(f->tmp, "config.json");
+    merge_config_write(c, from, f->tmp, &f->e);
+    cJSON *tree = json_read(path, &f->e);
+    expect_good(&f->e);
+    free(path);
+    return tree;
+}
+
+static void test_config(void **state) {
+    struct fixture *f = *state;
+    const struct merge_config plain = {.plain = true, .set_dtype = true, .dtype = BF16}, untied = {.untied = true};
+    cJSON *c = written_config(f, MODELS "nf4/model", &plain);
+    assert_null(json_get(c, "quantization_config"));
+    const cJSON *dtype = json_get(c, "dtype") ? json_get(c, "dtype") : json_get(c, "torch_dtype");
+    assert_string_equal(dtype->valuestring, "bfloat16");
+    cJSON_Delete(c);
+    c = written_config(f, MODELS "qwen2/model", &untied);
+    assert_true(cJSON_IsFalse(json_get(c, "tie_word_embeddings")));
+    cJSON_Delete(c);
+}
+
+int main(void) {
+    fill_noise();
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test_setup_teardown(test_as_peft_merges, fixture_start, fixture_end),
+        cmocka_unit_test_setup_teardown(test_types, fixture_start, fixture_end),
+        cmocka_unit_test_setup_teardown(test_check_weights_notices, fixture_start, fixture_end),
+        cmocka_unit_test_setup_teardown(test_check_outputs_notices, fixture_start, fixture_end),
+        cmocka_unit_test_setup_teardown(test_refuses, fixture_start, fixture_end),
+        cmocka_unit_test_setup_teardown(test_refuses_bias_without_place, fixture_start, fixture_end),
+        cmocka_unit_test_setup_teardown(test_refuses_overflow, fixture_start, fixture_end),
+        cmocka_unit_test(test_config_edits),
+        cmocka_unit_test_setup_teardown(test_config, fixture_start, fixture_end),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
