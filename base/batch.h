@@ -23,12 +23,16 @@ struct batch_image {
 struct batch {
     int64_t rows;       // samples
     int64_t N;          // positions that the language model sees, all rows end to end
-    int64_t scored;     // targets that are not IGNORED
+    int64_t scored;     // targets that are not IGNORED; with labels: rows
     int64_t *offsets;   // (rows + 1), offsets[rows] == N
     int32_t *ids;       // (N), -1 where a picture's feature stands
     int32_t *positions; // (N), from 0 in each row
     int32_t *targets;   // (N), the id that the position has to predict (already shifted), or IGNORED
     int64_t *row_index; // (rows), which row of the data set each one is, for reports
+
+    int64_t label_count; // of each row, for a head; 0: tokens are predicted
+    float *labels;       // (rows, label_count)
+    int64_t *pooled;     // (rows), which position of its row the head reads
 
     int64_t images;
     struct batch_image *image; // (images), in the order in which their features stand in ids; every picture takes the

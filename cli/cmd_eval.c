@@ -17,6 +17,8 @@ static const struct flag eval_flags[] = {
     {"adapter", FLAG_TEXT, NULL, NULL, "a PEFT folder"},
     {"split", FLAG_TEXT, "val", "train|val|test", "which part of the data"},
     {"per_row", FLAG_TEXT, NULL, NULL, "file for one JSON line a row"},
+    {"problem_type", FLAG_TEXT, NULL, "regression|single_label_classification|multi_label_classification",
+     "of a head; unset: as adapter, model or labels say"},
     {"batch_size", FLAG_INT, "1", NULL, "rows that go through together"},
     {"conv_template", FLAG_TEXT, NULL, NULL, "a Mantis template; unset: the model's own"},
     {"max_seq_len", FLAG_INT, "0", NULL, "longer rows are cut; 0: no limit"},
@@ -96,7 +98,9 @@ static int run_eval(const struct flags *f, struct err *e) {
         return err_set(e, ST_USAGE, "--data is missing; wanted: graft eval MODEL --data DATA.yaml");
     if (flag_int(f, "batch_size") < 1)
         return err_set(e, ST_USAGE, "--batch_size is %lld, wanted 1 or more", (long long)flag_int(f, "batch_size"));
-    if (session_open(&s, f, f->words[0], e) == ST_OK && open_data(&s, f, e) == ST_OK &&
+    if (session_open(&s, f, f->words[0], e) == ST_OK &&
+        session_choose_head(&s, flag_text(f, "adapter"), flag_text(f, "problem_type"), 0, e) == ST_OK &&
+        open_data(&s, f, e) == ST_OK && session_settle_head(&s, s.val, e) == ST_OK &&
         session_load(&s, flag_text(f, "adapter"), e) == ST_OK)
         evaluate(&s, f, e);
     session_close(&s);

@@ -7,7 +7,12 @@ struct data_family data_family_of(const struct model_config *c, const char *dir)
                             .model_dir = dir,
                             .default_template = c->default_template,
                             .vocab_size = c->text.vocab,
-                            .image_token = -1};
+                            .image_token = -1,
+                            .problem = c->problem,
+                            .num_labels = c->num_labels,
+                            .label_names = c->label_names,
+                            .pad_token = c->pad_token,
+                            .pooling = c->pooling};
     if (c->family == FAMILY_MLLAVA) {
         f.image_token = c->image_token;
         f.tokens_per_image = vision_tokens(&c->vision);

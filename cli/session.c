@@ -3,7 +3,9 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/file.h"
 #include "base/json.h"
+#include "base/memory.h"
 #include "base/text.h"
 #include "cli/family.h"
 #include "cli/model_dir.h"
@@ -19,12 +21,64 @@ enum status session_open(struct session *s, const struct flags *f, const char *m
     return ST_OK;
 }
 
+/* --- the head ---------------------------------------------------------------------------------------------------- */
+
+enum status session_choose_head(struct session *s, const char *adapter, const char *problem, int64_t num_labels,
+                                struct err *e) {
+    struct data_family *f = &s->family;
+    struct head_info *h = &s->adapter_head;
+    if (adapter && head_info_read(h, adapter, e) != ST_OK) return e->code;
+    bool has = s->config.problem != PROBLEM_GENERATION;
+    if (h->problem != PROBLEM_GENERATION) {
+        if (h->problem != PROBLEM_UNSAID || !has) f->problem = h->problem;
+        f->num_labels = h->num_labels;
+        if (h->names) f->label_names = h->names, f->names_bind = true;
+    }
+    if (problem) problem_find(&f->problem, problem);
+    if (f->problem == PROBLEM_GENERATION && has)
+        return err_set(e, ST_USAGE, "%s: problem_type is generation, but the model has a classification head", s->config.path);
+    if (num_labels && f->num_labels && num_labels != f->num_labels)
+        return err_set(e, ST_USAGE, "%s: num_labels is %lld, but the head has %lld outputs", s->config.path,
+                       (long long)num_labels, (long long)f->num_labels);
+    if (num_labels) f->num_labels = num_labels;
+    bool single = f->problem == PROBLEM_SINGLE_LABEL;
+    if (single && !f->num_labels)
+        return err_set(e, ST_USAGE, "%s: problem_type single_label_classification wants num_labels, how many classes there are",
+                       s->config.path);
+    s->head = (struct head_options){f->problem, f->num_labels, has || h->num_labels ? h->bias : f->family != FAMILY_TEXT, 0};
+    return ST_OK;
+}
+
+enum status session_settle_head(struct session *s, const struct dataset *d, struct err *e) {
+    enum problem asked = s->family.problem, given = dataset_problem(d);
+    if (asked == PROBLEM_GENERATION && given != PROBLEM_GENERATION)
+        return err_set(e, ST_FAIL, "%s: the model has no head for rows of format classification; set problem_type (regression, "
+                       "single_label_classification, multi_label_classification), or give an adapter that has a head",
+                       s->model_dir);
+    if (asked != PROBLEM_GENERATION && given == PROBLEM_GENERATION)
+        return err_set(e, ST_FAIL, "%s: a classification head wants rows of format classification, the data has chat rows",
+                       s->model_dir);
+    if (given == PROBLEM_GENERATION) return ST_OK;
+    s->head.problem = s->family.problem = given;
+    if (!s->head.num_labels) s->head.num_labels = s->family.num_labels = dataset_label_count(d);
+    return ST_OK;
+}
+
+char **session_output_names(const struct session *s, const struct dataset *d) {
+    int64_t n = s->model->config.num_labels;
+    const char *const *given = s->family.label_names;
+    if (d && dataset_problem(d) != PROBLEM_SINGLE_LABEL && dataset_label_count(d) == n) given = dataset_label_names(d);
+    char **names = mem_alloc((size_t)n * sizeof *names);
+    for (int64_t i = 0; i < n; i++) names[i] = given ? mem_text(given[i]) : mem_format("LABEL_%lld", (long long)i);
+    return names;
+}
+
 static enum status load(struct session *s, const struct load_options *o, struct err *e) {
     return model_load(&s->model, s->model_dir, s->be, o, e);
 }
 
 enum status session_load(struct session *s, const char *adapter, struct err *e) {
-    struct load_options o = {.quantize = {.type = F32}};
+    struct load_options o = {.quantize = {.type = F32}, .head = s->head};
     if (load(s, &o, e) != ST_OK) return e->code;
     return adapter ? adapter_open(&s->adapter, s->model, adapter, e) : ST_OK;
 }
@@ -37,6 +91,7 @@ void session_close(struct session *s) {
     dataset_free(s->train);
     tokenizer_free(s->tokenizer);
     model_config_free(&s->config);
+    head_info_free(&s->adapter_head);
     backend_free(s->be);
     settings_free(&s->settings);
     free(s->model_dir);
@@ -74,7 +129,9 @@ static enum status open_split(struct session *s, const struct flags *f, const ch
 }
 
 static enum status open_data(struct session *s, const struct flags *f, struct err *e) {
-    if (open_split(s, f, "train", &s->train, e) != ST_OK) return e->code;
+    if (open_split(s, f, "train", &s->train, e) != ST_OK || session_settle_head(s, s->train, e) != ST_OK) return e->code;
+    if (s->head.problem != PROBLEM_GENERATION && s->head.problem != PROBLEM_SINGLE_LABEL)
+        s->family.label_names = dataset_label_names(s->train), s->family.names_bind = true; // the val split has just these
     if (settings_is(&s->settings, "eval_strategy", "no")) return ST_OK;
     return open_split(s, f, "val", &s->val, e);
 }
@@ -136,11 +193,16 @@ static enum status open_adapter(struct session *s, struct err *e) {
         .lora_bias = settings_bool(t, "lora_bias"),
         .bias = bias_of(t),
         .freeze = settings_text(t, "freeze"),
-        .task_type = "CAUSAL_LM",
+        .task_type = s->head.problem == PROBLEM_GENERATION ? "CAUSAL_LM" : "SEQ_CLS",
         .base_model = settings_text(t, "model_name_or_path"),
         .seed = (uint64_t)settings_int(t, "seed"),
     };
     if (adapter_new(&s->adapter, s->model, &o, e) != ST_OK) return e->code;
+    if (s->head.problem != PROBLEM_GENERATION) {
+        char **names = session_output_names(s, s->train);
+        s->adapter->labels = head_labels(s->head.problem, (const char *const *)names, s->model->config.num_labels);
+        names_free(names, (size_t)s->model->config.num_labels);
+    }
     return init ? adapter_read(s->adapter, init, e) : ST_OK;
 }
 
@@ -150,13 +212,21 @@ static void set_window(struct session *s) {
         s->model->blocks[i].window = settings_int(&s->settings, "attn_window");
 }
 
+static enum status choose_training_head(struct session *s, struct err *e) {
+    const struct settings *t = &s->settings;
+    return session_choose_head(s, settings_text(t, "init_adapter"), settings_text(t, "problem_type"),
+                               settings_int(t, "num_labels"), e);
+}
+
 enum status session_open_training(struct session *s, const struct flags *f, const volatile sig_atomic_t *stop,
                                   struct err *e) {
     if (settings_read(&s->settings, f->words[0], f->given, e) != ST_OK || check_blocksize(&s->settings, e) != ST_OK)
         return e->code;
     if (session_open(s, f, settings_text(&s->settings, "model_name_or_path"), e) != ST_OK) return e->code;
-    if (check_whole(s, e) != ST_OK || open_data(s, f, e) != ST_OK) return e->code;
+    if (check_whole(s, e) != ST_OK || choose_training_head(s, e) != ST_OK || open_data(s, f, e) != ST_OK) return e->code;
     struct load_options load_as = load_options_of(&s->settings);
+    load_as.head = s->head;
+    load_as.head.seed = (uint64_t)settings_int(&s->settings, "seed");
     if (load(s, &load_as, e) != ST_OK) return e->code;
     set_window(s);
     if (open_adapter(s, e) != ST_OK) return e->code;

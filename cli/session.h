@@ -8,6 +8,7 @@
 #include "data/family.h"
 #include "data/tokenizer.h"
 #include "lora/adapter.h"
+#include "lora/head.h"
 #include "lora/settings.h"
 #include "lora/train.h"
 #include "model/model.h"
@@ -17,6 +18,8 @@ struct session {
     char *model_dir;
     struct model_config config;
     struct data_family family;
+    struct head_info adapter_head; // of the adapter that is used or continued
+    struct head_options head;      // that the model is loaded with
     struct tokenizer *tokenizer;
     struct dataset *train, *val;
     struct model *model;
@@ -30,6 +33,15 @@ struct session {
 /* A training: everything up to the trainer, whose memory is planned and taken; nothing is written. */
 enum status session_open_training(struct session *s, const struct flags *f, const volatile sig_atomic_t *stop,
                                   struct err *e);
+
+/* What the model is to give: as the user asks (problem and num_labels NULL and 0: as it is), else as the adapter (or NULL)
+ * or config.json says. Sets what the data has to know; to be called between session_open and the data. */
+enum status session_choose_head(struct session *s, const char *adapter, const char *problem, int64_t num_labels,
+                                struct err *e);
+/* The head against the rows that were read, which decide what is not said elsewhere. */
+enum status session_settle_head(struct session *s, const struct dataset *d, struct err *e);
+/* The outputs' names (model num_labels), in order; the caller frees the list and the names. */
+char **session_output_names(const struct session *s, const struct dataset *d);
 
 /* Device, configuration, tokenizer; then, by session_load, weights and an adapter unless it is NULL. */
 enum status session_open(struct session *s, const struct flags *f, const char *model, struct err *e);

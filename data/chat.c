@@ -211,6 +211,29 @@ static enum status encode_row(struct chat_ids *out, const struct chat *c, const 
     return e->code == ST_OK ? chat_check_ids(c, &out->ids, row->image_count, &out->images, e) : e->code;
 }
 
+static enum status encode_prompt(struct chat_ids *out, const struct chat *c, const struct chat_row *row,
+                                 int64_t max_seq_len, struct err *e) {
+    if (!takes_pictures(c) && row->image_count)
+        return err_set(e, ST_FAIL, "the row has %zu pictures, but the model reads text only", row->image_count);
+    struct text text = {0};
+    text_add(&text, row->prompt);
+    for (size_t n = chat_count_pictures(row->prompt); n < row->image_count; n++) text_add(&text, "<image> ");
+    enum status st = chat_encode_text(c, text_str(&text), true, row->image_count, &out->ids, e);
+    text_free(&text);
+    if (st != ST_OK) return st;
+    cut(&out->ids, max_seq_len);
+    out->labels = mem_alloc(out->ids.len * sizeof *out->labels);
+    for (size_t i = 0; i < out->ids.len; i++) out->labels[i] = IGNORED;
+    return chat_check_ids(c, &out->ids, row->image_count, &out->images, e);
+}
+
+enum status chat_encode_prompt(struct chat_ids *out, const struct chat *c, const struct chat_row *row, int64_t max_seq_len,
+                               struct err *e) {
+    struct err inner = {0};
+    if (encode_prompt(out, c, row, max_seq_len, &inner) == ST_OK) return ST_OK;
+    return err_set(e, inner.code, "%s: %s", row->where, inner.text);
+}
+
 enum status chat_encode(struct chat_ids *out, const struct chat *c, const struct chat_row *row, int64_t max_seq_len,
                         struct err *e) {
     struct err inner = {0};

@@ -101,7 +101,7 @@ static enum status add_image(struct chat_row *c, const cJSON *v, struct err *e) 
     return ST_OK;
 }
 
-static enum status read_images(struct chat_row *c, struct err *e) {
+enum status row_read_pictures(struct chat_row *c, struct err *e) {
     const cJSON *one = json_get(c->tree, "image"), *list = json_get(c->tree, "images");
     if (one && !(cJSON_IsString(one) && !*one->valuestring)) {
         c->images = mem_alloc(sizeof *c->images);
@@ -115,7 +115,7 @@ static enum status read_images(struct chat_row *c, struct err *e) {
     return ST_OK;
 }
 
-enum status chat_row_read(struct chat_row *c, const struct rows *r, int64_t index, struct err *e) {
+enum status row_open(struct chat_row *c, const struct rows *r, int64_t index, struct err *e) {
     const char *text = r->data + r->span[index].begin;
     size_t n = (size_t)r->span[index].bytes;
     *c = (struct chat_row){.where = name_row(r, index, NULL)};
@@ -129,8 +129,12 @@ enum status chat_row_read(struct chat_row *c, const struct rows *r, int64_t inde
         free(c->where);
         c->where = name_row(r, index, c->id);
     }
-    if (read_turns(c, e) != ST_OK) return e->code;
-    return read_images(c, e);
+    return ST_OK;
+}
+
+enum status chat_row_read(struct chat_row *c, const struct rows *r, int64_t index, struct err *e) {
+    if (row_open(c, r, index, e) != ST_OK || read_turns(c, e) != ST_OK) return e->code;
+    return row_read_pictures(c, e);
 }
 
 void chat_row_free(struct chat_row *c) {

@@ -13,9 +13,13 @@
 static const struct format {
     const char *name;
     bool ready;
+    enum row_format rows;
 } formats[] = {
-    {"chat", true},          {"chat_video", false}, {"classification", false}, {"qwen2_video_classification", false},
-    {"siglip_video", false},
+    {"chat", true, ROWS_CHAT},
+    {"classification", true, ROWS_CLASSIFICATION},
+    {"chat_video", false, 0},
+    {"qwen2_video_classification", false, 0},
+    {"siglip_video", false, 0},
 };
 
 static const char *const fields[] = {
@@ -29,9 +33,9 @@ static const char *const fields[] = {
 static const struct refused {
     const char *field, *why;
 } refusals[] = {
-    {"max_num_frames", "it is for video formats, and this one is chat"},
-    {"fps", "it is for video formats, and this one is chat"},
-    {"video_dir", "it is for video formats, and this one is chat"},
+    {"max_num_frames", "it is for video formats"},
+    {"fps", "it is for video formats"},
+    {"video_dir", "it is for video formats"},
     {"revision", "it belongs to data sets of the hub, and this one is read from a file"},
     {"offline_sha", "it belongs to data sets of the hub, and this one is read from a file"},
     {"num_proc", "the flag --threads says how many threads read the data"},
@@ -72,13 +76,15 @@ static enum status check_split(const char *split, const char *where, struct err 
     return unknown(where, "split", split, data_splits, DATA_SPLITS, e);
 }
 
-static enum status check_format(const char *format, const char *where, struct err *e) {
+static enum status find_format(const char *format, const char *where, enum row_format *rows, struct err *e) {
     const char *names[COUNT(formats)];
     for (size_t i = 0; i < COUNT(formats); i++) {
         names[i] = formats[i].name;
         if (strcmp(format, names[i]) != 0) continue;
+        *rows = formats[i].rows;
         if (formats[i].ready) return ST_OK;
-        return err_set(e, ST_FAIL, "%s: rows of format %s cannot be read yet; wanted format: chat", where, format);
+        return err_set(e, ST_FAIL, "%s: rows of format %s cannot be read yet; wanted format: chat or classification", where,
+                       format);
     }
     return unknown(where, "format", format, names, COUNT(formats), e);
 }
@@ -138,9 +144,11 @@ static enum status read_set(struct data_config *c, const cJSON *entry, const cha
         wanted_text(entry, where, "format", &format, e) != ST_OK || check_split(split, where, e) != ST_OK)
         return e->code;
     if (strcmp(split, o->split) != 0) return ST_OK;
-    if (check_format(format, where, e) != ST_OK) return e->code;
+    enum row_format rows = ROWS_CHAT;
+    if (find_format(format, where, &rows, e) != ST_OK) return e->code;
 
     struct set_config *s = &c->sets[c->count++];
+    s->format = rows;
     s->name = mem_text(name);
     s->path = path_join(dir, path);
     s->folder = path_dir(s->path);

@@ -10,7 +10,10 @@
 #include "base/status.h"
 #include "data/dataset.h"
 
+enum row_format { ROWS_CHAT, ROWS_CLASSIFICATION };
+
 struct set_config {
+    enum row_format format;
     char *path;   // of the rows, resolved
     char *folder; // of the rows; pictures are relative to it
     char *name;

@@ -19,6 +19,7 @@ enum verdict { VERDICT_SKIPPED, VERDICT_KEPT, VERDICT_LEFT_OUT, VERDICT_BAD };
 struct checked {
     enum verdict verdict;
     struct entry entry;
+    bool graded;    // a label of it is neither 0 nor 1
     char *sentence; // of a bad row, or a remark on a kept one
 };
 
@@ -50,7 +51,7 @@ static enum status check_images(const struct check *c, const struct chat_row *r,
 
 static enum status check_row(const struct check *c, int64_t index, struct chat_row *r, struct checked *out,
                              struct err *e) {
-    if (chat_row_read(r, &c->s->rows, index, e) != ST_OK) return e->code;
+    if (set_row_read(c->s, r, index, e) != ST_OK) return e->code;
     if (is_left_out(c->s->config, r)) {
         out->verdict = VERDICT_LEFT_OUT;
         return ST_OK;
@@ -60,6 +61,7 @@ static enum status check_row(const struct check *c, int64_t index, struct chat_r
         (!c->o->decode_images || row_read_images(&row, c->d, c->s, r, e) == ST_OK)) {
         out->verdict = VERDICT_KEPT;
         out->entry = (struct entry){(int32_t)index, (int32_t)row.positions, (int32_t)row.scored, (int32_t)row.images};
+        for (int64_t i = 0; i < row.value_count; i++) out->graded |= row.values[i] != 0 && row.values[i] != 1;
         if (row.scored == 0) out->sentence = mem_format("%s: no token of the row is trained", r->where);
     }
     row_free(&row);
@@ -89,6 +91,7 @@ static enum status gather(struct dataset *d, struct set *s, const struct data_op
     for (int64_t i = 0; i < n; i++) {
         struct checked *r = &result[i];
         if (r->verdict == VERDICT_KEPT) s->entry[s->count++] = r->entry;
+        d->graded = d->graded || r->graded;
         left_out += r->verdict == VERDICT_LEFT_OUT;
         d->bad += r->verdict == VERDICT_BAD;
         bool fatal = r->verdict == VERDICT_BAD && !o->skip_bad_rows;
@@ -101,6 +104,25 @@ static enum status gather(struct dataset *d, struct set *s, const struct data_op
     return e->code;
 }
 
+/* Labels are ordered by the first row that can be read at all; what is wrong with others is found by their check. */
+static enum status name_labels(struct dataset *d, const struct set *s, struct err *e) {
+    struct err first = {0};
+    for (int64_t i = 0; i < s->rows.count && d->labels.count == 0; i++) {
+        struct chat_row r = {0};
+        struct err bad = {0};
+        if (class_row_read(&r, &s->rows, i, &bad) != ST_OK)
+            err_set(&first, bad.code, "%s", bad.text);
+        else if (!r.labels)
+            err_set(&first, ST_FAIL, "%s: wanted \"labels\" with at least one name and its number", r.where);
+        else if (label_names_init(&d->labels, &r, &d->family, e) != ST_OK)
+            i = s->rows.count;
+        chat_row_free(&r);
+    }
+    if (e->code == ST_OK && d->labels.count == 0) err_set(e, first.code, "%s", first.text);
+    if (d->problem == PROBLEM_UNSAID && d->labels.count == 1) d->problem = PROBLEM_SINGLE_LABEL;
+    return e->code;
+}
+
 /* Shuffled, then cut to max_size, then checked: Mantis' order of things. */
 static enum status open_set(struct dataset *d, struct set *s, const struct data_options *o, struct threads *threads,
                             struct text *notes, struct err *e) {
@@ -108,6 +130,8 @@ static enum status open_set(struct dataset *d, struct set *s, const struct data_
     if (s->rows.count > INT32_MAX)
         return err_set(e, ST_FAIL, "%s: %lld rows, at most %d are taken; split the file", s->config->path,
                        (long long)s->rows.count, INT32_MAX);
+    bool named = s->config->format == ROWS_CHAT || d->unlabelled || d->labels.count;
+    if (!named && name_labels(d, s, e) != ST_OK) return e->code;
     int64_t n = s->rows.count;
     int64_t *order = mem_alloc((size_t)n * sizeof *order);
     for (int64_t i = 0; i < n; i++) order[i] = i;
@@ -157,10 +181,24 @@ static uint64_t fingerprint(const struct dataset *d) {
         h = hash_int(h, s->config->max_image_size);
         h = hash_int(h, s->config->max_seq_len);
     }
+    for (int64_t i = 0; i < d->labels.count; i++) h = hash_text(h, d->labels.name[i]);
     return h;
 }
 
+/* All sets are of one format: chat rows teach a language model, classification rows a head. */
+static enum status check_formats(struct dataset *d, struct err *e) {
+    enum row_format format = d->config.sets[0].format;
+    for (size_t i = 1; i < d->config.count; i++)
+        if (d->config.sets[i].format != format)
+            return err_set(e, ST_FAIL, "%s: data sets %s and %s are of different formats; one run takes chat or classification",
+                           d->config.where, d->config.sets[0].name, d->config.sets[i].name);
+    d->problem = format == ROWS_CHAT ? PROBLEM_GENERATION : d->family.problem;
+    if (format == ROWS_CLASSIFICATION && d->problem == PROBLEM_GENERATION) d->problem = PROBLEM_UNSAID;
+    return ST_OK;
+}
+
 static enum status open_template(struct dataset *d, const struct data_options *o, struct err *e) {
+    if (d->config.sets[0].format == ROWS_CLASSIFICATION) return ST_OK; // a prompt is written as it is
     const char *name = o->conv_template ? o->conv_template : d->family.default_template;
     if (name)
         d->chat.conv = conversation_find(name, e);
@@ -182,8 +220,9 @@ struct dataset *dataset_open(const struct data_options *o, const struct data_fam
                              struct threads *threads, struct text *notes, struct err *e) {
     struct dataset *d = mem_alloc(sizeof *d);
     d->family = *f;
+    d->unlabelled = o->unlabelled;
     d->chat = (struct chat){.tokenizer = t, .family = &d->family};
-    if (data_config_read(&d->config, o, e) == ST_OK && open_template(d, o, e) == ST_OK &&
+    if (data_config_read(&d->config, o, e) == ST_OK && check_formats(d, e) == ST_OK && open_template(d, o, e) == ST_OK &&
         open_pictures(d, t, e) == ST_OK) {
         d->set = mem_alloc(d->config.count * sizeof *d->set);
         for (size_t i = 0; i < d->config.count && e->code == ST_OK; i++) {
@@ -192,6 +231,7 @@ struct dataset *dataset_open(const struct data_options *o, const struct data_fam
         }
     }
     if (e->code == ST_OK && mix(d, o->balancing, e) == ST_OK) {
+        if (d->problem == PROBLEM_UNSAID) d->problem = d->graded ? PROBLEM_REGRESSION : PROBLEM_MULTI_LABEL;
         d->fingerprint = fingerprint(d);
         return d;
     }
@@ -206,11 +246,15 @@ void dataset_free(struct dataset *d) {
         free(d->set[i].entry);
     }
     free(d->set);
+    label_names_free(&d->labels);
     data_config_free(&d->config);
     chat_template_free(d->own);
     free(d);
 }
 
+enum problem dataset_problem(const struct dataset *d) { return d->problem; }
+int64_t dataset_label_count(const struct dataset *d) { return d->labels.count; }
+const char *const *dataset_label_names(const struct dataset *d) { return (const char *const *)d->labels.name; }
 int64_t dataset_rows(const struct dataset *d) { return d->rows; }
 int64_t dataset_bad(const struct dataset *d) { return d->bad; }
 int64_t dataset_tokens(const struct dataset *d) { return d->tokens; }

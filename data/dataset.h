@@ -31,6 +31,7 @@ struct data_options {
     int64_t max_num_frames;    // 0: no limit (video sets)
     bool balancing;            // dataset_balancing
     bool skip_bad_rows;        // on_bad_row: skip
+    bool unlabelled;           // classification rows are read without their labels, and need none
     bool decode_images;        // decode every picture while checking, not only its head
 };
 
@@ -45,6 +46,12 @@ int64_t dataset_rows(const struct dataset *d);   // of the mixture (balanced: vi
 int64_t dataset_bad(const struct dataset *d);    // rows left out
 int64_t dataset_tokens(const struct dataset *d); // positions of all rows of the mixture
 int64_t dataset_scored(const struct dataset *d);
+
+/* Classification rows: what their labels are (generation: chat rows), how many, and their names in order. */
+enum problem dataset_problem(const struct dataset *d);
+int64_t dataset_label_count(const struct dataset *d);
+const char *const *dataset_label_names(const struct dataset *d);
+
 uint64_t dataset_fingerprint(const struct dataset *d); // of everything that decides what a row becomes
 
 /* What the check found out about a row of the mixture. */
@@ -63,7 +70,9 @@ struct row {
     int64_t images;
     struct batch_image *image; // (images); pixels are NULL unless asked for
     int64_t positions;         // that the language model sees, pictures expanded
-    int64_t scored;            // targets that will be scored
+    int64_t scored;            // targets that will be scored; of a classification row: 1
+    int64_t value_count;       // labels of a classification row (zeros where they are not read); 0: a chat row
+    float *values;             // (value_count), in the order of dataset_label_name
 };
 enum status dataset_row(const struct dataset *d, int64_t row, bool pixels, struct row *out, struct err *e);
 void row_free(struct row *r);

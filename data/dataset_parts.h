@@ -22,8 +22,18 @@ struct set {
     int64_t first, shown; // of the mixture: rows first .. first + shown - 1; more than count: they repeat
 };
 
+/* The labels of all classification rows. */
+struct label_names {
+    char **name; // (count)
+    int64_t count;
+};
+
 struct dataset {
     struct data_config config;
+    enum problem problem;
+    struct label_names labels;
+    bool unlabelled;
+    bool graded; // a label of some row is neither 0 nor 1
     struct data_family family;
     struct chat chat;
     struct chat_template *own; // NULL when a conversation template is used
@@ -32,6 +42,17 @@ struct dataset {
     int64_t rows, bad, tokens, scored;
     uint64_t fingerprint;
 };
+
+/* A row of the file, by its set's format. */
+enum status set_row_read(const struct set *s, struct chat_row *r, int64_t index, struct err *e);
+
+/* Names in the order of the row's labels, or in that of the family where it has them. */
+enum status label_names_init(struct label_names *n, const struct chat_row *r, const struct data_family *f, struct err *e);
+void label_names_free(struct label_names *n);
+
+/* values (count) of a row, which has just these labels; each as the problem wants it. */
+enum status label_values(float *values, const struct label_names *n, const struct chat_row *r, enum problem p,
+                         int64_t num_labels, struct err *e);
 
 /* Of a row of the mixture, which must be one. */
 const struct entry *dataset_entry(const struct dataset *d, int64_t row);

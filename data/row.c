@@ -17,6 +17,11 @@ static int64_t count_scored(const struct row *r, const struct data_family *f) {
     return n;
 }
 
+enum status set_row_read(const struct set *s, struct chat_row *r, int64_t index, struct err *e) {
+    return s->config->format == ROWS_CLASSIFICATION ? class_row_read(r, &s->rows, index, e)
+                                                    : chat_row_read(r, &s->rows, index, e);
+}
+
 char *row_image_path(const struct set *s, const struct chat_row *chat_row, int64_t i) {
     return path_join(s->config->folder, chat_row->images[i]);
 }
@@ -25,7 +30,10 @@ enum status row_encode(struct row *out, const struct dataset *d, const struct se
                        int64_t index, struct err *e) {
     *out = (struct row){.file = s->config->path, .index = index};
     struct chat_ids c = {0};
-    if (chat_encode(&c, &d->chat, chat_row, s->config->max_seq_len, e) == ST_OK && c.ids.len == 0)
+    bool class = s->config->format == ROWS_CLASSIFICATION;
+    enum status st = class ? chat_encode_prompt(&c, &d->chat, chat_row, s->config->max_seq_len, e)
+                           : chat_encode(&c, &d->chat, chat_row, s->config->max_seq_len, e);
+    if (st == ST_OK && c.ids.len == 0)
         err_set(e, ST_FAIL, "%s: the row becomes no token at all", chat_row->where);
     if (e->code != ST_OK) return chat_ids_free(&c), e->code;
     out->id = mem_text(chat_row->id);
@@ -34,7 +42,13 @@ enum status row_encode(struct row *out, const struct dataset *d, const struct se
     for (int64_t i = 0; i < c.images; i++)
         out->image[i] = (struct batch_image){d->processor.height, d->processor.width, NULL};
     out->positions = (int64_t)c.ids.len + c.images * (d->family.tokens_per_image - 1);
-    out->scored = count_scored(out, &d->family);
+    out->scored = class ? 1 : count_scored(out, &d->family);
+    if (class) {
+        out->value_count = d->unlabelled ? d->family.num_labels : d->labels.count;
+        if (d->problem == PROBLEM_SINGLE_LABEL) out->value_count = 1;
+        out->values = mem_alloc((size_t)out->value_count * sizeof *out->values);
+        if (!d->unlabelled && label_values(out->values, &d->labels, chat_row, d->problem, d->family.num_labels, e) != ST_OK) return e->code;
+    }
     if (out->positions <= INT32_MAX) return ST_OK;
     return err_set(e, ST_FAIL, "%s: the row takes %lld positions, at most %d are possible", chat_row->where,
                    (long long)out->positions, INT32_MAX);
@@ -87,7 +101,7 @@ enum status dataset_row(const struct dataset *d, int64_t row, bool pixels, struc
     const struct set *s = set_of(d, row);
     int64_t index = entry_of(s, row)->row;
     struct chat_row chat_row = {0};
-    if (chat_row_read(&chat_row, &s->rows, index, e) == ST_OK && row_encode(out, d, s, &chat_row, index, e) == ST_OK &&
+    if (set_row_read(s, &chat_row, index, e) == ST_OK && row_encode(out, d, s, &chat_row, index, e) == ST_OK &&
         pixels)
         row_read_images(out, d, s, &chat_row, e);
     chat_row_free(&chat_row);
@@ -97,7 +111,7 @@ enum status dataset_row(const struct dataset *d, int64_t row, bool pixels, struc
 
 void row_free(struct row *r) {
     for (int64_t i = 0; i < r->images; i++) free(r->image[i].pixels);
-    free(r->image), free(r->labels), free((void *)r->id);
+    free(r->image), free(r->labels), free(r->values), free((void *)r->id);
     ids_free(&r->ids);
     *r = (struct row){0};
 }

@@ -29,7 +29,7 @@ struct rows {
 enum status rows_open(struct rows *r, const char *path, struct err *e);
 void rows_close(struct rows *r);
 
-/* One row of a chat set. Texts live as long as the row. */
+/* One row of a chat or classification set. Texts live as long as the row. */
 struct chat_row {
     cJSON *tree;
     char *where;        // file, index, line, id: what an error about the row begins with
@@ -39,11 +39,20 @@ struct chat_row {
     size_t count;
     const char **images; // (image_count), paths as written
     size_t image_count;
+    const char *prompt;  // classification: instead of turns
+    const cJSON *labels; // classification: numbers by name
 };
 
 /* An error names the file and the row. chat_row_free after any outcome. */
 enum status chat_row_read(struct chat_row *c, const struct rows *r, int64_t index, struct err *e);
 void chat_row_free(struct chat_row *c);
+
+/* A row of a classification set: a prompt, labels that are finite numbers (NULL: it has none) and pictures if any. */
+enum status class_row_read(struct chat_row *c, const struct rows *r, int64_t index, struct err *e);
+
+/* Where, tree, id and pictures: what both kinds of rows have. */
+enum status row_open(struct chat_row *c, const struct rows *r, int64_t index, struct err *e);
+enum status row_read_pictures(struct chat_row *c, struct err *e);
 
 /* Only system and turns, from a list whose texts outlive c; c->where must be set. */
 enum status chat_row_read_turns(struct chat_row *c, const cJSON *list, struct err *e);

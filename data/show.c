@@ -21,6 +21,7 @@ static void add_head(struct text *out, const struct row *r, const struct data_fa
     if (r->images)
         text_addf(out, ", %lld pictures of %lld x %lld (%lld positions each)", (long long)r->images,
                   (long long)r->image[0].width, (long long)r->image[0].height, (long long)f->tokens_per_image);
+    for (int64_t i = 0; i < r->value_count; i++) text_addf(out, "%s %g", i ? "," : "\nlabels", (double)r->values[i]);
     text_add(out, "\n\n");
 }
 

@@ -424,6 +424,24 @@ void op_cross_entropy(struct backend *be, const struct tensor *loss, const struc
     if (ready(be)) be->ops->cross_entropy(be, loss, logits, targets, scale);
 }
 
+void op_squared_error(struct backend *be, const struct tensor *loss, const struct tensor *dx, const struct tensor *x,
+                      const struct tensor *y, float scale) {
+    WANT_F32(x, 2);
+    WANT_LIKE(y, x);
+    WANT1(loss, F32, x->dim[0]);
+    if (dx) WANT_LIKE(dx, x);
+    if (ready(be)) be->ops->squared_error(be, loss, dx, x, y, scale);
+}
+
+void op_binary_cross_entropy(struct backend *be, const struct tensor *loss, const struct tensor *dx,
+                             const struct tensor *x, const struct tensor *y, float scale) {
+    WANT_F32(x, 2);
+    WANT_LIKE(y, x);
+    WANT1(loss, F32, x->dim[0]);
+    if (dx) WANT_LIKE(dx, x);
+    if (ready(be)) be->ops->binary_cross_entropy(be, loss, dx, x, y, scale);
+}
+
 void op_sum_add(struct backend *be, const struct tensor *total, const struct tensor *x) {
     WANT_F32(x, 0);
     WANT1(total, F32, 1);

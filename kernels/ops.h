@@ -189,6 +189,14 @@ void op_cross_entropy_forward(struct backend *be, const struct tensor *loss, con
 void op_cross_entropy(struct backend *be, const struct tensor *loss, const struct tensor *logits,
                       const struct tensor *targets, float scale);
 
+/* The losses of a head, row by row: x, y (M,n) F32, loss (M) F32; dx (M,n) F32 = scale * the gradient, or NULL.
+ * loss = mean over j of (x - y)^2. */
+void op_squared_error(struct backend *be, const struct tensor *loss, const struct tensor *dx, const struct tensor *x,
+                      const struct tensor *y, float scale);
+/* loss = mean over j of log(1 + exp(x)) - x y: binary cross entropy of sigmoid(x), y from 0 to 1. */
+void op_binary_cross_entropy(struct backend *be, const struct tensor *loss, const struct tensor *dx,
+                             const struct tensor *x, const struct tensor *y, float scale);
+
 /* total (1) F32 += the sum of x. x F32. */
 void op_sum_add(struct backend *be, const struct tensor *total, const struct tensor *x);
 /* total (1) F32 += the sum of the squares of x. x F32. */

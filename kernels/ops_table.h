@@ -75,6 +75,10 @@ struct ops {
                                   const struct tensor *targets);
     void (*cross_entropy)(struct backend *be, const struct tensor *loss, const struct tensor *logits,
                           const struct tensor *targets, float scale);
+    void (*squared_error)(struct backend *be, const struct tensor *loss, const struct tensor *dx,
+                          const struct tensor *x, const struct tensor *y, float scale);
+    void (*binary_cross_entropy)(struct backend *be, const struct tensor *loss, const struct tensor *dx,
+                                 const struct tensor *x, const struct tensor *y, float scale);
     void (*sum_add)(struct backend *be, const struct tensor *total, const struct tensor *x);
     void (*sum_squares_add)(struct backend *be, const struct tensor *total, const struct tensor *x);
     void (*count_nonfinite_add)(struct backend *be, const struct tensor *total, const struct tensor *x);

@@ -59,7 +59,7 @@ static struct trained *add_trained(struct adapter *a, char *key, struct tensor *
                                    struct tensor shape) {
     a->trained = mem_resize(a->trained, (size_t)(a->count + 1) * sizeof *a->trained);
     struct trained *t = &a->trained[a->count++];
-    *t = (struct trained){.key = key, .value = shape, .slot = slot, .grad_slot = grad_slot};
+    *t = (struct trained){.key = key, .value = shape, .slot = slot, .grad_slot = grad_slot, .decays = true};
     return t;
 }
 
@@ -169,6 +169,7 @@ static enum status add_whole(struct plan *p, char *key, const char *name, struct
     const struct linear *l = linear_of(p->a->model, slot);
     t->frozen = *slot;
     t->head = l && (model_is_output(p->a->model, l) || text_ends(l->path, ".score") || strcmp(l->path, "score") == 0);
+    t->decays = !(t->head && slot == &l->b);
     return ST_OK;
 }
 
@@ -489,6 +490,7 @@ void adapter_free(struct adapter *a) {
     for (int64_t i = 0; i < a->count; i++) free(a->trained[i].key);
     if (a->memory) backend_release(a->model->be, a->memory);
     cJSON_Delete(a->config);
+    cJSON_Delete(a->labels);
     free(a->trained), free(a->loras);
     free(a);
 }

@@ -41,6 +41,7 @@ struct trained {
     char *key;                       // in adapter_model.safetensors
     struct tensor value, grad, m, v; // F32
     bool head;                       // learns at head_learning_rate (modules_to_save of an output head)
+    bool decays;                     // all but the bias of a head
     struct tensor *slot, *grad_slot; // where the network reads value and adds to grad; grad_slot NULL: it cannot
     struct tensor frozen;            // what was in slot, of a parameter of the model; data NULL for an adapter's own
 };
@@ -49,6 +50,7 @@ struct adapter {
     struct model *model;
     enum finetuning finetuning;
     cJSON *config; // adapter_config.json as it will be written
+    cJSON *labels; // label_names.json (lora/head.h), or NULL
     struct lora *loras;
     int64_t lora_count, rank_total;
     struct trained *trained;

@@ -7,6 +7,7 @@
 #include "base/json.h"
 #include "base/memory.h"
 #include "base/text.h"
+#include "lora/head.h"
 
 static const char PREFIX[] = "base_model.model.";
 
@@ -83,6 +84,21 @@ static void set_default_targets(cJSON *config) {
     cJSON_AddItemToObject(config, "target_modules", cJSON_Parse("[\"q_proj\", \"v_proj\"]"));
 }
 
+/* PEFT trains whatever is called so under this task. */
+static void add_classifier(cJSON *config) {
+    static const char *const names[] = {"classifier", "score"};
+    cJSON *list = cJSON_GetObjectItemCaseSensitive(config, "modules_to_save"), *v;
+    if (!cJSON_IsArray(list)) {
+        cJSON_DeleteItemFromObjectCaseSensitive(config, "modules_to_save");
+        list = cJSON_AddArrayToObject(config, "modules_to_save");
+    }
+    for (int i = 0; i < 2; i++) {
+        bool there = false;
+        cJSON_ArrayForEach(v, list) there = there || (cJSON_IsString(v) && strcmp(v->valuestring, names[i]) == 0);
+        if (!there) cJSON_AddItemToArray(list, cJSON_CreateString(names[i]));
+    }
+}
+
 cJSON *peft_config_new(const struct adapter_options *o) {
     static const char *const bias[] = {[BIAS_NONE] = "none", [BIAS_ALL] = "all", [BIAS_LORA_ONLY] = "lora_only"};
     cJSON *c = cJSON_CreateObject();
@@ -102,6 +118,7 @@ cJSON *peft_config_new(const struct adapter_options *o) {
     add_copy(c, "rank_pattern", o->rank_pattern);
     add_copy(c, "alpha_pattern", o->alpha_pattern);
     add_copy(c, "modules_to_save", o->modules_to_save);
+    if (o->task_type && strcmp(o->task_type, "SEQ_CLS") == 0) add_classifier(c);
     set_default_targets(c);
     return c;
 }
@@ -336,6 +353,7 @@ enum status adapter_write(const struct adapter *a, const char *dir, struct err *
                        "%s: finetuning_type full and projector leave no adapter; they are written as a model", dir);
     char *config = path_join(dir, "adapter_config.json"), *tensors = path_join(dir, "adapter_model.safetensors");
     if (write_tensors(a, tensors, e) == ST_OK) json_write(config, a->config, e);
+    if (e->code == ST_OK && a->labels) head_labels_write(a->labels, dir, e);
     free(config), free(tensors);
     return e->code;
 }

@@ -9,6 +9,7 @@
 #include "base/memory.h"
 #include "base/text.h"
 #include "base/yaml.h"
+#include "model/config.h"
 
 const struct flag training_keys[TRAINING_KEYS] = {
     {"model_name_or_path", FLAG_TEXT, NULL, NULL, "the base model's folder"},
@@ -19,7 +20,9 @@ const struct flag training_keys[TRAINING_KEYS] = {
     {"attn_window", FLAG_INT, NULL, NULL, "sliding window instead of the model's own; 0: none"},
     {"max_seq_len", FLAG_INT, "4096", NULL, "longer rows are cut; 0: no limit"},
     {"conv_template", FLAG_TEXT, NULL, NULL, "a Mantis template; unset: the model's own"},
-    {"problem_type", FLAG_TEXT, "generation", "generation", "what the model learns to give"},
+    {"problem_type", FLAG_TEXT, NULL, "generation|regression|single_label_classification|multi_label_classification",
+     "what the model learns to give; unset: as it does"},
+    {"num_labels", FLAG_INT, NULL, NULL, "outputs of a new head; unset: the labels of the rows"},
 
     {"finetuning_type", FLAG_TEXT, "lora", "lora|full|projector", "what is trained"},
     {"lora_r", FLAG_INT, "8", NULL, "rank"},
@@ -282,6 +285,7 @@ static enum status check_all(const struct settings *s, struct err *e) {
         {"num_train_epochs", 0, 1e9},
         {"seed", 0, 0x1p53},
         {"max_steps", -1, 1e9},
+        {"num_labels", 1, MOST_LABELS},
     };
     for (size_t i = 0; i < sizeof ranges / sizeof *ranges; i++)
         if (in_range(s, ranges[i].key, ranges[i].least, ranges[i].most, e) != ST_OK) return e->code;

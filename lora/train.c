@@ -26,12 +26,15 @@ static struct batch one_row(const struct batch *b, int64_t r, int64_t offsets[2]
     offsets[0] = 0, offsets[1] = N;
     return (struct batch){.rows = 1,
                           .N = N,
-                          .scored = scored,
+                          .scored = b->label_count ? 1 : scored,
                           .offsets = offsets,
                           .ids = b->ids + first,
                           .positions = b->positions + first,
                           .targets = b->targets + first,
                           .row_index = b->row_index + r,
+                          .label_count = b->label_count,
+                          .labels = b->labels + r * b->label_count,
+                          .pooled = b->label_count ? b->pooled + r : NULL,
                           .images = inside / per_image,
                           .image = b->images ? b->image + before / per_image : NULL};
 }
@@ -53,7 +56,13 @@ static void micro_batch(struct trainer *t, const struct batch *b, int64_t index)
     }
 }
 
-/* One update of all that is trained; a head with its own rate takes one call for each tensor. */
+static bool all_alike(const struct adapter *a, bool one_rate) {
+    for (int64_t i = 0; i < a->count; i++)
+        if (!a->trained[i].decays || (a->trained[i].head && !one_rate)) return false;
+    return true;
+}
+
+/* One update of all that is trained; a head with its own rate, or a bias, takes one call for each tensor. */
 static void update(struct trainer *t, double rate, double head_rate, double grad_scale) {
     const struct settings *s = t->settings;
     struct adapter *a = t->adapter;
@@ -64,13 +73,14 @@ static void update(struct trainer *t, double rate, double head_rate, double grad
                       .weight_decay = settings_number(s, "weight_decay"),
                       .grad_scale = grad_scale,
                       .step = t->step + 1};
-    if (rate == head_rate) {
+    if (all_alike(a, rate == head_rate)) {
         op_adamw(t->model->be, &a->values, &a->m, &a->v, &a->grads, &h);
         return;
     }
     for (int64_t i = 0; i < a->count; i++) {
         struct trained *p = &a->trained[i];
         h.lr = p->head ? head_rate : rate;
+        h.weight_decay = p->decays ? settings_number(s, "weight_decay") : 0;
         op_adamw(t->model->be, &p->value, &p->m, &p->v, &p->grad, &h);
     }
 }

@@ -258,6 +258,56 @@ static void read_mllava(struct model_config *c, const struct section *s) {
                 (long long)c->text.vocab);
 }
 
+/* --- the head ---------------------------------------------------------------------------------------------------- */
+
+static bool is_classifier(const struct section *s) {
+    const cJSON *list = json_get(s->o, "architectures"), *first = cJSON_IsArray(list) ? list->child : NULL;
+    return cJSON_IsString(first) && text_ends(first->valuestring, "ForSequenceClassification");
+}
+
+/* The name of output i, or NULL. */
+static const char *id2label(const cJSON *map, int64_t i) {
+    char key[24];
+    snprintf(key, sizeof key, "%lld", (long long)i);
+    const cJSON *v = json_get(map, key);
+    return cJSON_IsString(v) && *v->valuestring ? v->valuestring : NULL;
+}
+
+/* Names that somebody gave: all of them there, and not all LABEL_i, which transformers writes where there are none. */
+static void read_label_names(struct model_config *c, const cJSON *map) {
+    const char **names = mem_alloc((size_t)c->num_labels * sizeof *names);
+    bool all = true, given = false;
+    for (int64_t i = 0; i < c->num_labels; i++) {
+        names[i] = id2label(map, i);
+        all = all && names[i];
+        given = given || (names[i] && !text_starts(names[i], "LABEL_"));
+    }
+    if (all && given) c->label_names = names;
+    if (!all || !given) free(names);
+}
+
+static void read_head(struct model_config *c, const struct section *s) {
+    const cJSON *map = json_get(s->o, "id2label"), *text = json_get(s->o, "text_config");
+    struct section pad = {json_get(s->o, "pad_token_id") || !text ? s->o : text, s->where, s->e};
+    c->pad_token = (int32_t)whole(&pad, "pad_token_id", -1);
+    if (!is_classifier(s)) return;
+    const char *name = word(s, "problem_type", NULL);
+    int64_t named = cJSON_IsObject(map) ? cJSON_GetArraySize(map) : 2; // transformers' default
+    c->num_labels = count(s, "num_labels", named > 0 ? named : 2);
+    c->problem = c->num_labels == 1 ? PROBLEM_REGRESSION : PROBLEM_UNSAID;
+    if (name && (!problem_find(&c->problem, name) || c->problem == PROBLEM_GENERATION))
+        err_set(s->e, ST_FAIL,
+                "%s: problem_type \"%s\" is unknown; wanted regression, single_label_classification or "
+                "multi_label_classification",
+                s->where, name);
+    if (c->num_labels > MOST_LABELS)
+        err_set(s->e, ST_FAIL, "%s: %lld labels, at most %d are possible", s->where, (long long)c->num_labels,
+                MOST_LABELS);
+    if (s->e->code != ST_OK) return;
+    read_label_names(c, map);
+    c->text.tied = false; // there is no output embedding
+}
+
 static void add_eos(struct model_config *c, const cJSON *v) {
     int room = (int)(sizeof c->eos / sizeof *c->eos);
     if (cJSON_IsArray(v))
@@ -305,12 +355,14 @@ enum status model_config_read(struct model_config *c, const char *dir, struct er
     else
         err_set(e, ST_FAIL, "%s: model_type \"%s\" is not supported; graft knows %s", c->path, c->model_type,
                 wanted_types);
+    if (e->code == ST_OK) read_head(c, &s);
     read_eos(c, dir);
     return e->code;
 }
 
 void model_config_free(struct model_config *c) {
     cJSON_Delete(c->json);
+    free((void *)c->label_names);
     free(c->path);
     *c = (struct model_config){0};
 }

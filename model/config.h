@@ -9,6 +9,7 @@
 #include <stdint.h>
 
 #include "base/batch.h"
+#include "base/problem.h"
 #include "base/status.h"
 #include "base/tensor.h"
 #include "kernels/ops.h"
@@ -48,17 +49,24 @@ struct model_config {
     enum family family;
     const char *model_type; // "llama", "mistral", "qwen2", "llava"
     struct text_config text;
-    struct vision_config vision;   // mllava
-    enum activation projector_act; // mllava
-    int32_t image_token;           // mllava
-    const char *default_template;  // Mantis' template for this model; NULL: the tokenizer's own
-    int32_t eos[8];                // end of generation, from generation_config.json and config.json
+    struct vision_config vision;    // mllava
+    enum activation projector_act;  // mllava
+    int32_t image_token;            // mllava
+    const char *default_template;   // Mantis' template for this model; NULL: the tokenizer's own
+    enum problem problem;           // generation: the head is lm_head; else a Linear called score
+    int64_t num_labels;             // outputs of score
+    const char *const *label_names; // (num_labels), by id2label; NULL: it has none but LABEL_0, LABEL_1, ...
+    int32_t pad_token;              // -1: none
+    enum pooling pooling;           // of score
+    int32_t eos[8];                 // end of generation, from generation_config.json and config.json
     int eos_count;
     enum dtype dtype;                 // of the published weights
     const cJSON *quantization_config; // NULL: not quantised
     cJSON *json;                      // owns all strings above
     char *path;                       // of config.json
 };
+
+enum { MOST_LABELS = 1 << 16 }; // of a head
 
 enum status model_config_read(struct model_config *c, const char *dir, struct err *e);
 void model_config_free(struct model_config *c);

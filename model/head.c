@@ -37,6 +37,10 @@ void head_loss(const struct pass *p, struct workspace *w, const struct tensor *d
     struct acts *a = &w->acts;
     struct model *m = w->m;
     const struct text_config *c = &m->config.text;
+    if (m->config.problem != PROBLEM_GENERATION) {
+        score_loss(p, w, dx, scale);
+        return;
+    }
     if (dx) op_zero(p->be, dx);
     if (a->scored == 0) return;
     size_t mark = p->scratch->used;

@@ -6,6 +6,7 @@
 #include "base/hash.h"
 #include "base/json.h"
 #include "base/memory.h"
+#include "base/rng.h"
 #include "base/text.h"
 
 /* --- names ------------------------------------------------------------------------------------------------------- */
@@ -38,6 +39,7 @@ static void find_prefixes(struct model *m) {
 }
 
 static const char *head_path(const struct model *m) {
+    if (m->config.problem != PROBLEM_GENERATION) return "score";
     return strcmp(m->text_prefix, "language_model.model") == 0 ? "language_model.lm_head" : "lm_head";
 }
 
@@ -72,8 +74,34 @@ static void load_block(struct model *m, int64_t i) {
     load_linear(m, &b->down, i, "mlp.down_proj", C, F, c->mlp_bias);
 }
 
+/* A base without the head that is asked for gets a new one, as transformers makes it: normal with deviation 0.02, bias 0.
+ * Text models have none, so that their class in transformers takes the head. */
+static void load_score(struct model *m) {
+    struct weights *w = &m->weights;
+    int64_t n = m->config.num_labels, C = m->config.text.dim;
+    if (!m->new_head) {
+        weights_linear(w, &m->head, head_path(m), n, C, weights_has(w, "score.bias"));
+        return;
+    }
+    weights_ignore_prefix(w, "lm_head.");
+    weights_ignore_prefix(w, "language_model.lm_head.");
+    if (!m->head.path) m->head.path = mem_text(head_path(m));
+    m->head.W = arena_tensor2(w->arena, F32, n, C);
+    if (m->head_bias) m->head.b = arena_tensor1(w->arena, F32, n);
+    if (!w->placing) return;
+    float *values = mem_alloc((size_t)(n * C) * sizeof *values);
+    for (int64_t i = 0; i < n * C; i++) values[i] = (float)(0.02 * rng_normal(m->head_seed, rng_stream("score"), (uint64_t)i));
+    backend_upload(m->be, &m->head.W, values);
+    if (m->head_bias) op_zero(m->be, &m->head.b);
+    free(values);
+}
+
 static void load_head(struct model *m) {
     const struct text_config *c = &m->config.text;
+    if (m->config.problem != PROBLEM_GENERATION) {
+        load_score(m);
+        return;
+    }
     if (!c->tied) {
         weights_linear(&m->weights, &m->head, head_path(m), c->vocab, c->dim, false);
         return;
@@ -170,9 +198,29 @@ static void register_vision(struct model *m) {
 /* Modules that stay in their own type when a checkpoint is quantised while loading: transformers' rule, and for mllava
  * the list that Mantis passes instead. */
 static void set_kept(struct quantize_on_load *q, const struct model_config *c) {
-    static const char *const head[] = {"lm_head"}, *const tower[] = {"vision_tower"};
+    static const char *const head[] = {"lm_head", "score"}, *const tower[] = {"vision_tower", "score"};
     q->keep = c->family == FAMILY_MLLAVA ? tower : head;
-    q->keep_count = 1;
+    q->keep_count = 2;
+}
+
+/* The head that the caller asks for, against the one that the model has. */
+static enum status choose_head(struct model *m, const struct load_options *o, struct err *e) {
+    struct model_config *c = &m->config;
+    bool has = c->problem != PROBLEM_GENERATION;
+    if (o->head.problem == PROBLEM_GENERATION) return ST_OK;
+    if (has && o->head.num_labels && o->head.num_labels != c->num_labels)
+        return err_set(e, ST_FAIL, "%s: the model's head has %lld outputs, wanted %lld", c->path, (long long)c->num_labels,
+                       (long long)o->head.num_labels);
+    if (!has && o->head.num_labels < 1)
+        return err_set(e, ST_FAIL, "%s: the model has no classification head, and how many outputs a new one has is not said; "
+                       "set num_labels", c->path);
+    if (!has) {
+        m->new_head = true, m->head_seed = o->head.seed, m->head_bias = o->head.bias;
+        c->num_labels = o->head.num_labels;
+        c->text.tied = false;
+    }
+    if (!has || o->head.problem != PROBLEM_UNSAID) c->problem = o->head.problem;
+    return ST_OK;
 }
 
 static enum status place(struct model *m, struct err *e) {
@@ -202,6 +250,7 @@ enum status model_load(struct model **out, const char *dir, struct backend *be, 
         err_set(e, ST_FAIL, "%s: the model is quantised already; leave out `quantization`", dir);
         goto failed;
     }
+    if (choose_head(m, o, e) != ST_OK) goto failed;
     set_kept(&q, &m->config);
     m->blocks = mem_alloc((size_t)m->config.text.layers * sizeof *m->blocks);
     if (weights_open(&m->weights, dir, be, &q, e) != ST_OK) goto failed;

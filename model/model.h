@@ -4,6 +4,7 @@
  *   workspace.c  the memory of a pass, measured by running the pass dry
  *   pass.c       embed, pictures, a loop over block_forward, and the same backwards
  *   head.c       final norm, logits of the scored positions, loss and its gradient
+ *   score.c      the same for classification and regression, at one position a row
  *   generate.c   a cache of keys and values, one token after the other
  *
  * Traps, each with a test: SigLIP's first patch is dropped, as if it were CLIP's class token (tests/test_golden.c,
@@ -34,7 +35,9 @@ struct model {
     struct tensor embed, gembed; // (V,C)
     struct block *blocks;        // (layers)
     struct tensor norm, gnorm;   // (C)
-    struct linear head;          // (V,C); tied: shares the embedding's weight
+    struct linear head;          // (V,C), tied: shares the embedding's weight; or "score" (config.num_labels,C)
+    bool new_head, head_bias;    // score is no part of the files: made here
+    uint64_t head_seed;
 
     struct vit vit;                   // mllava
     struct linear project1, project2; // mllava: (C,Cv) (C,C)
@@ -47,8 +50,17 @@ struct model {
     int64_t param_count;
 };
 
+/* The head that is wanted. */
+struct head_options {
+    enum problem problem; // generation: what the model has
+    int64_t num_labels;   // 0: those of the model
+    bool bias;            // of a new head
+    uint64_t seed;        // of a new head's weight
+};
+
 struct load_options {
     struct quantize_on_load quantize; // type F32: as it is
+    struct head_options head;
 };
 
 enum status model_load(struct model **m, const char *dir, struct backend *be, const struct load_options *o,
@@ -82,6 +94,7 @@ struct acts {
     struct tensor scored_rows, targets; // (S) I32
     struct tensor last, normed, rstd;   // (S,C) (S,C) (S): the scored rows of the last output
     struct tensor loss;                 // (S) F32
+    struct tensor labels, outputs;      // (S,labels) F32: of a head that is no language model's
     struct linear_acts lhead;
 
     struct tensor image_rows, patch_rows; // (n*T) I32: where the features go, which patch each one is
@@ -132,7 +145,7 @@ struct pass pass_new(struct workspace *w, uint64_t seed, uint64_t draw);
 
 void model_forward(const struct pass *p, struct workspace *w, const struct batch *b);
 
-/* The losses of the scored positions go to acts.loss; with dx (N,C) also scale times the gradient of their sum with
+/* The losses of the scored positions (one a row under a classification head) go to acts.loss; with dx (N,C) also scale times the gradient of their sum with
  * respect to the last layer's output, and the gradients of head and final norm are added to. */
 void head_loss(const struct pass *p, struct workspace *w, const struct tensor *dx, float scale);
 
@@ -146,6 +159,9 @@ void model_step(struct workspace *w, const struct batch *b, uint64_t seed, uint6
 /* The lowest layer (or 0: the embedding or pictures; layers + 1: the head) whose output after model_forward holds a
  * number that is not finite; -1: none. Needs a training workspace that keeps inputs. */
 int64_t model_find_nonfinite(struct workspace *w);
+
+/* head_loss under a classification head: its outputs go to acts.outputs too. */
+void score_loss(const struct pass *p, struct workspace *w, const struct tensor *dx, float scale);
 
 /* logits (V) F32 on the host of the last position of the pass. */
 void head_logits(const struct pass *p, struct workspace *w, float *logits);

@@ -127,6 +127,11 @@ static void cache_views(struct workspace *w, int64_t N) {
     }
 }
 
+/* Numbers that a row's labels take: none of a class, which is a target. */
+static int64_t score_width(const struct model *m) {
+    return m->config.problem == PROBLEM_SINGLE_LABEL ? 0 : m->config.num_labels;
+}
+
 static void acts_layout(struct workspace *w, const struct batch *b) {
     struct acts *a = &w->acts;
     struct arena *m = &w->arena;
@@ -140,6 +145,10 @@ static void acts_layout(struct workspace *w, const struct batch *b) {
     a->scored_rows = arena_tensor1(m, I32, S);
     a->targets = arena_tensor1(m, I32, S);
     a->loss = arena_tensor1(m, F32, S);
+    if (w->m->config.problem != PROBLEM_GENERATION) {
+        a->labels = arena_tensor2(m, F32, S, score_width(w->m));
+        a->outputs = arena_tensor2(m, F32, S, w->m->config.num_labels);
+    }
     a->last = arena_tensor2(m, w->act, S, C);
     a->normed = arena_tensor2(m, w->act, S, C);
     a->rstd = arena_tensor1(m, F32, S);
@@ -162,6 +171,18 @@ static void upload_scored(struct workspace *w, const struct batch *b) {
     backend_upload(w->m->be, &w->acts.scored_rows, w->host_index);
     for (int64_t i = 0; i < at; i++) w->host_index[i] = b->targets[w->host_index[i]];
     backend_upload(w->m->be, &w->acts.targets, w->host_index);
+}
+
+/* One position of every row; a class is a target, other labels are numbers. */
+static void upload_labels(struct workspace *w, const struct batch *b) {
+    bool class = w->m->config.problem == PROBLEM_SINGLE_LABEL;
+    for (int64_t r = 0; r < b->rows; r++) w->host_index[r] = (int32_t)(b->offsets[r] + b->pooled[r]);
+    backend_upload(w->m->be, &w->acts.scored_rows, w->host_index);
+    for (int64_t r = 0; r < b->rows && class; r++) w->host_index[r] = (int32_t)b->labels[r];
+    if (class)
+        backend_upload(w->m->be, &w->acts.targets, w->host_index);
+    else
+        backend_upload(w->m->be, &w->acts.labels, b->labels);
 }
 
 static void upload_pictures(struct workspace *w, const struct batch *b) {
@@ -195,7 +216,10 @@ static void upload_batch(struct workspace *w, const struct batch *b) {
         backend_upload(be, &a->offsets, b->offsets);
         for (int64_t i = 0; i <= b->rows; i++) w->host_offsets[i] = b->offsets[i] + (i ? past : 0);
         if (w->cache) backend_upload(be, &a->kv_offsets, w->host_offsets);
-        upload_scored(w, b);
+        if (w->m->config.problem == PROBLEM_GENERATION)
+            upload_scored(w, b);
+        else
+            upload_labels(w, b);
         if (b->images) upload_pictures(w, b);
         if (a->noise.data && w->train) upload_noise(w, b);
     }

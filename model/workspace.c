@@ -30,7 +30,7 @@ static void dry_pass(struct workspace *w) {
         struct pass p = pass_new(w, 0, 0);
         model_forward(&p, w, &largest);
         head_loss(&p, w, NULL, 1);
-        head_logits(&p, w, NULL);
+        if (w->m->config.problem == PROBLEM_GENERATION) head_logits(&p, w, NULL);
     }
     w->dry = false;
     if (w->cache) w->cache->length = 0;

@@ -1,4 +1,4 @@
-/* Cross entropy over logits in F32, row by row. The sum of exponentials is taken in one pass, relative to the largest
+/* Losses row by row. Cross entropy over logits in F32: the sum of exponentials is taken in one pass, relative to the largest
  * logit so far, in double. */
 #include <math.h>
 
@@ -83,4 +83,56 @@ void cpu_cross_entropy_forward(struct backend *be, const struct tensor *loss, co
 void cpu_cross_entropy(struct backend *be, const struct tensor *loss, const struct tensor *logits,
                        const struct tensor *targets, float scale) {
     run(be, loss, logits, targets, true, scale);
+}
+
+/* --- heads: a few numbers a row ---------------------------------------------------------------------------------- */
+
+struct head_loss {
+    float *loss, *dx; // (M), (M,n) or NULL
+    const float *x, *y;
+    int64_t M, n, per_task;
+    float scale;
+    bool binary;
+};
+
+/* log(1 + exp(x)) - x y without overflow. */
+static double binary_entropy(double x, double y) { return fmax(x, 0) - x * y + log1p(exp(-fabs(x))); }
+
+static void head_task(void *arg, int64_t task, int thread) {
+    (void)thread;
+    const struct head_loss *p = arg;
+    double mean = 1.0 / (double)p->n;
+    for (int64_t row = task * p->per_task; row < least((task + 1) * p->per_task, p->M); row++) {
+        double sum = 0;
+        for (int64_t i = row * p->n; i < (row + 1) * p->n; i++) {
+            double x = p->x[i], y = p->y[i];
+            sum += p->binary ? binary_entropy(x, y) : (x - y) * (x - y);
+            if (p->dx) p->dx[i] = (float)((double)p->scale * mean * (p->binary ? 1 / (1 + exp(-x)) - y : 2 * (x - y)));
+        }
+        p->loss[row] = (float)(sum * mean);
+    }
+}
+
+static void head_run(struct backend *be, const struct tensor *loss, const struct tensor *dx, const struct tensor *x,
+                     const struct tensor *y, float scale, bool binary) {
+    struct head_loss p = {.loss = loss->data,
+                          .dx = dx ? dx->data : NULL,
+                          .x = x->data,
+                          .y = y->data,
+                          .M = x->dim[0],
+                          .n = x->dim[1],
+                          .per_task = rows_per_task(x->dim[1]),
+                          .scale = scale,
+                          .binary = binary};
+    threads_for(be->threads, tasks_of(p.M, p.per_task), head_task, &p);
+}
+
+void cpu_squared_error(struct backend *be, const struct tensor *loss, const struct tensor *dx, const struct tensor *x,
+                       const struct tensor *y, float scale) {
+    head_run(be, loss, dx, x, y, scale, false);
+}
+
+void cpu_binary_cross_entropy(struct backend *be, const struct tensor *loss, const struct tensor *dx,
+                              const struct tensor *x, const struct tensor *y, float scale) {
+    head_run(be, loss, dx, x, y, scale, true);
 }

@@ -69,6 +69,10 @@ void cpu_cross_entropy_forward(struct backend *be, const struct tensor *loss, co
                                const struct tensor *targets);
 void cpu_cross_entropy(struct backend *be, const struct tensor *loss, const struct tensor *logits,
                        const struct tensor *targets, float scale);
+void cpu_squared_error(struct backend *be, const struct tensor *loss, const struct tensor *dx, const struct tensor *x,
+                       const struct tensor *y, float scale);
+void cpu_binary_cross_entropy(struct backend *be, const struct tensor *loss, const struct tensor *dx,
+                              const struct tensor *x, const struct tensor *y, float scale);
 void cpu_sum_add(struct backend *be, const struct tensor *total, const struct tensor *x);
 void cpu_sum_squares_add(struct backend *be, const struct tensor *total, const struct tensor *x);
 void cpu_count_nonfinite_add(struct backend *be, const struct tensor *total, const struct tensor *x);

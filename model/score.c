@@ -1,0 +1,47 @@
+/* The head of classification and regression: one position of every row goes through the final norm and a Linear called
+ * score, and its outputs meet the row's labels. Raw numbers: no sigmoid, no scaling, no clipping of what it gives. */
+#include "kernels/ops.h"
+#include "model/model.h"
+
+/* acts.loss from acts.outputs and, with doutputs (S,n), scale times its gradient. */
+static void row_losses(const struct pass *p, struct workspace *w, const struct tensor *doutputs, float scale) {
+    const struct acts *a = &w->acts;
+    switch (w->m->config.problem) {
+    case PROBLEM_REGRESSION: op_squared_error(p->be, &a->loss, doutputs, &a->outputs, &a->labels, scale); return;
+    case PROBLEM_MULTI_LABEL: op_binary_cross_entropy(p->be, &a->loss, doutputs, &a->outputs, &a->labels, scale); return;
+    default: break; // one class of several
+    }
+    if (!doutputs) {
+        op_cross_entropy_forward(p->be, &a->loss, &a->outputs, &a->targets);
+        return;
+    }
+    op_copy(p->be, doutputs, &a->outputs);
+    op_cross_entropy(p->be, &a->loss, doutputs, &a->targets, scale);
+}
+
+void score_loss(const struct pass *p, struct workspace *w, const struct tensor *dx, float scale) {
+    struct acts *a = &w->acts;
+    struct model *m = w->m;
+    const struct text_config *c = &m->config.text;
+    int64_t S = a->scored;
+    size_t mark = p->scratch->used;
+    struct tensor dlast = {0}, dnormed = {0}, doutputs = {0};
+    if (dx) {
+        dlast = arena_tensor2(p->scratch, p->act, S, c->dim);
+        dnormed = arena_tensor2(p->scratch, p->act, S, c->dim);
+        doutputs = arena_tensor2(p->scratch, F32, S, m->config.num_labels);
+    }
+    linear_acts_layout(&a->lhead, p->scratch, &m->head, S, p->act);
+    op_gather_rows(p->be, &a->last, &a->x[c->layers], &a->scored_rows);
+    op_rmsnorm_forward(p->be, &a->normed, &a->rstd, &a->last, &m->norm, c->eps);
+    linear_forward(p, &a->lhead, &a->outputs, &a->normed, &m->head);
+    row_losses(p, w, dx ? &doutputs : NULL, scale);
+    if (dx) {
+        linear_backward(p, &dnormed, 0, &doutputs, &a->normed, &a->lhead, &m->head);
+        op_zero(p->be, &dlast);
+        op_rmsnorm_backward_add(p->be, &dlast, m->gnorm.data ? &m->gnorm : NULL, &dnormed, &a->last, &a->rstd, &m->norm);
+        op_zero(p->be, dx);
+        op_scatter_rows(p->be, dx, &dlast, &a->scored_rows);
+    }
+    p->scratch->used = mark;
+}
