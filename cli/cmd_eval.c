@@ -1,4 +1,5 @@
-/* graft eval: the loss of every row of a data set under a model, with or without an adapter. */
+/* graft eval: the loss of every row of a data set under a model, with or without an adapter; under a classification head
+ * also its outputs, and how well they agree with the labels. */
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -8,6 +9,7 @@
 #include "base/memory.h"
 #include "base/text.h"
 #include "cli/out.h"
+#include "cli/outputs.h"
 #include "cli/session.h"
 #include "cli/verbs.h"
 #include "lora/evaluate.h"
@@ -28,6 +30,9 @@ static const struct flag eval_flags[] = {
 struct rows {
     const struct dataset *data;
     struct text lines;
+    const char *const *names; // of a head's outputs
+    int64_t outputs;
+    enum problem problem;
     struct progress progress;
     struct err *e;
 };
@@ -42,6 +47,11 @@ static void add_row(void *arg, const struct row_loss *r) {
     cJSON_AddNumberToObject(o, "tokens", (double)r->tokens);
     cJSON_AddNumberToObject(o, "scored", (double)r->scored);
     cJSON_AddNumberToObject(o, "loss_sum", r->loss_sum);
+    if (r->outputs) cJSON_AddItemToObject(o, "outputs", outputs_json(rows->names, r->outputs, rows->outputs));
+    if (r->outputs)
+        cJSON_AddItemToObject(o, "labels", rows->problem == PROBLEM_SINGLE_LABEL
+                                               ? cJSON_CreateNumber((double)r->labels[0])
+                                               : outputs_json(rows->names, r->labels, rows->outputs));
     char *line = json_text(o, true);
     text_addf(&rows->lines, "%s\n", line);
     free(line);
@@ -49,7 +59,8 @@ static void add_row(void *arg, const struct row_loss *r) {
     row_free(&row);
 }
 
-static void print(const struct flags *f, const struct evaluation *v, double seconds) {
+static void print(const struct flags *f, const struct evaluation *v, const char *const *names, double seconds) {
+    uint64_t seed = (uint64_t)flag_int(f, "seed");
     double loss = v->loss_sum / (double)(v->scored ? v->scored : 1);
     if (flag_bool(f, "json")) {
         cJSON *o = cJSON_CreateObject();
@@ -57,27 +68,38 @@ static void print(const struct flags *f, const struct evaluation *v, double seco
         cJSON_AddNumberToObject(o, "tokens", (double)v->tokens);
         cJSON_AddNumberToObject(o, "scored", (double)v->scored);
         cJSON_AddNumberToObject(o, "loss", loss);
-        cJSON_AddNumberToObject(o, "perplexity", exp(loss));
+        if (v->outcome)
+            outcome_json(o, v->outcome, names, seed);
+        else
+            cJSON_AddNumberToObject(o, "perplexity", exp(loss));
         cJSON_AddNumberToObject(o, "seconds", seconds);
         out_json(o);
         cJSON_Delete(o);
         return;
     }
-    out_text("rows        %lld\ntokens      %lld (%lld scored)\nloss        %.6f\nperplexity  %.4f\n",
-             (long long)v->rows, (long long)v->tokens, (long long)v->scored, loss, exp(loss));
+    if (v->outcome) {
+        out_text("rows        %lld\nloss        %.6f\n\n", (long long)v->rows, loss);
+        outcome_print(v->outcome, names, seed);
+        return;
+    }
+    out_text("rows        %lld\ntokens      %lld (%lld scored)\nloss        %.6f\nperplexity  %.4f\n", (long long)v->rows,
+             (long long)v->tokens, (long long)v->scored, loss, exp(loss));
 }
 
 static enum status evaluate(struct session *s, const struct flags *f, struct err *e) {
     struct evaluator *ev = NULL;
     struct evaluation v;
-    struct rows rows = {.data = s->val, .e = e, .progress = progress_new(f, "evaluating", dataset_rows(s->val))};
+    char **names = session_output_names(s, s->val);
+    struct rows rows = {.data = s->val, .e = e, .names = (const char *const *)names, .outputs = s->model->config.num_labels,
+                        .problem = s->model->config.problem, .progress = progress_new(f, "evaluating", dataset_rows(s->val))};
     const char *path = flag_text(f, "per_row");
     double began = out_clock();
     if (evaluator_new(&ev, s->model, s->val, flag_int(f, "batch_size"), 1, s->act, e) == ST_OK)
         evaluator_run(ev, &v, add_row, &rows, e);
     progress_end(&rows.progress);
     if (e->code == ST_OK && path) file_write(path, text_str(&rows.lines), rows.lines.len, e);
-    if (e->code == ST_OK) print(f, &v, out_clock() - began);
+    if (e->code == ST_OK) print(f, &v, rows.names, out_clock() - began);
+    names_free(names, (size_t)s->model->config.num_labels);
     evaluator_free(ev);
     text_free(&rows.lines);
     return e->code;
@@ -110,7 +132,7 @@ static int run_eval(const struct flags *f, struct err *e) {
 const struct verb verb_eval = {
     .name = "eval",
     .arguments = "MODEL --data DATA.yaml [--adapter ADAPTER]",
-    .about = "loss and perplexity of a data set, row by row if asked",
+    .about = "loss of a data set, agreement of a head with its labels; row by row if asked",
     .flags = eval_flags,
     .flag_count = sizeof eval_flags / sizeof *eval_flags,
     .min_words = 1,

@@ -1,4 +1,4 @@
-/* The loss of every row of a data set under the model as it stands. */
+/* The loss, and under a head the outputs, of every row of a data set under the model as it stands. */
 #ifndef LORA_EVALUATE_H
 #define LORA_EVALUATE_H
 
@@ -6,18 +6,25 @@
 
 #include "base/status.h"
 #include "data/dataset.h"
+#include "lora/metrics.h"
 #include "model/model.h"
 
 struct row_loss {
     int64_t row; // of the data set's mixture
     int64_t tokens, scored;
     double loss_sum;
+    const float *outputs, *labels; // of a head: what it gave, what was wanted
 };
 
 struct evaluation {
     int64_t rows, tokens, scored;
     double loss_sum; // mean loss: loss_sum / scored
+    const struct outcome *outcome; // of a head; lives as long as the evaluator. NULL: a language model
 };
+
+/* "loss", or a metric of the head; "eval_" before a name changes nothing. */
+bool evaluation_has(enum problem p, const char *name, bool *less_is_better);
+double evaluation_value(const struct evaluation *v, const char *name); // not defined: 0
 
 struct evaluator {
     struct workspace *workspace;
@@ -25,6 +32,8 @@ struct evaluator {
     int64_t rows_per_batch;
     int workers;
     float *losses; // staging (limits.scored)
+    float *outputs; // staging (limits.scored, outputs), of a head
+    struct outcome outcome;
 };
 
 /* rows_per_batch rows go through the model together. */
