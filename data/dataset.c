@@ -114,11 +114,11 @@ static enum status name_labels(struct dataset *d, const struct set *s, struct er
             err_set(&first, bad.code, "%s", bad.text);
         else if (!r.labels)
             err_set(&first, ST_FAIL, "%s: wanted \"labels\" with at least one name and its number", r.where);
-        else if (label_names_init(&d->labels, &r, &d->family, e) != ST_OK)
+        else if (label_names_init(&d->labels, &r, &d->family, d->unlabelled ? &bad : e) != ST_OK)
             i = s->rows.count;
         chat_row_free(&r);
     }
-    if (e->code == ST_OK && d->labels.count == 0) err_set(e, first.code, "%s", first.text);
+    if (e->code == ST_OK && d->labels.count == 0 && !d->unlabelled) err_set(e, first.code, "%s", first.text);
     if (d->problem == PROBLEM_UNSAID && d->labels.count == 1) d->problem = PROBLEM_SINGLE_LABEL;
     return e->code;
 }
@@ -130,7 +130,7 @@ static enum status open_set(struct dataset *d, struct set *s, const struct data_
     if (s->rows.count > INT32_MAX)
         return err_set(e, ST_FAIL, "%s: %lld rows, at most %d are taken; split the file", s->config->path,
                        (long long)s->rows.count, INT32_MAX);
-    bool named = s->config->format == ROWS_CHAT || d->unlabelled || d->labels.count;
+    bool named = s->config->format == ROWS_CHAT || d->labels.count;
     if (!named && name_labels(d, s, e) != ST_OK) return e->code;
     int64_t n = s->rows.count;
     int64_t *order = mem_alloc((size_t)n * sizeof *order);
@@ -231,6 +231,7 @@ struct dataset *dataset_open(const struct data_options *o, const struct data_fam
         }
     }
     if (e->code == ST_OK && mix(d, o->balancing, e) == ST_OK) {
+        if (d->problem == PROBLEM_UNSAID && d->unlabelled) d->problem = PROBLEM_REGRESSION;
         if (d->problem == PROBLEM_UNSAID) d->problem = d->graded ? PROBLEM_REGRESSION : PROBLEM_MULTI_LABEL;
         d->fingerprint = fingerprint(d);
         return d;

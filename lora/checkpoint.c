@@ -45,7 +45,7 @@ static cJSON *state_json(const struct trainer *t) {
     cJSON_AddStringToObject(o, "dtype", dtype_name(t->act));
     cJSON_AddStringToObject(o, "data_fingerprint", data);
     cJSON_AddStringToObject(o, "model_fingerprint", model);
-    if (t->best_step) cJSON_AddNumberToObject(o, "best_loss", t->best_loss);
+    if (t->best_step) cJSON_AddNumberToObject(o, "best_metric", t->best_metric);
     cJSON_AddNumberToObject(o, "best_step", (double)t->best_step);
     cJSON_AddNumberToObject(o, "without_gain", (double)t->without_gain);
     cJSON_AddItemToObject(o, "settings", cJSON_Duplicate(t->settings->values, true));
@@ -254,7 +254,7 @@ enum status checkpoint_read(struct trainer *t, const char *dir, struct err *e) {
         json_int(state, own, "step", 0, &t->step, e);
         json_int(state, own, "best_step", 0, &t->best_step, e);
         json_int(state, own, "without_gain", 0, &t->without_gain, e);
-        json_num(state, own, "best_loss", 0, &t->best_loss, e);
+        json_num(state, own, "best_metric", 0, &t->best_metric, e);
         if (t->step < 0 || t->step > t->steps)
             err_set(e, ST_FAIL, "%s: step %lld is outside the run", own, (long long)t->step);
     }

@@ -73,6 +73,19 @@ static enum status take_memory(struct trainer *t, struct err *e) {
     return ST_OK;
 }
 
+static enum status check_metric(const struct trainer *t, struct err *e) {
+    const char *name = settings_text(t->settings, "metric_for_best_model");
+    enum problem p = t->model->config.problem;
+    struct text known = {0};
+    bool less;
+    if (evaluation_has(p, name, &less)) return ST_OK;
+    for (int i = 0; i < metric_count(p); i++) text_addf(&known, ", %s", metric_name(p, i));
+    err_set(e, ST_USAGE, "%s: metric_for_best_model is %.80s; problem_type %s has loss%s", t->settings->path, name,
+            problem_name(p), text_str(&known));
+    text_free(&known);
+    return e->code;
+}
+
 enum status trainer_new(struct trainer **out, const struct trainer_inputs *in, struct err *e) {
     struct trainer *t = *out = mem_alloc(sizeof *t);
     const struct settings *s = in->settings;
@@ -92,9 +105,11 @@ enum status trainer_new(struct trainer **out, const struct trainer_inputs *in, s
                           .micro_means = settings_is(s, "loss_normalization", "micro_batch"),
                           .steps = trainer_steps(s, dataset_rows(in->data))};
     t->schedule = schedule_of(s, t->steps);
+    if (check_metric(t, e) != ST_OK) goto failed;
     t->host_totals = mem_alloc((size_t)t->accum * sizeof *t->host_totals);
     t->scored = mem_alloc((size_t)t->accum * sizeof *t->scored);
     if (take_memory(t, e) == ST_OK) return ST_OK;
+failed:
     trainer_free(t);
     *out = NULL;
     return e->code;
@@ -162,16 +177,21 @@ static enum status write_card(const struct trainer *t, const struct step_report 
     for (const cJSON *v = t->settings->values->child; v && n < sizeof rows / sizeof *rows; v = v->next)
         if (!cJSON_IsNull(v)) rows[n++] = (struct card_row){v->string, json_text(v, true)};
     char *loss = mem_format("%.4f", last->loss),
-         *best = mem_format("%.4f (step %lld)", t->best_loss, (long long)t->best_step);
+         *best = mem_format("%.4f (step %lld)", t->best_metric, (long long)t->best_step),
+         *measure = mem_format("best %s on the val split", settings_text(t->settings, "metric_for_best_model"));
     char *path = path_join(t->output_dir, "README.md");
-    struct card_row results[] = {{"training loss of the last step", loss}, {"best loss on the val split", best}};
+    struct card_row results[] = {{"training loss of the last step", loss}, {measure, best}};
     const char *name = settings_text(t->settings, "run_name");
     struct model_card card = {
         .name = name ? name : path_name(t->output_dir),
         .base_model = settings_text(t->settings, "model_name_or_path"),
         .method = method_name(t),
-        .pipeline_tag = t->model->config.family == FAMILY_MLLAVA ? "image-text-to-text" : "text-generation",
-        .auto_class = t->model->config.family == FAMILY_MLLAVA ? "LlavaForConditionalGeneration" : NULL,
+        .pipeline_tag = t->model->config.problem != PROBLEM_GENERATION ? "text-classification"
+                        : t->model->config.family == FAMILY_MLLAVA     ? "image-text-to-text"
+                                                                       : "text-generation",
+        .auto_class = t->model->config.problem != PROBLEM_GENERATION ? "AutoModelForSequenceClassification"
+                      : t->model->config.family == FAMILY_MLLAVA     ? "LlavaForConditionalGeneration"
+                                                                     : NULL,
         .quant_type =
             settings_is(t->settings, "quantization", "none") ? NULL : settings_text(t->settings, "quantization"),
         .whole = t->adapter->finetuning != FINETUNE_LORA,
@@ -182,7 +202,7 @@ static enum status write_card(const struct trainer *t, const struct step_report 
     };
     model_card_write(&card, path, e);
     for (size_t i = 0; i < n; i++) free((char *)rows[i].value);
-    free(loss), free(best), free(path);
+    free(loss), free(best), free(measure), free(path);
     return e->code;
 }
 
@@ -234,10 +254,13 @@ static enum status evaluate(struct trainer *t, struct run_log *log, const struct
     struct evaluation v;
     if (evaluator_run(t->evaluator, &v, NULL, NULL, e) != ST_OK || run_log_evaluation(log, t, &v, e) != ST_OK)
         return e->code;
-    double loss = v.loss_sum / (double)(v.scored ? v.scored : 1);
-    bool better = t->best_step == 0 || loss < t->best_loss;
+    bool less;
+    const char *name = settings_text(t->settings, "metric_for_best_model");
+    evaluation_has(t->model->config.problem, name, &less);
+    double now = evaluation_value(&v, name);
+    bool better = t->best_step == 0 || (less ? now < t->best_metric : now > t->best_metric);
     t->without_gain = better ? 0 : t->without_gain + 1;
-    if (better) t->best_loss = loss, t->best_step = t->step;
+    if (better) t->best_metric = now, t->best_step = t->step;
     if (ev->evaluated) ev->evaluated(ev->arg, t, &v);
     return better && settings_bool(t->settings, "load_best_model_at_end") ? save(t, ev, e) : ST_OK;
 }

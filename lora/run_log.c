@@ -121,14 +121,28 @@ enum status run_log_step(struct run_log *log, const struct trainer *t, const str
 
 enum status run_log_evaluation(struct run_log *log, const struct trainer *t, const struct evaluation *v,
                                struct err *e) {
-    double loss = v->loss_sum / (double)(v->scored ? v->scored : 1);
-    struct scalar scalar = {"eval/loss", loss};
+    double loss = evaluation_value(v, "loss");
+    struct scalar scalars[16] = {{"eval/loss", loss}};
+    char *names[16];
+    size_t n = 1;
     cJSON *o = cJSON_CreateObject();
     cJSON_AddNumberToObject(o, "step", (double)t->step);
     cJSON_AddNumberToObject(o, "eval_loss", loss);
     cJSON_AddNumberToObject(o, "eval_rows", (double)v->rows);
-    if (put(log, o, e) != ST_OK || !log->events) return e->code;
-    return tensorboard_write(log->events, t->step, (double)time(NULL), &scalar, 1, e);
+    for (int i = 0; v->outcome && i < metric_count(v->outcome->problem); i++) {
+        double x = metric_value(v->outcome, i, ALL_COLUMNS);
+        if (isnan(x)) continue;
+        names[n] = mem_format("eval/%s", metric_name(v->outcome->problem, i));
+        scalars[n] = (struct scalar){names[n], x};
+        n++;
+        char *key = mem_format("eval_%s", metric_name(v->outcome->problem, i));
+        cJSON_AddNumberToObject(o, key, x);
+        free(key);
+    }
+    if (put(log, o, e) == ST_OK && log->events)
+        tensorboard_write(log->events, t->step, (double)time(NULL), scalars, n, e);
+    for (size_t i = 1; i < n; i++) free(names[i]);
+    return e->code;
 }
 
 /* The keys that transformers' log_history has. */
@@ -149,7 +163,7 @@ enum status run_log_trainer_state(const struct trainer *t, const char *path, str
     cJSON *o = cJSON_CreateObject(), *history = cJSON_CreateArray();
     each_line(log, t->step, add_history, history);
     cJSON_AddItemToObject(o, "best_global_step", best ? cJSON_CreateNumber((double)t->best_step) : cJSON_CreateNull());
-    cJSON_AddItemToObject(o, "best_metric", best ? cJSON_CreateNumber(t->best_loss) : cJSON_CreateNull());
+    cJSON_AddItemToObject(o, "best_metric", best ? cJSON_CreateNumber(t->best_metric) : cJSON_CreateNull());
     cJSON_AddItemToObject(o, "best_model_checkpoint", best ? cJSON_CreateString(best) : cJSON_CreateNull());
     cJSON_AddNumberToObject(o, "epoch", (double)(t->step * t->accum * t->rows) / (double)dataset_rows(t->data));
     cJSON_AddNumberToObject(o, "eval_steps", settings_number(s, "eval_steps"));

@@ -76,7 +76,7 @@ const struct flag training_keys[TRAINING_KEYS] = {
     {"save_steps", FLAG_INT, "500", NULL, "a checkpoint every so many steps"},
     {"save_total_limit", FLAG_INT, "2", NULL, "older checkpoints are removed; 0: keep all"},
     {"load_best_model_at_end", FLAG_BOOL, "false", NULL, "by metric_for_best_model"},
-    {"metric_for_best_model", FLAG_TEXT, "loss", "loss|eval_loss", ""},
+    {"metric_for_best_model", FLAG_TEXT, "loss", NULL, "loss; of a head also spearman, accuracy, ... (graft eval)"},
     {"early_stopping_patience", FLAG_INT, "0", NULL, "evaluations without a gain; 0: never"},
     {"logging_steps", FLAG_INT, "1", NULL, ""},
     {"report_to", FLAG_ANY, "jsonl", NULL, "jsonl, tensorboard, or a list; log.jsonl is always written"},

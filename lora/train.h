@@ -38,7 +38,7 @@ struct trainer {
     float *host_totals;         // (accum)
     int64_t *scored;            // (accum) of the step
 
-    double best_loss; // of the val split
+    double best_metric; // metric_for_best_model, of the val split
     int64_t best_step, without_gain;
     int64_t saved;                     // step of the last checkpoint that this run wrote
     const volatile sig_atomic_t *stop; // set from outside: write a checkpoint and stop after this step; may be NULL
