@@ -49,8 +49,10 @@ void folder_abandon(struct folder_out *f) {
     *f = (struct folder_out){0};
 }
 
+/* An adapter_config.json would make transformers look for the adapter. */
 static bool is_companion(const char *name) {
     if (strcmp(name, "config.json") == 0 || text_ends(name, ".index.json")) return false;
+    if (strcmp(name, "adapter_config.json") == 0 || strcmp(name, "merge_report.json") == 0) return false;
     return text_ends(name, ".json") || text_ends(name, ".jinja") || text_ends(name, ".model") ||
            text_ends(name, ".txt");
 }

@@ -48,7 +48,7 @@ struct job {
     int64_t prompts;
     struct progress progress;
     struct merge_report report;
-    enum dtype quant_type;
+    enum dtype quant_type; // F32: not quantised
     bool double_quant;
 };
 
@@ -84,8 +84,7 @@ static enum status read_flags(struct job *j, struct err *e) {
     j->o.adapters = j->adapters;
     j->o.as_stored = !dtype;
     j->o.type = dtype ? dtype_of(dtype) : F32;
-    j->quant_type = quantize ? dtype_of(quantize) : F32;
-    if (quantize) j->quant_type = strcmp(quantize, "fp4") == 0 ? FP4 : NF4;
+    j->quant_type = !quantize ? F32 : strcmp(quantize, "fp4") == 0 ? FP4 : NF4;
     return bytes_parse("max_shard_size", flag_text(f, "max_shard_size"), &j->o.max_shard_size, e);
 }
 
@@ -209,12 +208,10 @@ static enum status check(struct job *j, struct merge *m, const char *dir, struct
         r->out, r->outputs.rms, r->outputs.allowed);
 }
 
-static void show_quantise(void *arg, const char *name, int64_t done, int64_t total) { show(arg, name, done, total); }
-
 static enum status quantise(struct job *j, const char *plain, const char *dir, struct err *e) {
     struct checkpoint_options o = checkpoint_defaults();
     o.type = j->quant_type, o.double_quant = j->double_quant, o.max_shard_size = j->o.max_shard_size;
-    o.threads = j->o.be->threads, o.progress = show_quantise, o.progress_arg = j;
+    o.threads = j->o.be->threads, o.progress = show, o.progress_arg = j;
     show_next(j, "quantising");
     if (checkpoint_quantize(plain, dir, &o, &j->report.checkpoint, e) != ST_OK) return e->code;
     j->report.quantised = true, j->report.quant_type = dtype_name(j->quant_type);

@@ -218,6 +218,7 @@ static float *logits_of(struct model *m, const struct fed *f, struct err *e) {
         backend_release(m->be, memory);
     }
     workspace_free(w);
+    for (size_t i = 0; i < m->weights.files.count; i++) st_forget(&m->weights.files.entries[i]);
     if (e->code == ST_OK) return logits;
     free(logits);
     return NULL;

@@ -1,7 +1,6 @@
 /* Merging: against what PEFT's merge_and_unload gives, the files around the weights, and a checker that must notice. */
 #include <math.h>
 #include <setjmp.h>
-#include <signal.h>
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -20,6 +19,7 @@
 #include "lora/merge.h"
 #include "lora/merge_config.h"
 #include "tests/adapter_fixture.h"
+#include "tests/run_command.h"
 
 #define EXPECTED "tests/golden/merge/"
 
@@ -346,6 +346,90 @@ static void test_config(void **state) {
     cJSON_Delete(c);
 }
 
+/* --- the command ------------------------------------------------------------------------------------------------- */
+
+enum { MAX_WORDS = 20, SECONDS = 60 };
+
+/* Runs `graft merge WORDS...`; what it said on both streams is the caller's. */
+static char *command(int status, const char *const *words) {
+    const char *path = getenv("GRAFT"), *argv[MAX_WORDS + 3] = {path && *path ? path : "build/release/graft", "merge"};
+    struct command_result r = {0};
+    struct err e = {0};
+    for (int i = 0; words[i]; i++) argv[i + 2] = words[i];
+    command_run(argv, NULL, "", SECONDS, &r, &e);
+    expect_good(&e);
+    char *said = mem_format("%s%s", text_str(&r.out), text_str(&r.err));
+    if (r.status != status) fail_msg("exit status %d, wanted %d: %s", r.status, status, said);
+    command_free(&r);
+    return said;
+}
+
+#define WORDS(...)                                                                                                     \
+    (const char *const[]) { __VA_ARGS__, NULL }
+
+static void wants(char *said, const char *part) {
+    if (!strstr(said, part)) fail_msg("\"%s\" does not say \"%s\"", said, part);
+    free(said);
+}
+
+static bool holds(const char *dir, const char *name) {
+    char *path = path_join(dir, name);
+    bool there = file_exists(path);
+    free(path);
+    return there;
+}
+
+#define NF4_MODEL MODELS "nf4/model"
+#define NF4_LORA  MODELS "nf4-lora/adapter"
+
+static void test_command(void **state) {
+    struct fixture *f = *state;
+    char *out = path_join(f->tmp, "merged"), *small = path_join(f->tmp, "small"), *both = path_join(f->tmp, "both");
+    char *report = path_join(out, "merge_report.json"), *config = path_join(small, "config.json");
+    wants(command(0, WORDS(NF4_MODEL, "--adapter", NF4_LORA, "--out", out)), "dequantised");
+    cJSON *o = json_read(report, &f->e);
+    assert_true(json_get(json_get(o, "outputs"), "top1_agreement")->valuedouble >= 0.99);
+    assert_int_equal(json_get(json_get(o, "weights"), "changed_as_expected")->valueint, 14);
+    cJSON_Delete(o);
+    assert_true(holds(out, "tokenizer.json") && holds(out, "README.md"));
+    wants(command(0, WORDS(NF4_MODEL, "--adapter", NF4_LORA, "--out", small, "--quantize", "nf4", "--json")),
+          "quantization_cost");
+    o = json_read(config, &f->e);
+    expect_good(&f->e);
+    assert_non_null(json_get(o, "quantization_config"));
+    cJSON_Delete(o);
+    wants(command(0, WORDS(NF4_MODEL, "--adapter", NF4_LORA ":0.5", "--adapter", NF4_LORA ":-2", "--out", both,
+                           "--prompt", "Hello", "--max_shard_size", "30KB")),
+          "14 of 21");
+    assert_true(holds(both, "model.safetensors.index.json"));
+    free(out), free(small), free(both), free(report), free(config);
+}
+
+static void test_command_refuses(void **state) {
+    struct fixture *f = *state;
+    char **names, *out = path_join(f->tmp, "merged"), *taken = path_join(f->tmp, "taken");
+    char *inside = path_join(taken, "file");
+    size_t count;
+    wants(command(2, WORDS(NF4_MODEL, "--out", out)), "--adapter is missing");
+    wants(command(2, WORDS(NF4_MODEL, "--adapter", NF4_LORA)), "--out is missing");
+    wants(command(2, WORDS(NF4_MODEL, "--adapter", NF4_LORA, "--out", out, "--base", "original")), "--original DIR");
+    wants(
+        command(2, WORDS(MODELS "llama/model", "--adapter", MODELS "lora/adapter", "--out", out, "--base", "dequant")),
+        "not quantised");
+    wants(command(2, WORDS(NF4_MODEL, "--adapter", NF4_LORA ":0", "--out", out)), "the weight is 0");
+    wants(command(1, WORDS(NF4_MODEL, "--adapter", "/nowhere", "--out", out)), "/nowhere");
+    wants(command(1, WORDS(MODELS "nf4-double/model", "--adapter", MODELS "nf4-dora/adapter:0.5", "--out", out)),
+          "merge it alone");
+    dir_make(taken, &f->e), file_write(inside, "x", 1, &f->e);
+    wants(command(1, WORDS(NF4_MODEL, "--adapter", NF4_LORA, "--out", taken)), "not empty");
+    dir_remove(taken, &f->e);
+    dir_list(f->tmp, &names, &count, &f->e);
+    expect_good(&f->e);
+    assert_int_equal(count, 0); // nothing half done is left
+    names_free(names, count);
+    free(out), free(taken), free(inside);
+}
+
 int main(void) {
     fill_noise();
     const struct CMUnitTest tests[] = {
@@ -358,6 +442,8 @@ int main(void) {
         cmocka_unit_test_setup_teardown(test_refuses_overflow, fixture_start, fixture_end),
         cmocka_unit_test(test_config_edits),
         cmocka_unit_test_setup_teardown(test_config, fixture_start, fixture_end),
+        cmocka_unit_test_setup_teardown(test_command, fixture_start, fixture_end),
+        cmocka_unit_test_setup_teardown(test_command_refuses, fixture_start, fixture_end),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
