@@ -150,9 +150,9 @@ static enum status add_text(struct job *j, const struct tokenizer *t, const char
 }
 
 /* Ids without meaning: they reach all of the vocabulary, and need no tokenizer. */
-static void add_noise(struct job *j) {
+static void add_noise(struct job *j, uint64_t rows) {
     int64_t length = j->config.text.max_positions < NOISE_LENGTH ? j->config.text.max_positions : NOISE_LENGTH;
-    for (uint64_t r = 0; r < NOISE_ROWS; r++) {
+    for (uint64_t r = 0; r < rows; r++) {
         for (uint64_t i = 0; (int64_t)i < length; i++)
             ids_add(&j->ids, (int32_t)(rng_uniform(3, r, i) * (double)j->config.text.vocab));
         end_prompt(j);
@@ -166,7 +166,7 @@ static enum status read_prompts(struct job *j, struct err *e) {
     struct tokenizer *t = tokenizer_load(j->source, &quiet);
     if (!t && given) return err_set(e, ST_FAIL, "--prompt: %s", quiet.text);
     if (!t) out_note(j->f, "note: no tokenizer (%s); outputs are compared on random ids", quiet.text);
-    add_noise(j);
+    add_noise(j, t ? 1 : NOISE_ROWS);
     for (int i = 0; t && i < BUILT_IN && e->code == ST_OK; i++) add_text(j, t, built_in[i], e);
     if (given) cJSON_ArrayForEach(word, given) add_text(j, t, word->valuestring, e);
     tokenizer_free(t);

@@ -226,11 +226,19 @@ static float *logits_of(struct model *m, const struct fed *f, struct err *e) {
 
 /* --- comparing --------------------------------------------------------------------------------------------------- */
 
+/* Of one position. */
 struct sums {
-    double max, total, square, spread, kl, kl_max;
-    int64_t agree;
+    double max, total, square, spread, kl;
+    bool agree;
 };
 
+struct compare_job {
+    const float *want, *got; // (N,V)
+    int64_t V;
+    struct sums *sums; // (N)
+};
+
+/* log of the sum of exponentials; *best is the largest. */
 static double log_sum(const float *x, int64_t V, int64_t *best) {
     double sum = 0;
     *best = 0;
@@ -240,36 +248,44 @@ static double log_sum(const float *x, int64_t V, int64_t *best) {
     return x[*best] + log(sum);
 }
 
-static void add_position(struct sums *s, const float *want, const float *got, int64_t V) {
+static void compare_position(void *arg, int64_t position, int thread) {
+    (void)thread;
+    const struct compare_job *j = arg;
+    const float *want = j->want + position * j->V, *got = j->got + position * j->V;
     int64_t one, two;
-    double zw = log_sum(want, V, &one), zg = log_sum(got, V, &two), mean = 0, kl = 0;
-    for (int64_t v = 0; v < V; v++) mean += want[v];
-    mean /= (double)V;
-    for (int64_t v = 0; v < V; v++) {
+    struct sums s = {0};
+    double zw = log_sum(want, j->V, &one), zg = log_sum(got, j->V, &two), mean = 0;
+    for (int64_t v = 0; v < j->V; v++) mean += want[v];
+    mean /= (double)j->V;
+    for (int64_t v = 0; v < j->V; v++) {
         double d = fabs((double)got[v] - want[v]);
-        s->max = d > s->max || isnan(d) ? d : s->max;
-        s->total += d, s->square += d * d;
-        s->spread += (want[v] - mean) * (want[v] - mean);
-        kl += exp(want[v] - zw) * ((want[v] - zw) - (got[v] - zg));
+        if (!(d <= s.max)) s.max = d;
+        s.total += d, s.square += d * d;
+        s.spread += (want[v] - mean) * (want[v] - mean);
+        s.kl += exp(want[v] - zw) * ((want[v] - zw) - (got[v] - zg));
     }
-    s->kl += kl;
-    s->kl_max = kl > s->kl_max ? kl : s->kl_max;
-    s->agree += one == two;
+    s.agree = one == two;
+    j->sums[position] = s;
 }
 
-static void compare(struct outputs_check *out, const float *want, const float *got, int64_t N, int64_t V) {
-    struct sums s = {0};
-    double count = (double)N * (double)V;
-    for (int64_t i = 0; i < N; i++) add_position(&s, want + i * V, got + i * V, V);
-    *out = (struct outputs_check){.positions = N,
-                                  .max = s.max,
-                                  .mean = s.total / count,
-                                  .rms = sqrt(s.square / count),
-                                  .logit_rms = sqrt(s.spread / count),
-                                  .kl_mean = s.kl / (double)N,
-                                  .kl_max = s.kl_max,
-                                  .top1 = (double)s.agree / (double)N,
-                                  .effect = NAN};
+static void compare(struct outputs_check *out, const float *want, const float *got, int64_t N, int64_t V,
+                    struct threads *threads) {
+    struct compare_job j = {.want = want, .got = got, .V = V, .sums = mem_alloc((size_t)N * sizeof *j.sums)};
+    double count = (double)N * (double)V, square = 0, spread = 0;
+    int64_t agree = 0;
+    *out = (struct outputs_check){.positions = N, .effect = NAN};
+    threads_for(threads, N, compare_position, &j);
+    for (int64_t i = 0; i < N; i++) {
+        const struct sums *s = &j.sums[i];
+        if (!(s->max <= out->max)) out->max = s->max;
+        if (!(s->kl <= out->kl_max)) out->kl_max = s->kl;
+        out->mean += s->total / count, out->kl_mean += s->kl / (double)N;
+        agree += s->agree;
+        square += s->square, spread += s->spread;
+    }
+    out->top1 = (double)agree / (double)N;
+    out->rms = sqrt(square / count), out->logit_rms = sqrt(spread / count);
+    free(j.sums);
 }
 
 static float *folder_logits(const char *dir, struct backend *be, const struct prompts *p, int64_t *vocab, int64_t *N,
@@ -290,7 +306,7 @@ enum status outputs_compare(const char *wanted, const char *got, struct backend 
                             struct outputs_check *out, struct err *e) {
     int64_t V = 0, N = 0;
     float *want = folder_logits(wanted, be, p, &V, &N, e), *have = want ? folder_logits(got, be, p, &V, &N, e) : NULL;
-    if (want && have) compare(out, want, have, N, V);
+    if (want && have) compare(out, want, have, N, V, be->threads);
     free(want), free(have);
     return e->code;
 }
@@ -333,11 +349,11 @@ enum status merge_check_outputs(struct merge *m, const char *dir, const struct p
     int64_t V = m->model->config.text.vocab, N;
     fed_init(&f, m->model, p);
     float *base = logits_of(m->model, &f, e), *want = base ? adapted_logits(m, &f, e) : NULL;
-    if (want) compare(&effect, base, want, f.batch.N, V);
+    if (want) compare(&effect, base, want, f.batch.N, V, m->o.be->threads);
     free(base);
     float *got = want ? folder_logits(dir, m->o.be, p, &V, &N, e) : NULL;
     if (got) {
-        compare(out, want, got, f.batch.N, V);
+        compare(out, want, got, f.batch.N, V, m->o.be->threads);
         out->effect = effect.rms;
         out->allowed = GAIN * weight_error(m) * sqrt((double)m->model->linear_count + 1) * out->logit_rms;
     }
