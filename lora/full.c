@@ -5,8 +5,11 @@
 
 #include "base/file.h"
 #include "base/half.h"
+#include "base/json.h"
 #include "base/memory.h"
 #include "base/safetensors.h"
+#include "base/text.h"
+#include "lora/merge_config.h"
 
 /* Everything beside the weights that transformers may want; what the base lacks is left out. */
 static const char *const companions[] = {
@@ -76,28 +79,57 @@ static enum status put_trained(struct st_writer *w, const struct adapter *a, con
     return e->code;
 }
 
-/* The tensors of the base; trained ones as they will be written. The caller frees them. */
-static struct st_entry *plan_entries(const struct adapter *a, const struct st_set *files, enum precision p) {
-    struct st_entry *entries = mem_alloc(files->count * sizeof *entries);
+/* A part of a head that the base does not have, in F32; a part that is not there leaves the count as it is. */
+static void add_head(struct st_entry *entries, size_t *count, const char *name, const struct tensor *t) {
+    if (!t->data) return;
+    struct st_entry *out = &entries[(*count)++];
+    *out = (struct st_entry){.name = name, .type = ST_F32, .rank = t->rank, .bytes = tensor_bytes(t)};
+    for (int i = 0; i < t->rank; i++) out->dim[i] = t->dim[i];
+}
+
+/* The tensors of the base; trained ones as they will be written; a new head instead of the language model's. The caller
+ * frees them. */
+static struct st_entry *plan_entries(const struct adapter *a, const struct st_set *files, enum precision p,
+                                     size_t *count) {
+    const struct model *m = a->model;
+    struct st_entry *entries = mem_alloc((files->count + 2) * sizeof *entries);
+    *count = 0;
     for (size_t i = 0; i < files->count; i++) {
-        entries[i] = files->entries[i];
-        const struct trained *t = trained_of(a, entries[i].name);
-        if (!t || p == AS_STORED) continue;
-        entries[i].type = ST_F32, entries[i].bytes = tensor_bytes(&t->value);
+        const char *name = files->entries[i].name;
+        if (m->new_head && (text_starts(name, "lm_head.") || text_starts(name, "language_model.lm_head."))) continue;
+        struct st_entry *out = &entries[(*count)++];
+        *out = files->entries[i];
+        const struct trained *t = trained_of(a, name);
+        if (t && p != AS_STORED) out->type = ST_F32, out->bytes = tensor_bytes(&t->value);
     }
+    if (m->new_head) add_head(entries, count, "score.weight", &m->head.W);
+    if (m->new_head) add_head(entries, count, "score.bias", &m->head.b);
     return entries;
+}
+
+/* A part of a new head that is frozen. */
+static enum status put_frozen(struct st_writer *w, const struct model *m, const char *name, struct err *e) {
+    const struct tensor *t = text_ends(name, ".bias") ? &m->head.b : &m->head.W;
+    void *host = mem_alloc(tensor_bytes(t));
+    backend_download(m->be, host, t);
+    if (backend_sync(m->be, e) == ST_OK) st_writer_put(w, host, e);
+    free(host);
+    return e->code;
 }
 
 static enum status write_tensors(const struct adapter *a, const char *path, enum precision p, struct err *e) {
     const struct st_set *files = &a->model->weights.files;
-    struct st_entry *entries = plan_entries(a, files, p);
+    size_t count;
+    struct st_entry *entries = plan_entries(a, files, p, &count);
     struct st_writer w;
-    if (st_writer_open(&w, path, entries, files->count, e) == ST_OK) {
+    if (st_writer_open(&w, path, entries, count, e) == ST_OK) {
         while (w.next < w.count && e->code == ST_OK) {
             const char *name = w.order[w.next].name;
             const struct trained *t = trained_of(a, name);
             if (t)
                 put_trained(&w, a, t, e);
+            else if (!st_find(files, name))
+                put_frozen(&w, a->model, name, e);
             else
                 st_writer_put(&w, st_find(files, name)->data, e);
         }
@@ -108,9 +140,55 @@ static enum status write_tensors(const struct adapter *a, const char *path, enum
     return e->code;
 }
 
+/* --- config.json of a head --------------------------------------------------------------------------------------- */
+
+static void edit(char **object, const char *key, cJSON *value) {
+    char *text = json_text(value, true), *changed = json_text_with(*object, key, text);
+    free(*object), free(text);
+    cJSON_Delete(value);
+    *object = changed;
+}
+
+static const char *class_name(const char *model_type) {
+    static const char *const names[][2] = {{"llama", "LlamaForSequenceClassification"},
+                                           {"mistral", "MistralForSequenceClassification"},
+                                           {"qwen2", "Qwen2ForSequenceClassification"},
+                                           {"llava", "LlavaForSequenceClassification"}};
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++)
+        if (strcmp(names[i][0], model_type) == 0) return names[i][1];
+    return "ForSequenceClassification";
+}
+
+/* The base's text with what the head gives, by name. */
+static enum status write_config(const struct adapter *a, const char *dir, struct err *e) {
+    const struct model_config *c = &a->model->config;
+    const cJSON *list = json_get(a->labels, "label_names"), *v;
+    char *base = path_join(a->model->weights.dir, "config.json"), *path = path_join(dir, "config.json"), *text = NULL;
+    size_t size;
+    if (file_read(base, &text, &size, e) != ST_OK) goto done;
+    cJSON *to = cJSON_CreateObject(), *from = cJSON_CreateObject();
+    const char *class = class_name(c->model_type);
+    int64_t i = 0;
+    cJSON_ArrayForEach(v, list) {
+        char *key = mem_format("%lld", (long long)i++);
+        cJSON_AddStringToObject(to, key, v->valuestring);
+        cJSON_AddNumberToObject(from, v->valuestring, (double)(i - 1));
+        free(key);
+    }
+    if (a->model->new_head) edit(&text, "architectures", cJSON_CreateStringArray(&class, 1));
+    edit(&text, "problem_type", cJSON_CreateString(problem_name(c->problem)));
+    edit(&text, "id2label", to);
+    edit(&text, "label2id", from);
+    file_write(path, text, strlen(text), e);
+done:
+    free(base), free(path), free(text);
+    return e->code;
+}
+
 enum status full_write(const struct adapter *a, const char *dir, enum precision p, struct err *e) {
     char *tensors = path_join(dir, "model.safetensors");
-    if (copy_companions(a->model->weights.dir, dir, e) == ST_OK) write_tensors(a, tensors, p, e);
+    if (copy_companions(a->model->weights.dir, dir, e) == ST_OK && a->labels) write_config(a, dir, e);
+    if (e->code == ST_OK) write_tensors(a, tensors, p, e);
     free(tensors);
     return e->code;
 }

@@ -187,7 +187,7 @@ static void chunk_logits(const struct pass *p, struct workspace *w, int64_t at, 
     size_t mark = p->scratch->used;
     struct tensor x = tensor_rows(&w->acts.x[m->config.text.layers], at, n);
     struct tensor normed = arena_tensor2(p->scratch, p->act, n, x.dim[1]), rstd = arena_tensor1(p->scratch, F32, n);
-    struct tensor out = tensor_over2(logits, F32, n, m->config.text.vocab);
+    struct tensor out = tensor_over2(logits, F32, n, m->head.W.dim[0]);
     struct linear_acts acts;
     linear_acts_layout(&acts, p->scratch, &m->head, n, p->act);
     op_rmsnorm_forward(p->be, &normed, &rstd, &x, &m->norm, m->config.text.eps);
@@ -199,7 +199,7 @@ static void chunk_logits(const struct pass *p, struct workspace *w, int64_t at, 
 static float *logits_of(struct model *m, const struct fed *f, struct err *e) {
     const struct workspace_options o = {.limits = f->limits, .act = F32};
     struct workspace *w;
-    int64_t V = m->config.text.vocab, N = f->batch.N;
+    int64_t V = m->head.W.dim[0], N = f->batch.N;
     if (workspace_new(&w, m, &o, e) != ST_OK) return NULL;
     float *logits = mem_alloc((size_t)(N * V) * sizeof *logits);
     int64_t rank = m->head.lora ? m->head.lora->rank : 0;
@@ -296,7 +296,7 @@ static float *folder_logits(const char *dir, struct backend *be, const struct pr
     if (model_load(&m, dir, be, &o, e) != ST_OK) return NULL;
     fed_init(&f, m, p);
     float *logits = logits_of(m, &f, e);
-    *vocab = m->config.text.vocab, *N = f.batch.N;
+    *vocab = m->head.W.dim[0], *N = f.batch.N;
     fed_free(&f);
     model_free(m);
     return logits;
@@ -346,7 +346,7 @@ enum status merge_check_outputs(struct merge *m, const char *dir, const struct p
                                 struct err *e) {
     struct fed f;
     struct outputs_check effect;
-    int64_t V = m->model->config.text.vocab, N;
+    int64_t V = m->model->head.W.dim[0], N;
     fed_init(&f, m->model, p);
     float *base = logits_of(m->model, &f, e), *want = base ? adapted_logits(m, &f, e) : NULL;
     if (want) compare(&effect, base, want, f.batch.N, V, m->o.be->threads);

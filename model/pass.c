@@ -176,6 +176,7 @@ static void upload_scored(struct workspace *w, const struct batch *b) {
 /* One position of every row; a class is a target, other labels are numbers. */
 static void upload_labels(struct workspace *w, const struct batch *b) {
     bool class = w->m->config.problem == PROBLEM_SINGLE_LABEL;
+    if (b->label_count == 0) return; // only the layers run, for what they give at every position
     for (int64_t r = 0; r < b->rows; r++) w->host_index[r] = (int32_t)(b->offsets[r] + b->pooled[r]);
     backend_upload(w->m->be, &w->acts.scored_rows, w->host_index);
     for (int64_t r = 0; r < b->rows && class; r++) w->host_index[r] = (int32_t)b->labels[r];
