@@ -135,8 +135,9 @@ static void report_row(struct session *s, const struct row *row) {
     cJSON_AddNumberToObject(o, "positions", (double)row->positions);
     cJSON_AddNumberToObject(o, "scored", (double)row->scored);
     cJSON_AddItemToObject(o, "input_ids", cJSON_CreateIntArray(row->ids.data, (int)row->ids.len));
-    cJSON_AddItemToObject(o, "labels", row->value_count ? cJSON_CreateFloatArray(row->values, (int)row->value_count)
-                                                        : cJSON_CreateIntArray(row->labels, (int)row->ids.len));
+    cJSON_AddItemToObject(o, "labels",
+                          row->value_count ? cJSON_CreateFloatArray(row->values, (int)row->value_count)
+                                           : cJSON_CreateIntArray(row->labels, (int)row->ids.len));
 }
 
 static enum status show(struct session *s, const struct dataset *d, struct err *e) {

@@ -1,5 +1,5 @@
-/* graft eval: the loss of every row of a data set under a model, with or without an adapter; under a classification head
- * also its outputs, and how well they agree with the labels. */
+/* graft eval: the loss of every row of a data set under a model, with or without an adapter; under a classification
+ * head also its outputs, and how well they agree with the labels. */
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -49,9 +49,10 @@ static void add_row(void *arg, const struct row_loss *r) {
     cJSON_AddNumberToObject(o, "loss_sum", r->loss_sum);
     if (r->outputs) cJSON_AddItemToObject(o, "outputs", outputs_json(rows->names, r->outputs, rows->outputs));
     if (r->outputs)
-        cJSON_AddItemToObject(o, "labels", rows->problem == PROBLEM_SINGLE_LABEL
-                                               ? cJSON_CreateNumber((double)r->labels[0])
-                                               : outputs_json(rows->names, r->labels, rows->outputs));
+        cJSON_AddItemToObject(o, "labels",
+                              rows->problem == PROBLEM_SINGLE_LABEL
+                                  ? cJSON_CreateNumber((double)r->labels[0])
+                                  : outputs_json(rows->names, r->labels, rows->outputs));
     char *line = json_text(o, true);
     text_addf(&rows->lines, "%s\n", line);
     free(line);
@@ -82,16 +83,20 @@ static void print(const struct flags *f, const struct evaluation *v, const char 
         outcome_print(v->outcome, names, seed);
         return;
     }
-    out_text("rows        %lld\ntokens      %lld (%lld scored)\nloss        %.6f\nperplexity  %.4f\n", (long long)v->rows,
-             (long long)v->tokens, (long long)v->scored, loss, exp(loss));
+    out_text("rows        %lld\ntokens      %lld (%lld scored)\nloss        %.6f\nperplexity  %.4f\n",
+             (long long)v->rows, (long long)v->tokens, (long long)v->scored, loss, exp(loss));
 }
 
 static enum status evaluate(struct session *s, const struct flags *f, struct err *e) {
     struct evaluator *ev = NULL;
     struct evaluation v;
     char **names = session_output_names(s, s->val);
-    struct rows rows = {.data = s->val, .e = e, .names = (const char *const *)names, .outputs = s->model->config.num_labels,
-                        .problem = s->model->config.problem, .progress = progress_new(f, "evaluating", dataset_rows(s->val))};
+    struct rows rows = {.data = s->val,
+                        .e = e,
+                        .names = (const char *const *)names,
+                        .outputs = s->model->config.num_labels,
+                        .problem = s->model->config.problem,
+                        .progress = progress_new(f, "evaluating", dataset_rows(s->val))};
     const char *path = flag_text(f, "per_row");
     double began = out_clock();
     if (evaluator_new(&ev, s->model, s->val, flag_int(f, "batch_size"), 1, s->act, e) == ST_OK)

@@ -1,5 +1,5 @@
-/* graft score: what a model's classification head gives, by name, for the rows of a data set or for one prompt. Labels of
- * the rows are not read and need not be there. */
+/* graft score: what a model's classification head gives, by name, for the rows of a data set or for one prompt.
+ * Labels of the rows are not read and need not be there. */
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>

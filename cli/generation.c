@@ -47,7 +47,8 @@ enum status generation_open(struct generation *g, const struct flags *f, bool ra
     g->dir = model_dir(f->words[0], e);
     if (!g->dir || cli_open_family(g->dir, &g->config, &g->family, &g->tokenizer, e) != ST_OK) return e->code;
     if (g->config.problem != PROBLEM_GENERATION)
-        return err_set(e, ST_FAIL, "%s: the model has a classification head and writes no text; graft score gives its outputs",
+        return err_set(e, ST_FAIL,
+                       "%s: the model has a classification head and writes no text; graft score gives its outputs",
                        g->dir);
     if (prompter_open(&g->prompter, &g->family, g->tokenizer, flag_text(f, "conv_template"), raw, e) != ST_OK)
         return e->code;

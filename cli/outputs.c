@@ -44,7 +44,9 @@ void outcome_print(const struct outcome *o, const char *const *names, uint64_t s
     for (int64_t i = 0; i < o->outputs; i++) print_line(o, names[i], width, i);
     print_line(o, "all", width, ALL_COLUMNS);
     struct interval v = metric_interval(o, 0, ALL_COLUMNS, seed);
-    if (!isnan(v.low)) out_text("%s of all, 95%% interval (bootstrap over rows)  %.4f .. %.4f\n", metric_name(o->problem, 0), v.low, v.high);
+    if (!isnan(v.low))
+        out_text("%s of all, 95%% interval (bootstrap over rows)  %.4f .. %.4f\n", metric_name(o->problem, 0), v.low,
+                 v.high);
 }
 
 static void add_number(cJSON *o, const char *name, double v) {

@@ -36,27 +36,32 @@ enum status session_choose_head(struct session *s, const char *adapter, const ch
     }
     if (problem) problem_find(&f->problem, problem);
     if (f->problem == PROBLEM_GENERATION && has)
-        return err_set(e, ST_USAGE, "%s: problem_type is generation, but the model has a classification head", s->config.path);
+        return err_set(e, ST_USAGE, "%s: problem_type is generation, but the model has a classification head",
+                       s->config.path);
     if (num_labels && f->num_labels && num_labels != f->num_labels)
         return err_set(e, ST_USAGE, "%s: num_labels is %lld, but the head has %lld outputs", s->config.path,
                        (long long)num_labels, (long long)f->num_labels);
     if (num_labels) f->num_labels = num_labels;
     bool single = f->problem == PROBLEM_SINGLE_LABEL;
     if (single && !f->num_labels)
-        return err_set(e, ST_USAGE, "%s: problem_type single_label_classification wants num_labels, how many classes there are",
+        return err_set(e, ST_USAGE,
+                       "%s: problem_type single_label_classification wants num_labels, how many classes there are",
                        s->config.path);
-    s->head = (struct head_options){f->problem, f->num_labels, has || h->num_labels ? h->bias : f->family != FAMILY_TEXT, 0};
+    s->head =
+        (struct head_options){f->problem, f->num_labels, has || h->num_labels ? h->bias : f->family != FAMILY_TEXT, 0};
     return ST_OK;
 }
 
 enum status session_settle_head(struct session *s, const struct dataset *d, struct err *e) {
     enum problem asked = s->family.problem, given = dataset_problem(d);
     if (asked == PROBLEM_GENERATION && given != PROBLEM_GENERATION)
-        return err_set(e, ST_FAIL, "%s: the model has no head for rows of format classification; set problem_type (regression, "
+        return err_set(e, ST_FAIL,
+                       "%s: the model has no head for rows of format classification; set problem_type (regression, "
                        "single_label_classification, multi_label_classification), or give an adapter that has a head",
                        s->model_dir);
     if (asked != PROBLEM_GENERATION && given == PROBLEM_GENERATION)
-        return err_set(e, ST_FAIL, "%s: a classification head wants rows of format classification, the data has chat rows",
+        return err_set(e, ST_FAIL,
+                       "%s: a classification head wants rows of format classification, the data has chat rows",
                        s->model_dir);
     if (given == PROBLEM_GENERATION) return ST_OK;
     s->head.problem = s->family.problem = given;
@@ -129,9 +134,11 @@ static enum status open_split(struct session *s, const struct flags *f, const ch
 }
 
 static enum status open_data(struct session *s, const struct flags *f, struct err *e) {
-    if (open_split(s, f, "train", &s->train, e) != ST_OK || session_settle_head(s, s->train, e) != ST_OK) return e->code;
+    if (open_split(s, f, "train", &s->train, e) != ST_OK || session_settle_head(s, s->train, e) != ST_OK)
+        return e->code;
     if (s->head.problem != PROBLEM_GENERATION && s->head.problem != PROBLEM_SINGLE_LABEL)
-        s->family.label_names = dataset_label_names(s->train), s->family.names_bind = true; // the val split has just these
+        s->family.label_names = dataset_label_names(s->train),
+        s->family.names_bind = true; // the val split has just these
     if (settings_is(&s->settings, "eval_strategy", "no")) return ST_OK;
     return open_split(s, f, "val", &s->val, e);
 }
@@ -223,7 +230,8 @@ enum status session_open_training(struct session *s, const struct flags *f, cons
     if (settings_read(&s->settings, f->words[0], f->given, e) != ST_OK || check_blocksize(&s->settings, e) != ST_OK)
         return e->code;
     if (session_open(s, f, settings_text(&s->settings, "model_name_or_path"), e) != ST_OK) return e->code;
-    if (check_whole(s, e) != ST_OK || choose_training_head(s, e) != ST_OK || open_data(s, f, e) != ST_OK) return e->code;
+    if (check_whole(s, e) != ST_OK || choose_training_head(s, e) != ST_OK || open_data(s, f, e) != ST_OK)
+        return e->code;
     struct load_options load_as = load_options_of(&s->settings);
     load_as.head = s->head;
     load_as.head.seed = (uint64_t)settings_int(&s->settings, "seed");

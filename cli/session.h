@@ -34,8 +34,8 @@ struct session {
 enum status session_open_training(struct session *s, const struct flags *f, const volatile sig_atomic_t *stop,
                                   struct err *e);
 
-/* What the model is to give: as the user asks (problem and num_labels NULL and 0: as it is), else as the adapter (or NULL)
- * or config.json says. Sets what the data has to know; to be called between session_open and the data. */
+/* What the model is to give: as the user asks (problem and num_labels NULL and 0: as it is), else as the adapter (or
+ * NULL) or config.json says. Sets what the data has to know; to be called between session_open and the data. */
 enum status session_choose_head(struct session *s, const char *adapter, const char *problem, int64_t num_labels,
                                 struct err *e);
 /* The head against the rows that were read, which decide what is not said elsewhere. */

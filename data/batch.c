@@ -32,7 +32,8 @@ static void place_row(struct batch *b, int64_t at, const struct row *r, const st
 static int64_t pool(const struct row *r, const struct data_family *f) {
     int64_t at = 0, last = 0, first_pad = -1;
     for (size_t i = 0; i < r->ids.len; i++) {
-        bool picture = is_picture(f, r->ids.data[i]), pad = !picture && f->pad_token >= 0 && r->ids.data[i] == f->pad_token;
+        bool picture = is_picture(f, r->ids.data[i]),
+             pad = !picture && f->pad_token >= 0 && r->ids.data[i] == f->pad_token;
         if (pad && first_pad < 0) first_pad = at;
         at += picture ? f->tokens_per_image : 1;
         if (!pad) last = at - 1;

@@ -227,8 +227,8 @@ static enum status encode_prompt(struct chat_ids *out, const struct chat *c, con
     return chat_check_ids(c, &out->ids, row->image_count, &out->images, e);
 }
 
-enum status chat_encode_prompt(struct chat_ids *out, const struct chat *c, const struct chat_row *row, int64_t max_seq_len,
-                               struct err *e) {
+enum status chat_encode_prompt(struct chat_ids *out, const struct chat *c, const struct chat_row *row,
+                               int64_t max_seq_len, struct err *e) {
     struct err inner = {0};
     if (encode_prompt(out, c, row, max_seq_len, &inner) == ST_OK) return ST_OK;
     return err_set(e, inner.code, "%s: %s", row->where, inner.text);

@@ -38,10 +38,10 @@ struct chat_ids {
 /* max_seq_len 0: no limit. out starts as {0}; chat_ids_free after any outcome. An error names the row. */
 enum status chat_encode(struct chat_ids *out, const struct chat *c, const struct chat_row *row, int64_t max_seq_len,
                         struct err *e);
-/* A classification row: its prompt as the tokenizer writes it, without a template; a missing `<image> ` (mllava) is put at
- * the end. No label. */
-enum status chat_encode_prompt(struct chat_ids *out, const struct chat *c, const struct chat_row *row, int64_t max_seq_len,
-                               struct err *e);
+/* A classification row: its prompt as the tokenizer writes it, without a template; a missing `<image> ` (mllava) is
+ * put at the end. No label. */
+enum status chat_encode_prompt(struct chat_ids *out, const struct chat *c, const struct chat_row *row,
+                               int64_t max_seq_len, struct err *e);
 void chat_ids_free(struct chat_ids *c);
 
 /* --- parts of it that a text without labels needs too --- */

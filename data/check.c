@@ -43,7 +43,8 @@ static void name_labels(struct check *c) {
     for (int64_t i = 0; i < c->s->rows.count && c->labels.count == 0; i++) {
         struct chat_row r = {0};
         struct err quiet = {0};
-        if (class_row_read(&r, &c->s->rows, i, &quiet) == ST_OK && r.labels) label_names_init(&c->labels, &r, &any, &quiet);
+        if (class_row_read(&r, &c->s->rows, i, &quiet) == ST_OK && r.labels)
+            label_names_init(&c->labels, &r, &any, &quiet);
         chat_row_free(&r);
     }
 }

@@ -14,8 +14,9 @@ enum status class_row_read(struct chat_row *c, const struct rows *r, int64_t ind
     if (!cJSON_IsString(prompt)) return err_set(e, ST_FAIL, "%s: wanted \"prompt\" with a string", c->where);
     if (labels && (!cJSON_IsObject(labels) || !labels->child))
         return err_set(e, ST_FAIL, "%s: labels is not what was wanted, at least one name and its number", c->where);
-    if (labels) cJSON_ArrayForEach(v, labels) if (!cJSON_IsNumber(v) || !isfinite((float)v->valuedouble)) return err_set(
-        e, ST_FAIL, "%s: label \"%.80s\" is not a number", c->where, v->string);
+    if (labels)
+        cJSON_ArrayForEach(v, labels) if (!cJSON_IsNumber(v) || !isfinite((float)v->valuedouble)) return err_set(
+            e, ST_FAIL, "%s: label \"%.80s\" is not a number", c->where, v->string);
     c->prompt = prompt->valuestring;
     c->labels = labels;
     return row_read_pictures(c, e);
@@ -39,7 +40,8 @@ static bool has_just(const struct chat_row *r, const char *const *names, int64_t
     return true;
 }
 
-enum status label_names_init(struct label_names *n, const struct chat_row *r, const struct data_family *f, struct err *e) {
+enum status label_names_init(struct label_names *n, const struct chat_row *r, const struct data_family *f,
+                             struct err *e) {
     int64_t count = cJSON_GetArraySize(r->labels), at = 0;
     *n = (struct label_names){0};
     const char **own = mem_alloc((size_t)count * sizeof *own);
@@ -49,13 +51,14 @@ enum status label_names_init(struct label_names *n, const struct chat_row *r, co
         if (find_label(r, own[i])->string != own[i])
             err_set(e, ST_FAIL, "%s: label \"%.80s\" comes twice", r->where, own[i]);
     if (single && count != 1)
-        err_set(e, ST_FAIL, "%s: %lld labels; a row of problem_type single_label_classification has one, the class index",
-                r->where, (long long)count);
+        err_set(e, ST_FAIL,
+                "%s: %lld labels; a row of problem_type single_label_classification has one, the class index", r->where,
+                (long long)count);
     bool named = f->label_names && !single && (f->names_bind || has_just(r, f->label_names, f->num_labels));
     if (e->code == ST_OK) set_names(n, named ? f->label_names : own, named ? f->num_labels : count);
     if (e->code == ST_OK && !single && f->num_labels && n->count != f->num_labels)
-        err_set(e, ST_FAIL, "%s: the row has %lld labels, the model's head has %lld outputs", r->where, (long long)n->count,
-                (long long)f->num_labels);
+        err_set(e, ST_FAIL, "%s: the row has %lld labels, the model's head has %lld outputs", r->where,
+                (long long)n->count, (long long)f->num_labels);
     free(own);
     return e->code;
 }
@@ -72,8 +75,8 @@ static enum status check_value(const struct chat_row *r, const cJSON *v, enum pr
                                struct err *e) {
     double x = v->valuedouble;
     if (p == PROBLEM_SINGLE_LABEL && (x != floor(x) || x < 0 || (num_labels && x >= (double)num_labels)))
-        return err_set(e, ST_FAIL, "%s: label \"%.80s\" is %g, wanted a class index, a whole number from 0 to %lld", r->where,
-                       v->string, x, (long long)num_labels - 1);
+        return err_set(e, ST_FAIL, "%s: label \"%.80s\" is %g, wanted a class index, a whole number from 0 to %lld",
+                       r->where, v->string, x, (long long)num_labels - 1);
     if (p == PROBLEM_MULTI_LABEL && (x < 0 || x > 1))
         return err_set(e, ST_FAIL, "%s: label \"%.80s\" is %g, wanted 0 or 1", r->where, v->string, x);
     return ST_OK;
@@ -84,16 +87,19 @@ enum status label_values(float *values, const struct label_names *n, const struc
     if (!r->labels) return err_set(e, ST_FAIL, "%s: wanted \"labels\" with a number for each name", r->where);
     for (int64_t i = 0; i < n->count; i++) {
         const cJSON *v = find_label(r, n->name[i]);
-        if (!v) return err_set(e, ST_FAIL, "%s: label \"%.80s\" is missing; the first row has it", r->where, n->name[i]);
+        if (!v)
+            return err_set(e, ST_FAIL, "%s: label \"%.80s\" is missing; the first row has it", r->where, n->name[i]);
         if (check_value(r, v, p, num_labels, e) != ST_OK) return e->code;
         values[i] = (float)v->valuedouble;
     }
     if (cJSON_GetArraySize(r->labels) == n->count) return ST_OK;
     for (const cJSON *v = r->labels->child; v; v = v->next) {
         bool known = false;
-        for (int64_t i = 0; i < n->count; i++) known = known || (strcmp(n->name[i], v->string) == 0 && find_label(r, v->string) == v);
+        for (int64_t i = 0; i < n->count; i++)
+            known = known || (strcmp(n->name[i], v->string) == 0 && find_label(r, v->string) == v);
         if (!known)
-            return err_set(e, ST_FAIL, "%s: label \"%.80s\" is one too many; the first row does not have it", r->where, v->string);
+            return err_set(e, ST_FAIL, "%s: label \"%.80s\" is one too many; the first row does not have it", r->where,
+                           v->string);
     }
     return ST_OK;
 }

@@ -15,10 +15,8 @@ static const struct format {
     bool ready;
     enum row_format rows;
 } formats[] = {
-    {"chat", true, ROWS_CHAT},
-    {"classification", true, ROWS_CLASSIFICATION},
-    {"chat_video", false, 0},
-    {"qwen2_video_classification", false, 0},
+    {"chat", true, ROWS_CHAT},  {"classification", true, ROWS_CLASSIFICATION},
+    {"chat_video", false, 0},   {"qwen2_video_classification", false, 0},
     {"siglip_video", false, 0},
 };
 
@@ -83,8 +81,8 @@ static enum status find_format(const char *format, const char *where, enum row_f
         if (strcmp(format, names[i]) != 0) continue;
         *rows = formats[i].rows;
         if (formats[i].ready) return ST_OK;
-        return err_set(e, ST_FAIL, "%s: rows of format %s cannot be read yet; wanted format: chat or classification", where,
-                       format);
+        return err_set(e, ST_FAIL, "%s: rows of format %s cannot be read yet; wanted format: chat or classification",
+                       where, format);
     }
     return unknown(where, "format", format, names, COUNT(formats), e);
 }

@@ -190,7 +190,8 @@ static enum status check_formats(struct dataset *d, struct err *e) {
     enum row_format format = d->config.sets[0].format;
     for (size_t i = 1; i < d->config.count; i++)
         if (d->config.sets[i].format != format)
-            return err_set(e, ST_FAIL, "%s: data sets %s and %s are of different formats; one run takes chat or classification",
+            return err_set(e, ST_FAIL,
+                           "%s: data sets %s and %s are of different formats; one run takes chat or classification",
                            d->config.where, d->config.sets[0].name, d->config.sets[i].name);
     d->problem = format == ROWS_CHAT ? PROBLEM_GENERATION : d->family.problem;
     if (format == ROWS_CLASSIFICATION && d->problem == PROBLEM_GENERATION) d->problem = PROBLEM_UNSAID;
@@ -222,8 +223,8 @@ struct dataset *dataset_open(const struct data_options *o, const struct data_fam
     d->family = *f;
     d->unlabelled = o->unlabelled;
     d->chat = (struct chat){.tokenizer = t, .family = &d->family};
-    if (data_config_read(&d->config, o, e) == ST_OK && check_formats(d, e) == ST_OK && open_template(d, o, e) == ST_OK &&
-        open_pictures(d, t, e) == ST_OK) {
+    if (data_config_read(&d->config, o, e) == ST_OK && check_formats(d, e) == ST_OK &&
+        open_template(d, o, e) == ST_OK && open_pictures(d, t, e) == ST_OK) {
         d->set = mem_alloc(d->config.count * sizeof *d->set);
         for (size_t i = 0; i < d->config.count && e->code == ST_OK; i++) {
             d->set[i].config = &d->config.sets[i];

@@ -47,7 +47,8 @@ struct dataset {
 enum status set_row_read(const struct set *s, struct chat_row *r, int64_t index, struct err *e);
 
 /* Names in the order of the row's labels, or in that of the family where it has them. */
-enum status label_names_init(struct label_names *n, const struct chat_row *r, const struct data_family *f, struct err *e);
+enum status label_names_init(struct label_names *n, const struct chat_row *r, const struct data_family *f,
+                             struct err *e);
 void label_names_free(struct label_names *n);
 
 /* values (count) of a row, which has just these labels; each as the problem wants it. */

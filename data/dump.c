@@ -30,8 +30,12 @@ void dump_init(struct dump *d, const struct row *r) {
     for (int64_t i = 0; i < r->positions; i++) d->positions[i] = (int32_t)i;
     add_ints(d, "input_ids", r->ids.data, (int64_t)r->ids.len);
     if (r->value_count)
-        d->entry[d->count++] = (struct st_entry){.name = "labels", .type = ST_F32, .rank = 1, .dim = {r->value_count},
-                                                 .data = r->values, .bytes = (size_t)r->value_count * sizeof *r->values};
+        d->entry[d->count++] = (struct st_entry){.name = "labels",
+                                                 .type = ST_F32,
+                                                 .rank = 1,
+                                                 .dim = {r->value_count},
+                                                 .data = r->values,
+                                                 .bytes = (size_t)r->value_count * sizeof *r->values};
     else
         add_ints(d, "labels", r->labels, (int64_t)r->ids.len);
     add_ints(d, "position_ids", d->positions, r->positions);

@@ -8,8 +8,9 @@
 
 enum { DUMP_TENSORS = 4 };
 
-/* input_ids (T), labels (T), of a classification row its label vector in F32; position_ids (positions), I32; with pictures pixel_values (images,3,H,W), F32. Pictures
- * are one id each. The names are static; other memory is owned: dump_free. */
+/* input_ids (T), labels (T), of a classification row its label vector in F32; position_ids (positions), I32; with
+ * pictures pixel_values (images,3,H,W), F32. Pictures are one id each. The names are static; other memory is owned:
+ * dump_free. */
 struct dump {
     struct st_entry entry[DUMP_TENSORS];
     size_t count;

@@ -17,11 +17,12 @@ struct data_family {
     int32_t image_token;          // mllava: the id that stands for a picture
     int64_t tokens_per_image;     // mllava: positions that a picture takes in the language model
 
-    enum problem problem;           // of the model's head; generation: classification rows are taken as they are
-    int64_t num_labels;             // outputs of the head; 0: not known
-    const char *const *label_names; // (num_labels) the order of labels if a row has just these; NULL: the first row's order
-    bool names_bind;                // a row has just these
-    int32_t pad_token;              // -1: none
+    enum problem problem; // of the model's head; generation: classification rows are taken as they are
+    int64_t num_labels;   // outputs of the head; 0: not known
+    const char *const
+        *label_names;  // (num_labels) the order of labels if a row has just these; NULL: the first row's order
+    bool names_bind;   // a row has just these
+    int32_t pad_token; // -1: none
     enum pooling pooling;
 };
 

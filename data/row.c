@@ -33,8 +33,7 @@ enum status row_encode(struct row *out, const struct dataset *d, const struct se
     bool class = s->config->format == ROWS_CLASSIFICATION;
     enum status st = class ? chat_encode_prompt(&c, &d->chat, chat_row, s->config->max_seq_len, e)
                            : chat_encode(&c, &d->chat, chat_row, s->config->max_seq_len, e);
-    if (st == ST_OK && c.ids.len == 0)
-        err_set(e, ST_FAIL, "%s: the row becomes no token at all", chat_row->where);
+    if (st == ST_OK && c.ids.len == 0) err_set(e, ST_FAIL, "%s: the row becomes no token at all", chat_row->where);
     if (e->code != ST_OK) return chat_ids_free(&c), e->code;
     out->id = mem_text(chat_row->id);
     out->ids = c.ids, out->labels = c.labels, out->images = c.images;
@@ -47,7 +46,9 @@ enum status row_encode(struct row *out, const struct dataset *d, const struct se
         out->value_count = d->unlabelled ? d->family.num_labels : d->labels.count;
         if (d->problem == PROBLEM_SINGLE_LABEL) out->value_count = 1;
         out->values = mem_alloc((size_t)out->value_count * sizeof *out->values);
-        if (!d->unlabelled && label_values(out->values, &d->labels, chat_row, d->problem, d->family.num_labels, e) != ST_OK) return e->code;
+        if (!d->unlabelled &&
+            label_values(out->values, &d->labels, chat_row, d->problem, d->family.num_labels, e) != ST_OK)
+            return e->code;
     }
     if (out->positions <= INT32_MAX) return ST_OK;
     return err_set(e, ST_FAIL, "%s: the row takes %lld positions, at most %d are possible", chat_row->where,
@@ -101,8 +102,7 @@ enum status dataset_row(const struct dataset *d, int64_t row, bool pixels, struc
     const struct set *s = set_of(d, row);
     int64_t index = entry_of(s, row)->row;
     struct chat_row chat_row = {0};
-    if (set_row_read(s, &chat_row, index, e) == ST_OK && row_encode(out, d, s, &chat_row, index, e) == ST_OK &&
-        pixels)
+    if (set_row_read(s, &chat_row, index, e) == ST_OK && row_encode(out, d, s, &chat_row, index, e) == ST_OK && pixels)
         row_read_images(out, d, s, &chat_row, e);
     chat_row_free(&chat_row);
     if (e->code != ST_OK) row_free(out);

@@ -173,8 +173,7 @@ void op_scale_cols(struct backend *be, const struct tensor *y, const struct tens
 void op_scale_cols_add(struct backend *be, const struct tensor *y, const struct tensor *x, const struct tensor *g);
 
 /* y (O) F32 = a / b - minus. */
-void op_divide(struct backend *be, const struct tensor *y, const struct tensor *a, const struct tensor *b,
-               float minus);
+void op_divide(struct backend *be, const struct tensor *y, const struct tensor *a, const struct tensor *b, float minus);
 
 /* gm (O) F32 += (sum over n of dy * t) / norms; dy, t (N,O) act. The gradient of the magnitude. */
 void op_magnitude_backward(struct backend *be, const struct tensor *gm, const struct tensor *dy, const struct tensor *t,

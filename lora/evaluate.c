@@ -45,7 +45,8 @@ size_t evaluator_measure(struct model *m, const struct dataset *d, int64_t rows_
 
 static void outcome_new(struct evaluator *ev, const struct model *m) {
     struct outcome *o = &ev->outcome;
-    *o = (struct outcome){.problem = m->config.problem, .rows = dataset_rows(ev->data), .outputs = m->config.num_labels};
+    *o =
+        (struct outcome){.problem = m->config.problem, .rows = dataset_rows(ev->data), .outputs = m->config.num_labels};
     o->labels = o->problem == PROBLEM_SINGLE_LABEL ? 1 : o->outputs;
     o->predicted = mem_alloc((size_t)(o->rows * o->outputs) * sizeof *o->predicted);
     o->given = mem_alloc((size_t)(o->rows * o->labels) * sizeof *o->given);

@@ -18,7 +18,7 @@ struct row_loss {
 
 struct evaluation {
     int64_t rows, tokens, scored;
-    double loss_sum; // mean loss: loss_sum / scored
+    double loss_sum;               // mean loss: loss_sum / scored
     const struct outcome *outcome; // of a head; lives as long as the evaluator. NULL: a language model
 };
 
@@ -31,7 +31,7 @@ struct evaluator {
     const struct dataset *data;
     int64_t rows_per_batch;
     int workers;
-    float *losses; // staging (limits.scored)
+    float *losses;  // staging (limits.scored)
     float *outputs; // staging (limits.scored, outputs), of a head
     struct outcome outcome;
 };

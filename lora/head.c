@@ -32,8 +32,8 @@ static enum status read_labels(struct head_info *h, const char *path, struct err
     const cJSON *list = json_get(h->file, "label_names"), *v;
     if (!list) return ST_OK;
     if (!cJSON_IsArray(list) || cJSON_GetArraySize(list) != h->num_labels)
-        return err_set(e, ST_FAIL, "%s: label_names has not one name for each of the %lld outputs of score.weight", path,
-                       (long long)h->num_labels);
+        return err_set(e, ST_FAIL, "%s: label_names has not one name for each of the %lld outputs of score.weight",
+                       path, (long long)h->num_labels);
     h->names = mem_alloc((size_t)h->num_labels * sizeof *h->names);
     int64_t at = 0;
     cJSON_ArrayForEach(v, list) {
@@ -47,7 +47,8 @@ enum status head_info_read(struct head_info *h, const char *dir, struct err *e) 
     *h = (struct head_info){0};
     char *path = path_join(dir, FILE_NAME), *config = path_join(dir, "adapter_config.json");
     char *tensors = path_join(dir, "adapter_model.safetensors");
-    if (file_exists(config) && file_exists(tensors) && read_tensors(h, dir, e) == ST_OK && h->num_labels && file_exists(path))
+    if (file_exists(config) && file_exists(tensors) && read_tensors(h, dir, e) == ST_OK && h->num_labels &&
+        file_exists(path))
         read_labels(h, path, e); // a folder that is no adapter is named by whoever opens it
     free(path), free(config), free(tensors);
     return e->code;

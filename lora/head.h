@@ -1,5 +1,6 @@
-/* What travels with an adapter that trains a classification head: label_names.json beside adapter_config.json, which PEFT
- * leaves alone. {"problem_type": "regression", "label_names": ["visual quality", ...]}: names in the order of the outputs. */
+/* What travels with an adapter that trains a classification head: label_names.json beside adapter_config.json, which
+ * PEFT leaves alone. {"problem_type": "regression", "label_names": ["visual quality", ...]}: names in the order of
+ * the outputs. */
 #ifndef LORA_HEAD_H
 #define LORA_HEAD_H
 

@@ -130,9 +130,12 @@ struct metric {
     bool error;
 };
 
-static const struct metric for_regression[] = {{"spearman", spearman, false}, {"kendall", kendall, false},
-                                               {"pearson", pearson, false},   {"mse", mse, true},
-                                               {"mae", mae, true},            {"pair_accuracy", pair_accuracy, false}};
+static const struct metric for_regression[] = {{"spearman", spearman, false},
+                                               {"kendall", kendall, false},
+                                               {"pearson", pearson, false},
+                                               {"mse", mse, true},
+                                               {"mae", mae, true},
+                                               {"pair_accuracy", pair_accuracy, false}};
 static const struct metric for_classes[] = {{"accuracy", accuracy, false}, {"macro_f1", f1, false}};
 
 static const struct metric *metrics_of(enum problem p, int *count) {
@@ -228,7 +231,8 @@ struct interval metric_interval(const struct outcome *o, int metric, int64_t col
     double *values = mem_alloc(RESAMPLES * sizeof *values);
     for (int64_t k = 0; k < RESAMPLES; k++) {
         for (int64_t i = 0; i < o->rows; i++)
-            pick[i] = (int64_t)(rng_uniform(seed, rng_stream("bootstrap"), (uint64_t)(k * o->rows + i)) * (double)o->rows);
+            pick[i] =
+                (int64_t)(rng_uniform(seed, rng_stream("bootstrap"), (uint64_t)(k * o->rows + i)) * (double)o->rows);
         double v = value(o, metric, column, pick, &c);
         if (!isnan(v)) values[count++] = v;
     }

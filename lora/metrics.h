@@ -1,7 +1,8 @@
-/* What a head gave for rows, against what was wanted: how well it orders them, how far it is off, how often it is right.
+/* What a head gave for rows, against what was wanted: how well it orders them, how far it is off, how often it is
+ * right.
  *
- * regression: spearman (ties averaged), kendall (tau-b), pearson, mse, mae, and pair_accuracy: of all pairs of rows whose
- * labels differ, the share that the outputs order the same way, an equal pair of outputs counting half.
+ * regression: spearman (ties averaged), kendall (tau-b), pearson, mse, mae, and pair_accuracy: of all pairs of
+ * rows whose labels differ, the share that the outputs order the same way, an equal pair of outputs counting half.
  * single label: accuracy, macro_f1; a column is a class, and one that is neither given nor predicted does not count.
  * multi label: the same by a threshold of probability 1/2; a column is a label.
  *
@@ -24,9 +25,9 @@ struct outcome {
 enum { ALL_COLUMNS = -1, RESAMPLES = 1000 };
 
 int metric_count(enum problem p);
-const char *metric_name(enum problem p, int metric);                // metric 0 is the one to look at first
-int metric_find(enum problem p, const char *name);                  // -1: the problem has none of that name
-bool metric_is_error(enum problem p, int metric);                   // less is better
+const char *metric_name(enum problem p, int metric);                      // metric 0 is the one to look at first
+int metric_find(enum problem p, const char *name);                        // -1: the problem has none of that name
+bool metric_is_error(enum problem p, int metric);                         // less is better
 double metric_value(const struct outcome *o, int metric, int64_t column); // ALL_COLUMNS: of all, or the mean over them
 
 /* Bootstrap (Efron, 1979): the 2.5th and 97.5th percentile of the metric over RESAMPLES draws of the rows. */

@@ -74,8 +74,8 @@ static void load_block(struct model *m, int64_t i) {
     load_linear(m, &b->down, i, "mlp.down_proj", C, F, c->mlp_bias);
 }
 
-/* A base without the head that is asked for gets a new one, as transformers makes it: normal with deviation 0.02, bias 0.
- * Text models have none, so that their class in transformers takes the head. */
+/* A base without the head that is asked for gets a new one, as transformers makes it: normal with deviation 0.02,
+ * bias 0. Text models have none, so that their class in transformers takes the head. */
 static void load_score(struct model *m) {
     struct weights *w = &m->weights;
     int64_t n = m->config.num_labels, C = m->config.text.dim;
@@ -90,7 +90,8 @@ static void load_score(struct model *m) {
     if (m->head_bias) m->head.b = arena_tensor1(w->arena, F32, n);
     if (!w->placing) return;
     float *values = mem_alloc((size_t)(n * C) * sizeof *values);
-    for (int64_t i = 0; i < n * C; i++) values[i] = (float)(0.02 * rng_normal(m->head_seed, rng_stream("score"), (uint64_t)i));
+    for (int64_t i = 0; i < n * C; i++)
+        values[i] = (float)(0.02 * rng_normal(m->head_seed, rng_stream("score"), (uint64_t)i));
     backend_upload(m->be, &m->head.W, values);
     if (m->head_bias) op_zero(m->be, &m->head.b);
     free(values);
@@ -209,11 +210,13 @@ static enum status choose_head(struct model *m, const struct load_options *o, st
     bool has = c->problem != PROBLEM_GENERATION;
     if (o->head.problem == PROBLEM_GENERATION) return ST_OK;
     if (has && o->head.num_labels && o->head.num_labels != c->num_labels)
-        return err_set(e, ST_FAIL, "%s: the model's head has %lld outputs, wanted %lld", c->path, (long long)c->num_labels,
-                       (long long)o->head.num_labels);
+        return err_set(e, ST_FAIL, "%s: the model's head has %lld outputs, wanted %lld", c->path,
+                       (long long)c->num_labels, (long long)o->head.num_labels);
     if (!has && o->head.num_labels < 1)
-        return err_set(e, ST_FAIL, "%s: the model has no classification head, and how many outputs a new one has is not said; "
-                       "set num_labels", c->path);
+        return err_set(e, ST_FAIL,
+                       "%s: the model has no classification head, and how many outputs a new one has is not said; "
+                       "set num_labels",
+                       c->path);
     if (!has) {
         m->new_head = true, m->head_seed = o->head.seed, m->head_bias = o->head.bias;
         c->num_labels = o->head.num_labels;

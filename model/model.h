@@ -145,8 +145,9 @@ struct pass pass_new(struct workspace *w, uint64_t seed, uint64_t draw);
 
 void model_forward(const struct pass *p, struct workspace *w, const struct batch *b);
 
-/* The losses of the scored positions (one a row under a classification head) go to acts.loss; with dx (N,C) also scale times the gradient of their sum with
- * respect to the last layer's output, and the gradients of head and final norm are added to. */
+/* The losses of the scored positions (one a row under a classification head) go to acts.loss; with dx (N,C) also
+ * scale times the gradient of their sum with respect to the last layer's output, and the gradients of head and final
+ * norm are added to. */
 void head_loss(const struct pass *p, struct workspace *w, const struct tensor *dx, float scale);
 
 /* dx (N,C): gradient of the last layer's output. Adds to every gradient that is trained. */

@@ -7,9 +7,14 @@
 static void row_losses(const struct pass *p, struct workspace *w, const struct tensor *doutputs, float scale) {
     const struct acts *a = &w->acts;
     switch (w->m->config.problem) {
-    case PROBLEM_REGRESSION: op_squared_error(p->be, &a->loss, doutputs, &a->outputs, &a->labels, scale); return;
-    case PROBLEM_MULTI_LABEL: op_binary_cross_entropy(p->be, &a->loss, doutputs, &a->outputs, &a->labels, scale); return;
-    default: break; // one class of several
+    case PROBLEM_REGRESSION:
+        op_squared_error(p->be, &a->loss, doutputs, &a->outputs, &a->labels, scale);
+        return;
+    case PROBLEM_MULTI_LABEL:
+        op_binary_cross_entropy(p->be, &a->loss, doutputs, &a->outputs, &a->labels, scale);
+        return;
+    default:
+        break; // one class of several
     }
     if (!doutputs) {
         op_cross_entropy_forward(p->be, &a->loss, &a->outputs, &a->targets);
@@ -39,7 +44,8 @@ void score_loss(const struct pass *p, struct workspace *w, const struct tensor *
     if (dx) {
         linear_backward(p, &dnormed, 0, &doutputs, &a->normed, &a->lhead, &m->head);
         op_zero(p->be, &dlast);
-        op_rmsnorm_backward_add(p->be, &dlast, m->gnorm.data ? &m->gnorm : NULL, &dnormed, &a->last, &a->rstd, &m->norm);
+        op_rmsnorm_backward_add(p->be, &dlast, m->gnorm.data ? &m->gnorm : NULL, &dnormed, &a->last, &a->rstd,
+                                &m->norm);
         op_zero(p->be, dx);
         op_scatter_rows(p->be, dx, &dlast, &a->scored_rows);
     }

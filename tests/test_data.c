@@ -35,12 +35,11 @@ static int set_up(void **state) {
     if (!mkdtemp(x->folder) || !x->tokenizer) return -1;
     x->threads = threads_new(3);
     x->text = (struct data_family){.family = FAMILY_TEXT, .model_dir = GOLDEN "/model"};
-    x->mllava = (struct data_family){
-        .family = FAMILY_MLLAVA,
-        .model_dir = GOLDEN "/model",
-        .default_template = "llama_3",
-        .image_token = tokenizer_id(x->tokenizer, "<image>"),
-        .tokens_per_image = TOKENS_PER_IMAGE};
+    x->mllava = (struct data_family){.family = FAMILY_MLLAVA,
+                                     .model_dir = GOLDEN "/model",
+                                     .default_template = "llama_3",
+                                     .image_token = tokenizer_id(x->tokenizer, "<image>"),
+                                     .tokens_per_image = TOKENS_PER_IMAGE};
     *state = x;
     return 0;
 }

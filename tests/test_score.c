@@ -336,6 +336,29 @@ static void test_new_head_learns_and_comes_back(void **state) {
     training_close(&t);
 }
 
+/* A model that is trained whole carries its head, its names and its class. */
+static void test_whole_model(void **state) {
+    (void)state;
+    struct training t;
+    training_open(&t, MODELS "llama/model");
+    put_rows(&t);
+    training_run(&t, "whole", "--problem_type regression --finetuning_type full --eval_strategy steps --eval_steps 12",
+                 0, NULL);
+    cJSON *log = training_log(&t, "whole");
+    cJSON *eval = json_lines(&t, "eval whole --data data.yaml --json --quiet --dtype f32");
+    const cJSON *last = cJSON_GetArrayItem(log, cJSON_GetArraySize(log) - 1);
+    assert_true(number(eval->child, "loss", NULL) == number(last, "eval_loss", NULL));
+    assert_string_equal(json_get(eval->child, "per_label")->child->string, "blur");
+    char *path = training_path(&t, "whole/config.json");
+    struct err e = {0};
+    cJSON *config = json_read(path, &e);
+    assert_string_equal(json_get(config, "architectures")->child->valuestring, "LlamaForSequenceClassification");
+    assert_string_equal(json_get(json_get(config, "id2label"), "1")->valuestring, "noise");
+    cJSON_Delete(config), cJSON_Delete(log), cJSON_Delete(eval);
+    free(path);
+    training_close(&t);
+}
+
 /* A run that is stopped at a checkpoint ends where the run in one piece ends. */
 static void test_resumes(void **state) {
     (void)state;
@@ -410,6 +433,7 @@ int main(void) {
         cmocka_unit_test(test_class_metrics),
         cmocka_unit_test(test_interval),
         cmocka_unit_test(test_new_head_learns_and_comes_back),
+        cmocka_unit_test(test_whole_model),
         cmocka_unit_test(test_resumes),
         cmocka_unit_test(test_refusals),
         cmocka_unit_test(test_class_index),

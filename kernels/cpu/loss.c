@@ -1,5 +1,5 @@
-/* Losses row by row. Cross entropy over logits in F32: the sum of exponentials is taken in one pass, relative to the largest
- * logit so far, in double. */
+/* Losses row by row. Cross entropy over logits in F32: the sum of exponentials is taken in one pass, relative to the
+ * largest logit so far, in double. */
 #include <math.h>
 
 #include "kernels/cpu/span.h"

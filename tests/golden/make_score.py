@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
-"""Writes tests/golden/score: a classification head as transformers and PEFT compute it on the llama base of the models here.
+"""Writes tests/golden/score: a classification head as transformers and PEFT compute it on the llama base.
 
 adapter/               a PEFT folder (SEQ_CLS) with a score head that the base does not have
-expected.safetensors   ids, offsets of rows given as plain numbers, some with the pad id inside or at the end; pooled, the
-                       position that transformers reads; outputs (rows, 3); for each problem its labels, the loss of every
-                       row and, as PROBLEM:KEY, the gradient of the mean loss
+expected.safetensors   ids, offsets of rows given as plain numbers, some with the pad id inside or at the end;
+                       outputs (rows, 3); for each problem its labels, the loss of every row and, as PROBLEM:KEY,
+                       the gradient of the mean loss
 """
 
 import os
@@ -36,7 +36,8 @@ def make_rows(vocab):
 
 
 def make_model():
-    model = LlamaForSequenceClassification.from_pretrained(BASE, num_labels=LABELS, pad_token_id=PAD, dtype=torch.float32)
+    settings = {"num_labels": LABELS, "pad_token_id": PAD, "dtype": torch.float32}
+    model = LlamaForSequenceClassification.from_pretrained(BASE, **settings)
     config = LoraConfig(task_type="SEQ_CLS", r=3, lora_alpha=5, target_modules=["q_proj", "down_proj"])
     model = get_peft_model(model, config).eval()
     for name, p in model.named_parameters():
