@@ -12,6 +12,8 @@ enum problem {
     PROBLEM_UNSAID,       // a head, of which config.json does not say what it gives: the labels of the data decide
 };
 
+enum { MOST_LABELS = 4096 }; // of a head, and of a row
+
 /* problem_type of transformers, "single_label_classification"; "generation" of the first. */
 const char *problem_name(enum problem p);
 bool problem_find(enum problem *p, const char *name);

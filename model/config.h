@@ -66,8 +66,6 @@ struct model_config {
     char *path;                       // of config.json
 };
 
-enum { MOST_LABELS = 1 << 16 }; // of a head
-
 enum status model_config_read(struct model_config *c, const char *dir, struct err *e);
 void model_config_free(struct model_config *c);
 
