@@ -14,9 +14,12 @@ enum status class_row_read(struct chat_row *c, const struct rows *r, int64_t ind
     if (!cJSON_IsString(prompt)) return err_set(e, ST_FAIL, "%s: wanted \"prompt\" with a string", c->where);
     if (labels && (!cJSON_IsObject(labels) || !labels->child))
         return err_set(e, ST_FAIL, "%s: labels is not what was wanted, at least one name and its number", c->where);
-    if (labels)
-        cJSON_ArrayForEach(v, labels) if (!cJSON_IsNumber(v) || !isfinite((float)v->valuedouble)) return err_set(
-            e, ST_FAIL, "%s: label \"%.80s\" is not a number", c->where, v->string);
+    if (labels && cJSON_GetArraySize(labels) > MOST_LABELS)
+        return err_set(e, ST_FAIL, "%s: %d labels, at most %d are taken", c->where, cJSON_GetArraySize(labels),
+                       MOST_LABELS);
+    for (v = labels ? labels->child : NULL; v; v = v->next)
+        if (!cJSON_IsNumber(v) || !isfinite((float)v->valuedouble))
+            return err_set(e, ST_FAIL, "%s: label \"%.80s\" is not a number", c->where, v->string);
     c->prompt = prompt->valuestring;
     c->labels = labels;
     return row_read_pictures(c, e);

@@ -7,9 +7,9 @@
 #include "base/file.h"
 #include "base/json.h"
 #include "base/memory.h"
+#include "base/problem.h"
 #include "base/text.h"
 #include "base/yaml.h"
-#include "model/config.h"
 
 const struct flag training_keys[TRAINING_KEYS] = {
     {"model_name_or_path", FLAG_TEXT, NULL, NULL, "the base model's folder"},
