@@ -29,6 +29,10 @@ static void want(const char *op, const char *name, const struct tensor *t, enum 
     abort();
 }
 
+static void want_like(const char *op, const char *name, const struct tensor *t, const struct tensor *u) {
+    want(op, name, t, u->type, u->rank, u->dim[0], u->dim[1], u->dim[2], u->dim[3]);
+}
+
 /* Aborts unless t's type is one of a set (bits 1 << type) and its rank is the wanted one (0: any). */
 static void want_kind(const char *op, const char *name, const struct tensor *t, unsigned types, const char *words,
                       int rank) {
@@ -56,8 +60,7 @@ enum {
 #define WANT1(t, type, a)       want(__func__, #t, t, type, 1, a, 1, 1, 1)
 #define WANT2(t, type, a, b)    want(__func__, #t, t, type, 2, a, b, 1, 1)
 #define WANT3(t, type, a, b, c) want(__func__, #t, t, type, 3, a, b, c, 1)
-#define WANT_LIKE(t, u) \
-    want(__func__, #t, t, (u)->type, (u)->rank, (u)->dim[0], (u)->dim[1], (u)->dim[2], (u)->dim[3])
+#define WANT_LIKE(t, u)         want_like(__func__, #t, t, u)
 #define WANT_ACT(t, rank)       want_kind(__func__, #t, t, ACT, "f32 or bf16", rank)
 #define WANT_FLOAT(t, rank)     want_kind(__func__, #t, t, FLOAT, "f32, bf16 or f16", rank)
 #define WANT_WEIGHT(t)          want_kind(__func__, #t, t, WEIGHT, "f32, bf16, f16, nf4 or fp4", 2)

@@ -11,10 +11,10 @@
 #include "base/file.h"
 #include "base/memory.h"
 
-const char *const FOLDERS[FOLDER_COUNT] = {"lora",     "rslora",        "dora",        "dora-bias",      "lora-bias",
-                                           "bias-all", "saved-modules", "patterns",    "bias-lora-only", "nf4-lora",
-                                           "nf4-dora", "fp4-lora",      "mllava-lora", "mllava-suffix",
-                                           "mllava-clip-suffix"};
+const char *const FOLDERS[FOLDER_COUNT] = {
+    "lora",     "rslora",        "dora",        "dora-bias",      "lora-bias",
+    "bias-all", "saved-modules", "patterns",    "bias-lora-only", "nf4-lora",
+    "nf4-dora", "fp4-lora",      "mllava-lora", "mllava-suffix",  "mllava-clip-suffix"};
 
 int fixture_start(void **state) {
     struct fixture *f = mem_alloc(sizeof *f);
