@@ -336,6 +336,22 @@ static void test_new_head_learns_and_comes_back(void **state) {
     training_close(&t);
 }
 
+/* Row 1 names its labels in another order than row 0. */
+static void test_labels_are_read_by_name(void **state) {
+    (void)state;
+    struct training t;
+    training_open(&t, MODELS "llama/model");
+    put_rows(&t);
+    char *line = mem_format("data data.yaml --model %s/" MODELS "llama/model --split train --row 1 --json", t.here);
+    cJSON *out = json_lines(&t, line);
+    const cJSON *labels = json_get(json_get(out->child->child, "row"), "labels");
+    assert_int_equal(cJSON_GetArraySize(labels), 2);
+    assert_true(labels->child->valuedouble == 2 && labels->child->next->valuedouble == 2.5);
+    cJSON_Delete(out);
+    free(line);
+    training_close(&t);
+}
+
 /* A model that is trained whole carries its head, its names and its class. */
 static void test_whole_model(void **state) {
     (void)state;
@@ -433,6 +449,7 @@ int main(void) {
         cmocka_unit_test(test_class_metrics),
         cmocka_unit_test(test_interval),
         cmocka_unit_test(test_new_head_learns_and_comes_back),
+        cmocka_unit_test(test_labels_are_read_by_name),
         cmocka_unit_test(test_whole_model),
         cmocka_unit_test(test_resumes),
         cmocka_unit_test(test_refusals),
