@@ -1,0 +1,173 @@
+/* The linear layer with its adapter: gradients against finite differences of its own forward, for LoRA and DoRA, with
+ * and without dropout and biases. The layer is linear in x, A (at fixed B), B (at fixed A), m and the biases, so a
+ * central difference is exact but for rounding: its error is that of two forwards in F32, divided by the step. */
+#include <math.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdlib.h>
+
+#include <cmocka.h>
+
+#include "base/memory.h"
+#include "base/rng.h"
+#include "kernels/ops.h"
+#include "model/linear.h"
+
+enum { N = 9, I = 13, O = 11, R = 3, ROOM = 1 << 16 };
+
+struct layer {
+    struct backend *be;
+    struct arena arena;
+    struct pass pass;
+    struct linear linear;
+    struct lora lora;
+    struct linear_acts acts;
+    struct tensor x, y, c; // c (N,O): the gradient of y; the loss is the sum of c * y
+};
+
+static struct tensor fill(struct tensor t, const char *stream) {
+    float *values = t.data;
+    for (int64_t i = 0; i < tensor_count(&t); i++)
+        values[i] = (float)(rng_uniform(1, rng_stream(stream), (uint64_t)i) - 0.5);
+    return t;
+}
+
+/* g and g_less_1 from m and the norms as they stand: the norms are constants of the backward. */
+static void scale_by_magnitude(struct layer *l) {
+    op_divide(l->be, &l->lora.g, &l->lora.m, &l->lora.norms, 0);
+    op_divide(l->be, &l->lora.g_less_1, &l->lora.m, &l->lora.norms, 1);
+}
+
+static struct layer *layer_new(bool dora, float dropout, bool biases) {
+    struct layer *l = mem_alloc(sizeof *l);
+    struct err e = {0};
+    l->be = backend_new("cpu", 1, &e);
+    assert_non_null(l->be);
+    l->arena = arena_over(backend_alloc(l->be, ROOM), ROOM);
+    struct arena *a = &l->arena;
+    l->linear.W = fill(arena_tensor2(a, F32, O, I), "W");
+    if (biases) l->linear.b = fill(arena_tensor1(a, F32, O), "b"), l->linear.gb = arena_tensor1(a, F32, O);
+    l->lora = (struct lora){.rank = R, .scale = 1.5f, .dropout = dropout, .dora = dora, .stream = 7};
+    l->lora.A = fill(arena_tensor2(a, F32, R, I), "A"), l->lora.gA = arena_tensor2(a, F32, R, I);
+    l->lora.B = fill(arena_tensor2(a, F32, O, R), "B"), l->lora.gB = arena_tensor2(a, F32, O, R);
+    if (biases && !dora) l->lora.b = fill(arena_tensor1(a, F32, O), "lb"), l->lora.gb = arena_tensor1(a, F32, O);
+    if (dora) {
+        l->lora.m = fill(arena_tensor1(a, F32, O), "m"), l->lora.gm = arena_tensor1(a, F32, O);
+        l->lora.norms = arena_tensor1(a, F32, O);
+        l->lora.g = arena_tensor1(a, F32, O), l->lora.g_less_1 = arena_tensor1(a, F32, O);
+        l->linear.lora = &l->lora;
+        linear_refresh(l->be, &l->linear);
+    }
+    l->linear.lora = &l->lora;
+    l->x = fill(arena_tensor2(a, F32, N, I), "x");
+    l->c = fill(arena_tensor2(a, F32, N, O), "c");
+    l->y = arena_tensor2(a, F32, N, O);
+    linear_acts_layout(&l->acts, a, &l->linear, N, F32);
+    l->pass = (struct pass){.be = l->be, .scratch = a, .act = F32, .train = true, .seed = 3, .draw = 5};
+    return l;
+}
+
+static void layer_free(struct layer *l) {
+    backend_release(l->be, l->arena.base);
+    backend_free(l->be);
+    free(l);
+}
+
+static double loss(struct layer *l) {
+    double sum = 0;
+    linear_forward(&l->pass, &l->acts, &l->y, &l->x, &l->linear);
+    for (int64_t i = 0; i < N * O; i++) sum += (double)((float *)l->y.data)[i] * ((float *)l->c.data)[i];
+    return sum;
+}
+
+/* Every element of a parameter against the difference of two losses. All numbers are below 8 in size, y has sums of at
+ * most I + R + I terms, and the loss adds N O of them: the bound is that count of roundings of 8 over the step. */
+static void check(struct layer *l, const char *name, struct tensor *value, const struct tensor *grad) {
+    const double step = 0.25, bound = N * O * (2 * I + R) * 8 * 0x1p-24 / step;
+    float *v = value->data;
+    const float *g = grad->data;
+    for (int64_t i = 0; i < tensor_count(value); i++) {
+        float kept = v[i];
+        v[i] = kept + (float)step;
+        if (value == &l->lora.m) scale_by_magnitude(l);
+        double up = loss(l);
+        v[i] = kept - (float)step;
+        if (value == &l->lora.m) scale_by_magnitude(l);
+        double down = loss(l);
+        v[i] = kept;
+        if (value == &l->lora.m) scale_by_magnitude(l);
+        double want = (up - down) / (2 * step);
+        if (!(fabs(g[i] - want) <= bound))
+            fail_msg("%s[%lld]: %g, wanted %g within %g", name, (long long)i, g[i], want, bound);
+    }
+}
+
+static void check_layer(bool dora, float dropout, bool biases) {
+    struct layer *l = layer_new(dora, dropout, biases);
+    struct tensor dx = arena_tensor2(&l->arena, F32, N, I);
+    loss(l);
+    linear_backward(&l->pass, &dx, 0, &l->c, &l->x, &l->acts, &l->linear);
+    check(l, "x", &l->x, &dx);
+    check(l, "A", &l->lora.A, &l->lora.gA);
+    check(l, "B", &l->lora.B, &l->lora.gB);
+    if (dora) check(l, "m", &l->lora.m, &l->lora.gm);
+    if (biases) check(l, "b", &l->linear.b, &l->linear.gb);
+    if (biases && !dora) check(l, "lora b", &l->lora.b, &l->lora.gb);
+    assert_int_equal(l->be->err.code, ST_OK);
+    layer_free(l);
+}
+
+static void test_lora(void **state) {
+    (void)state;
+    check_layer(false, 0, false);
+    check_layer(false, 0, true);
+}
+
+static void test_lora_dropout(void **state) {
+    (void)state;
+    check_layer(false, 0.4f, true);
+}
+
+static void test_dora(void **state) {
+    (void)state;
+    check_layer(true, 0, false);
+    check_layer(true, 0, true);
+}
+
+static void test_dora_dropout(void **state) {
+    (void)state;
+    check_layer(true, 0.4f, true);
+}
+
+/* beta 1 adds to dx, no dx leaves the parameters' gradients the same. */
+static void test_beta_and_no_dx(void **state) {
+    (void)state;
+    for (int kind = 0; kind < 4; kind++) {
+        struct layer *one = layer_new(kind & 1, kind & 2 ? 0.4f : 0, false),
+                     *two = layer_new(kind & 1, kind & 2 ? 0.4f : 0, false);
+        struct tensor dx = arena_tensor2(&one->arena, F32, N, I), more = arena_tensor2(&one->arena, F32, N, I);
+        loss(one), loss(two);
+        linear_backward(&one->pass, &dx, 0, &one->c, &one->x, &one->acts, &one->linear);
+        fill(more, "more");
+        struct tensor base = fill(arena_tensor2(&two->arena, F32, N, I), "more");
+        linear_backward(&one->pass, &more, 1, &one->c, &one->x, &one->acts, &one->linear);
+        linear_backward(&two->pass, NULL, 0, &two->c, &two->x, &two->acts, &two->linear);
+        for (int i = 0; i < N * I; i++) {
+            double want = (double)((float *)base.data)[i] + ((float *)dx.data)[i];
+            assert_true(fabs(((float *)more.data)[i] - want) <= 64 * 0x1p-24 * 8);
+        }
+        for (int i = 0; i < O * R; i++) // `one` ran twice
+            assert_true(fabs(((float *)one->lora.gB.data)[i] - 2 * ((float *)two->lora.gB.data)[i]) <=
+                        64 * 0x1p-24 * 8);
+        layer_free(one), layer_free(two);
+    }
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_lora),         cmocka_unit_test(test_lora_dropout),   cmocka_unit_test(test_dora),
+        cmocka_unit_test(test_dora_dropout), cmocka_unit_test(test_beta_and_no_dx),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
