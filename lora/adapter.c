@@ -468,11 +468,33 @@ done:
     return e->code;
 }
 
+/* Keys that give the same tensors another meaning; a missing one has PEFT's default. */
+static enum status same_meaning(const cJSON *ours, const cJSON *theirs, const char *dir, struct err *e) {
+    static const struct {
+        const char *key;
+        double fallback;
+    } keys[] = {{"lora_alpha", 8}, {"use_rslora", 0}, {"use_dora", 0}};
+    for (size_t i = 0; i < sizeof keys / sizeof *keys; i++) {
+        const cJSON *pair[] = {json_get(ours, keys[i].key), json_get(theirs, keys[i].key)};
+        double value[2];
+        for (int k = 0; k < 2; k++)
+            value[k] = !pair[k]                ? keys[i].fallback
+                       : cJSON_IsBool(pair[k]) ? cJSON_IsTrue(pair[k])
+                                               : pair[k]->valuedouble;
+        if (value[0] != value[1])
+            return err_set(e, ST_FAIL,
+                           "%s: the adapter has %s %g, the run has %g; set %s as in its adapter_config.json", dir,
+                           keys[i].key, value[1], value[0], keys[i].key);
+    }
+    return ST_OK;
+}
+
 enum status adapter_read(struct adapter *a, const char *dir, struct err *e) {
     struct st_set file = {0};
     cJSON *config = NULL;
     if (!a->config) return err_set(e, ST_FAIL, "%s: an adapter continues only with finetuning_type lora", dir);
-    if (peft_config_read(&config, dir, e) == ST_OK && peft_tensors_open(&file, dir, e) == ST_OK) {
+    if (peft_config_read(&config, dir, e) == ST_OK && same_meaning(a->config, config, dir, e) == ST_OK &&
+        peft_tensors_open(&file, dir, e) == ST_OK) {
         struct spelling ours = spelling_of_model(a->model), theirs = spelling_of_file(a->model, &file);
         if (peft_tensors_load(a, &file, dir, &ours, &theirs, e) == ST_OK) {
             adapter_refresh(a);

@@ -88,6 +88,16 @@ static void test_poisoned_adapter(void **state) {
     assert_false(training_has(t, "out/adapter_model.safetensors"));
 }
 
+/* An adapter goes on only as what it is: the same tensors with another scale would be another adapter. */
+static void test_adapter_of_another_meaning(void **state) {
+    struct training *t = *state;
+    training_run(t, "first", "--max_steps 2 --lora_alpha 6", 0, NULL);
+    training_run(t, "same", "--init_adapter first --max_steps 1 --lora_alpha 6", 0, NULL);
+    training_run(t, "out", "--init_adapter first --lora_alpha 7", 1, "lora_alpha 6, the run has 7");
+    training_run(t, "out", "--init_adapter first --lora_alpha 6 --use_rslora true", 1, "use_rslora");
+    assert_false(training_has(t, "out"));
+}
+
 /* --- a disk that takes no more ----------------------------------------------------------------------------------- */
 
 static void check_whole_files(const struct training *t, const char *out) {
@@ -362,6 +372,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         TEST(test_diverges),
         TEST(test_poisoned_adapter),
+        TEST(test_adapter_of_another_meaning),
         TEST(test_full_disk),
         TEST(test_bad_rows),
         TEST(test_usage),
