@@ -70,8 +70,8 @@ enum status adapter_new(struct adapter **a, struct model *m, const struct adapte
  * the tensor. */
 enum status adapter_open(struct adapter **a, struct model *m, const char *dir, struct err *e);
 
-/* init_adapter: sets the values of a new adapter from a PEFT folder that must hold exactly its tensors, and give them the
- * same meaning (lora_alpha, use_rslora, use_dora). */
+/* init_adapter: sets the values of a new adapter from a PEFT folder that must hold exactly its tensors, and give them
+ * the same meaning (lora_alpha, use_rslora, use_dora). */
 enum status adapter_read(struct adapter *a, const char *dir, struct err *e);
 
 /* Takes itself out of the model again. */
