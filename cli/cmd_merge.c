@@ -268,7 +268,7 @@ static int run_merge(const struct flags *f, struct err *e) {
     j.source = j.original ? j.original : j.model;
     j.report.model = j.model, j.report.original = j.original, j.report.out = flag_text(f, "out");
     j.report.adapters = j.adapters, j.report.adapter_count = j.o.adapter_count, j.report.dtype = flag_text(f, "dtype");
-    j.o.be = backend_new("cpu", (int)flag_int(f, "threads"), e);
+    j.o.be = backend_new(flag_text(f, "device"), (int)flag_int(f, "threads"), e);
     if (j.o.be && read_prompts(&j, e) == ST_OK) merge(&j, e);
 done:
     for (int64_t i = 0; i < j.o.adapter_count; i++) free((char *)j.adapters[i].dir);
