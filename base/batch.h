@@ -8,16 +8,19 @@
 
 /* The kinds of model that graft knows, by what they take in. */
 enum family {
-    FAMILY_TEXT,   // Llama, Mistral, Qwen2: tokens
-    FAMILY_MLLAVA, // tokens and pictures of one size through SigLIP and a projector
+    FAMILY_TEXT,     // Llama, Mistral, Qwen2: tokens
+    FAMILY_MLLAVA,   // tokens and pictures of one size through SigLIP and a projector
+    FAMILY_IDEFICS2, // tokens and pictures of any size through SigLIP's NaViT and a perceiver
 };
 
 enum { IGNORED = -100 }; // a target that is not scored
 
-/* One picture, resized and normalised as the family wants it. */
+/* One picture, resized and normalised as the family wants it. With Idefics2 both sides are whole patches: those that
+ * the tower looks at, zeros where the picture ends within one. */
 struct batch_image {
     int64_t height, width;
-    float *pixels; // (3, height, width)
+    float *pixels;            // (3, height, width)
+    int32_t *patch_positions; // (patches, row by row): where each stands in the tower's learned grid; NULL: as it lies
 };
 
 struct batch {
@@ -42,6 +45,7 @@ struct batch {
 /* The largest of each over the batches of a run; `longest` is the longest single row. */
 struct batch_limits {
     int64_t N, rows, images, scored, longest;
+    int64_t patches, most_patches; // of all pictures of a batch, and of the largest picture; 0: of one known size
 };
 
 #endif

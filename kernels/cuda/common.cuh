@@ -1,0 +1,110 @@
+/* What every file of the CUDA backend includes, and its only way to graft's C headers.
+ *
+ * Activations are float or bf16, parameters float, sums float: a kernel is a template over the type of its activations,
+ * and the op chooses by tensor type. Ops are asynchronous on the backend's one stream. Blocks never wait for each
+ * other, and a result is never added to by atomics: same inputs, same bits. */
+#ifndef KERNELS_CUDA_COMMON_CUH
+#define KERNELS_CUDA_COMMON_CUH
+
+#include <device.cuh>
+
+extern "C" {
+#include "base/arena.h"
+#include "base/status.h"
+#include "base/tensor.h"
+#include "kernels/backend.h"
+#include "kernels/cuda/cuda.h"
+#include "kernels/ops.h"
+#include "kernels/ops_table.h"
+#include "quant/q4.h"
+}
+
+using bf16_t = __nv_bfloat16;
+
+struct cublaslt; // kernels/cuda/cublaslt.h
+
+struct cuda_backend {
+    struct backend base; // first, so that a struct backend * of this kind may be cast
+    int device;
+    int processors; // streaming multiprocessors
+    cudaStream_t stream;
+    struct cublaslt *blas;
+    char *scratch; // CUDA_SCRATCH bytes of the device: what one op hands from kernel to kernel
+    char name[16], about[192];
+};
+
+enum : size_t { CUDA_SCRATCH = 64u << 20 };
+
+enum { WARP = 32 };
+
+static inline struct cuda_backend *cuda_of(struct backend *be) { return reinterpret_cast<struct cuda_backend *>(be); }
+
+/* Remembers the first failure in be->err. */
+void cuda_check(struct backend *be, cudaError_t result, const char *what);
+
+/* One launch on the backend's stream; nothing when the grid is empty. `what` names the op in an error. */
+template <typename... P>
+void launch(struct backend *be, const char *what, void (*kernel)(P...), dim3 grid, dim3 block, size_t shared,
+            typename same_type<P>::type... args) {
+    if (grid.x == 0 || grid.y == 0 || grid.z == 0) return;
+    cuda_check(be, device_launch(kernel, grid, block, shared, cuda_of(be)->stream, args...), what);
+}
+
+/* --- numbers ----------------------------------------------------------------------------------------------------- */
+
+__device__ inline float to_float(float x) { return x; }
+__device__ inline float to_float(__nv_bfloat16 x) { return __bfloat162float(x); }
+__device__ inline float to_float(__half x) { return __half2float(x); }
+
+template <typename T> __device__ inline T from_float(float x);
+template <> __device__ inline float from_float<float>(float x) { return x; }
+template <> __device__ inline __nv_bfloat16 from_float<__nv_bfloat16>(float x) { return __float2bfloat16_rn(x); }
+template <> __device__ inline __half from_float<__half>(float x) { return __float2half_rn(x); }
+
+/* 16 bytes of T, loaded and stored at once. */
+template <typename T> struct alignas(16) vec16 {
+    static constexpr int count = 16 / sizeof(T);
+    T at[count];
+};
+
+template <typename T> __device__ inline vec16<T> load16(const T *p) { return *reinterpret_cast<const vec16<T> *>(p); }
+template <typename T> __device__ inline void store16(T *p, const vec16<T> &v) { *reinterpret_cast<vec16<T> *>(p) = v; }
+
+/* --- sums in a fixed order --------------------------------------------------------------------------------------- */
+
+__device__ inline float warp_sum(float x) {
+    for (int d = WARP / 2; d > 0; d /= 2) x += __shfl_xor_sync(0xffffffffu, x, d);
+    return x;
+}
+
+__device__ inline float warp_max(float x) {
+    for (int d = WARP / 2; d > 0; d /= 2) x = fmaxf(x, __shfl_xor_sync(0xffffffffu, x, d));
+    return x;
+}
+
+/* The sum over the block, for every thread; THREADS is a multiple of WARP. All threads must come. */
+template <int THREADS> __device__ inline float block_sum(float x) {
+    SHARED(float, parts, THREADS / WARP);
+    x = warp_sum(x);
+    if (threadIdx.x % WARP == 0) parts[threadIdx.x / WARP] = x;
+    __syncthreads();
+    float sum = 0;
+    for (int i = 0; i < THREADS / WARP; i++) sum += parts[i];
+    __syncthreads();
+    return sum;
+}
+
+template <int THREADS> __device__ inline float block_max(float x) {
+    SHARED(float, parts, THREADS / WARP);
+    x = warp_max(x);
+    if (threadIdx.x % WARP == 0) parts[threadIdx.x / WARP] = x;
+    __syncthreads();
+    float most = parts[0];
+    for (int i = 1; i < THREADS / WARP; i++) most = fmaxf(most, parts[i]);
+    __syncthreads();
+    return most;
+}
+
+static inline unsigned blocks_for(int64_t n, int64_t each) { return static_cast<unsigned>((n + each - 1) / each); }
+
+#endif
