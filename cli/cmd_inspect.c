@@ -92,7 +92,16 @@ static void show_text_config(const struct text_config *c) {
     out_text("\n  vocabulary %lld%s\n", (long long)c->vocab, c->tied ? ", the head is the embedding" : "");
 }
 
-static void show_vision_config(const struct vision_config *v) {
+static void show_vision_config(const struct model_config *c) {
+    const struct vision_config *v = &c->vision;
+    if (c->family == FAMILY_IDEFICS2) {
+        out_text("  vision     %lld layers of %lld, pictures of any size in patches of %lld: %lld positions each\n",
+                 (long long)v->layers, (long long)v->dim, (long long)v->patch, (long long)picture_tokens(c));
+        out_text("  perceiver  %lld layers, %lld heads of %lld (%lld for keys and values)\n",
+                 (long long)c->perceiver.depth, (long long)c->perceiver.heads, (long long)c->perceiver.head_dim,
+                 (long long)c->perceiver.kv_heads);
+        return;
+    }
     out_text("  vision     %lld layers of %lld (%lld are used), pictures of %lld x %lld in patches of %lld: %lld "
              "positions\n",
              (long long)v->layers, (long long)v->dim, (long long)v->used_layers, (long long)v->image_size,
@@ -106,7 +115,7 @@ static void show(const struct view *v) {
              cJSON_IsString(class) ? class->valuestring : "");
     if (v->refused.code == ST_OK) {
         show_text_config(&c->text);
-        if (c->family == FAMILY_MLLAVA) show_vision_config(&c->vision);
+        if (c->family != FAMILY_TEXT) show_vision_config(c);
     } else {
         out_text("  not run by graft: %s\n", v->refused.text);
     }

@@ -13,10 +13,7 @@ struct data_family data_family_of(const struct model_config *c, const char *dir)
                             .label_names = c->label_names,
                             .pad_token = c->pad_token,
                             .pooling = c->pooling};
-    if (c->family == FAMILY_MLLAVA) {
-        f.image_token = c->image_token;
-        f.tokens_per_image = vision_tokens(&c->vision);
-    }
+    if (c->family != FAMILY_TEXT) f.image_token = c->image_token, f.tokens_per_image = picture_tokens(c);
     return f;
 }
 

@@ -153,7 +153,8 @@ static const char *class_name(const char *model_type) {
     static const char *const names[][2] = {{"llama", "LlamaForSequenceClassification"},
                                            {"mistral", "MistralForSequenceClassification"},
                                            {"qwen2", "Qwen2ForSequenceClassification"},
-                                           {"llava", "LlavaForSequenceClassification"}};
+                                           {"llava", "LlavaForSequenceClassification"},
+                                           {"idefics2", "Idefics2ForSequenceClassification"}};
     for (size_t i = 0; i < sizeof names / sizeof *names; i++)
         if (strcmp(names[i][0], model_type) == 0) return names[i][1];
     return "ForSequenceClassification";

@@ -13,7 +13,7 @@
 #include "kernels/ops.h"
 #include "lora/merge_parts.h"
 
-enum { CHUNK = 32, GAIN = 4 };
+enum { CHUNK = 32, GAIN = 4, FEW = 8 };
 
 /* --- several adapters at once ------------------------------------------------------------------------------------ */
 
@@ -145,15 +145,18 @@ static void end_row(struct fed *f) {
     b->offsets[++b->rows] = b->N;
 }
 
+/* Of the one known size, or of a few patches where pictures are of any size. */
 static void fill_picture(struct batch_image *image, const struct vision_config *v) {
-    int64_t n = 3 * v->image_size * v->image_size;
-    *image = (struct batch_image){v->image_size, v->image_size, mem_alloc((size_t)n * sizeof(float))};
+    int64_t few = FEW * v->patch, side = v->any_size && few < v->image_size ? few : v->image_size;
+    if (v->any_size) side -= side % v->patch;
+    int64_t n = 3 * side * side;
+    *image = (struct batch_image){.height = side, .width = side, .pixels = mem_alloc((size_t)n * sizeof(float))};
     for (int64_t i = 0; i < n; i++) image->pixels[i] = (float)(2 * rng_uniform(2, 2, (uint64_t)i) - 1);
 }
 
 static void fed_init(struct fed *f, const struct model *m, const struct prompts *p) {
-    bool picture = m->config.family == FAMILY_MLLAVA;
-    int64_t features = picture ? vision_tokens(&m->config.vision) : 0, first = p->offsets[1];
+    int64_t features = picture_tokens(&m->config), first = p->offsets[1];
+    bool picture = features > 0;
     int64_t N = p->offsets[p->count] + (picture ? features + first : 0);
     struct batch *b = &f->batch;
     *f = (struct fed){0};

@@ -165,7 +165,9 @@ static const char *head_beside(const char *text) {
     return strcmp(text, "language_model.model") == 0 ? "language_model.lm_head" : "lm_head";
 }
 
+/* Only mllava has been spelled in more than one way. */
 struct spelling spelling_of_model(const struct model *m) {
+    if (m->config.family != FAMILY_MLLAVA) return (struct spelling){.text = m->text_prefix, .head = "lm_head"};
     return (struct spelling){m->text_prefix, m->vision_prefix, m->projector_prefix, head_beside(m->text_prefix)};
 }
 
@@ -191,7 +193,7 @@ struct spelling spelling_of_file(const struct model *m, const struct st_set *s) 
     static const char *const projector[] = {"multi_modal_projector", "model.multi_modal_projector", NULL};
     static const char *const head[] = {"language_model.lm_head", "lm_head", NULL};
     struct spelling f = spelling_of_model(m);
-    if (!m->vision_prefix) return f;
+    if (!f.vision) return f;
     const char *t = find_spelling(s, text), *v = find_spelling(s, vision), *p = find_spelling(s, projector);
     const char *h = find_spelling(s, head);
     bool newer = t ? t == text[1] : v ? v != vision[0] : p ? p == projector[1] : f.text[0] == 'm';

@@ -25,7 +25,7 @@ enum status peft_tensors_open(struct st_set *s, const char *dir, struct err *e);
 
 /* Path prefixes of the parts of a model, which differ between the versions of transformers that wrote it. */
 struct spelling {
-    const char *text, *vision, *projector; // the latter two NULL in a text model
+    const char *text, *vision, *projector; // the latter two NULL where they are spelled in one way
     const char *head;
 };
 struct spelling spelling_of_model(const struct model *m);

@@ -182,15 +182,17 @@ static enum status write_card(const struct trainer *t, const struct step_report 
     char *path = path_join(t->output_dir, "README.md");
     struct card_row results[] = {{"training loss of the last step", loss}, {measure, best}};
     const char *name = settings_text(t->settings, "run_name");
+    enum family family = t->model->config.family;
     struct model_card card = {
         .name = name ? name : path_name(t->output_dir),
         .base_model = settings_text(t->settings, "model_name_or_path"),
         .method = method_name(t),
         .pipeline_tag = t->model->config.problem != PROBLEM_GENERATION ? "text-classification"
-                        : t->model->config.family == FAMILY_MLLAVA     ? "image-text-to-text"
+                        : family != FAMILY_TEXT                        ? "image-text-to-text"
                                                                        : "text-generation",
         .auto_class = t->model->config.problem != PROBLEM_GENERATION ? "AutoModelForSequenceClassification"
-                      : t->model->config.family == FAMILY_MLLAVA     ? "LlavaForConditionalGeneration"
+                      : family == FAMILY_MLLAVA                      ? "LlavaForConditionalGeneration"
+                      : family == FAMILY_IDEFICS2                    ? "Idefics2ForConditionalGeneration"
                                                                      : NULL,
         .quant_type =
             settings_is(t->settings, "quantization", "none") ? NULL : settings_text(t->settings, "quantization"),

@@ -161,7 +161,7 @@ static void read_text(struct text_config *t, const struct section *s, const stru
     if (t->window) read_layer_types(t, s);
 }
 
-static const char *wanted_types = "llama, mistral, qwen2 and llava (mllava)";
+static const char *wanted_types = "llama, mistral, qwen2, llava (mllava) and idefics2";
 
 /* A kind of tower: what its class of transformers assumes when vision_config says nothing, and how it begins. */
 static const struct tower {
@@ -169,10 +169,11 @@ static const struct tower {
     int64_t patch;
     double eps;
     const char *act;
-    bool class_token, pre_norm, patch_bias;
+    bool class_token, pre_norm, patch_bias, any_size;
 } towers[] = {
-    {"siglip_vision_model", 16, 1e-6, "gelu_pytorch_tanh", false, false, true},
-    {"clip_vision_model", 32, 1e-5, "quick_gelu", true, true, false},
+    {"siglip_vision_model", 16, 1e-6, "gelu_pytorch_tanh", false, false, true, false},
+    {"clip_vision_model", 32, 1e-5, "quick_gelu", true, true, false, false},
+    {"idefics2", 32, 1e-6, "gelu_pytorch_tanh", false, false, true, true},
 };
 
 static const struct tower *find_tower(const char *model_type) {
@@ -181,32 +182,43 @@ static const struct tower *find_tower(const char *model_type) {
     return NULL;
 }
 
+/* What all towers have. */
+static void read_tower(struct vision_config *o, const struct section *v, const struct tower *tower) {
+    *o = (struct vision_config){.class_token = tower->class_token,
+                                .pre_norm = tower->pre_norm,
+                                .patch_bias = tower->patch_bias,
+                                .any_size = tower->any_size,
+                                .post_norm = tower->any_size};
+    o->dim = count(v, "hidden_size", 768);
+    o->ffn = count(v, "intermediate_size", 3072);
+    o->layers = o->used_layers = count(v, "num_hidden_layers", 12);
+    o->heads = count(v, "num_attention_heads", 12);
+    o->image_size = count(v, "image_size", 224);
+    o->patch = count(v, "patch_size", tower->patch);
+    o->eps = (float)number(v, "layer_norm_eps", tower->eps);
+    o->act = read_act(v, "hidden_act", tower->act);
+    int64_t channels = count(v, "num_channels", 3);
+    if (v->e->code != ST_OK) return;
+    if (channels != 3)
+        err_set(v->e, ST_FAIL, "%s: vision_config: num_channels is %lld, wanted 3", v->where, (long long)channels);
+    if (o->dim % o->heads || o->dim / o->heads > 256 || o->image_size < o->patch || o->image_size > 1 << 14)
+        err_set(v->e, ST_FAIL, "%s: vision_config: hidden_size, heads, image_size and patch_size do not fit together",
+                v->where);
+}
+
 static void read_vision(struct model_config *c, const struct section *s) {
     struct section v = {json_get(s->o, "vision_config"), s->where, s->e};
     const char *type = word(&v, "model_type", "clip_vision_model");
     const struct tower *tower = find_tower(type ? type : "");
-    if (!tower) {
+    struct vision_config *o = &c->vision;
+    if (!tower || tower->any_size) {
         err_set(s->e, ST_FAIL,
                 "%s: vision tower \"%s\" is not supported; siglip_vision_model and clip_vision_model are", s->where,
                 type ? type : "");
         return;
     }
-    struct vision_config *o = &c->vision;
-    o->class_token = tower->class_token;
-    o->pre_norm = tower->pre_norm;
-    o->patch_bias = tower->patch_bias;
-    o->dim = count(&v, "hidden_size", 768);
-    o->ffn = count(&v, "intermediate_size", 3072);
-    o->layers = count(&v, "num_hidden_layers", 12);
-    o->heads = count(&v, "num_attention_heads", 12);
-    o->image_size = count(&v, "image_size", 224);
-    o->patch = count(&v, "patch_size", tower->patch);
-    o->eps = (float)number(&v, "layer_norm_eps", tower->eps);
-    o->act = read_act(&v, "hidden_act", tower->act);
+    read_tower(o, &v, tower);
     if (s->e->code != ST_OK) return;
-    if (o->dim % o->heads || o->dim / o->heads > 256 || o->image_size < o->patch)
-        err_set(s->e, ST_FAIL, "%s: vision_config: hidden_size, heads, image_size and patch_size do not fit together",
-                s->where);
 
     int64_t layer = whole(s, "vision_feature_layer", -2);
     o->used_layers = layer < 0 ? o->layers + 1 + layer : layer;
@@ -231,6 +243,17 @@ int64_t vision_rows(const struct vision_config *v) { return vision_patches(v) + 
 
 int64_t vision_tokens(const struct vision_config *v) { return vision_rows(v) - (v->drop_first ? 1 : 0); }
 
+int64_t picture_tokens(const struct model_config *c) {
+    if (c->family == FAMILY_TEXT) return 0;
+    return c->family == FAMILY_IDEFICS2 ? c->perceiver.latents : vision_tokens(&c->vision);
+}
+
+static void check_image_token(const struct model_config *c, const struct section *s, const char *key) {
+    if (c->image_token < 0 || c->image_token >= c->text.vocab)
+        err_set(s->e, ST_FAIL, "%s: %s %d is outside the vocabulary of %lld", s->where, key, c->image_token,
+                (long long)c->text.vocab);
+}
+
 /* Mantis' rule: a language model whose name contains "llama-3" talks the llama_3 template, others mllava_v1. */
 static const char *mllava_template(const struct section *text) {
     const char *name = word(text, "_name_or_path", "");
@@ -250,12 +273,54 @@ static void read_mllava(struct model_config *c, const struct section *s) {
     read_text(&c->text, &text, d, false);
     read_vision(c, s);
     c->projector_act = read_act(s, "projector_hidden_act", "gelu");
-    c->image_token =
-        (int32_t)whole(s, json_get(s->o, "image_token_index") ? "image_token_index" : "image_token_id", 32000);
+    const char *key = json_get(s->o, "image_token_index") ? "image_token_index" : "image_token_id";
+    c->image_token = (int32_t)whole(s, key, 32000);
     c->default_template = mllava_template(&text);
-    if (c->image_token < 0 || c->image_token >= c->text.vocab)
-        err_set(s->e, ST_FAIL, "%s: image_token_index %d is outside the vocabulary of %lld", s->where, c->image_token,
-                (long long)c->text.vocab);
+    check_image_token(c, s, key);
+}
+
+/* --- idefics2 ---------------------------------------------------------------------------------------------------- */
+
+/* The perceiver's width is the language model's. Its epsilon was the language model's before it had a key of its own;
+ * transformers takes that of the language model too where the two widths differ. */
+static void read_perceiver(struct model_config *c, const struct section *s) {
+    struct section v = {json_get(s->o, "perceiver_config"), s->where, s->e};
+    struct perceiver_config *p = &c->perceiver;
+    p->latents = count(&v, "resampler_n_latents", 64);
+    p->depth = count(&v, "resampler_depth", 3);
+    p->heads = count(&v, "resampler_n_heads", 16);
+    p->kv_heads = count(&v, "num_key_value_heads", 4);
+    p->head_dim = count(&v, "resampler_head_dim", 96);
+    p->act = read_act(&v, "hidden_act", "silu");
+    p->ffn = 4 * c->text.dim;
+    bool own = count(&v, "hidden_size", c->text.dim) == c->text.dim;
+    p->eps = own ? (float)number(&v, "rms_norm_eps", (double)c->text.eps) : c->text.eps;
+    if (s->e->code == ST_OK && (p->heads % p->kv_heads || p->head_dim > 256))
+        err_set(s->e, ST_FAIL,
+                "%s: perceiver_config: %lld heads, %lld key-value heads of size %lld do not fit together", s->where,
+                (long long)p->heads, (long long)p->kv_heads, (long long)p->head_dim);
+}
+
+/* Mistral's class is asked for what text_config leaves out; without any, for what Idefics2's class wants of it. */
+static void read_idefics2(struct model_config *c, const struct section *s) {
+    static const struct defaults alone = {"mistral", 32000, 4096, 14336, 32, 32, 8, 32768, 4096, 1e-5, false};
+    struct section text = {json_get(s->o, "text_config"), s->where, s->e};
+    struct section vision = {json_get(s->o, "vision_config"), s->where, s->e};
+    const char *type = word(&text, "model_type", "mistral");
+    if (!type || strcmp(type, "mistral") != 0) {
+        err_set(s->e, ST_FAIL, "%s: the language model of an idefics2 model is \"%s\", wanted mistral", s->where,
+                type ? type : "");
+        return;
+    }
+    c->family = FAMILY_IDEFICS2;
+    c->pooling = POOL_BEFORE_FIRST_PAD;
+    c->default_template = "idefics_2";
+    read_text(&c->text, &text, text.o ? find_defaults("mistral") : &alone, false);
+    c->text.tied = flag(s, "tie_word_embeddings", false); // the one of text_config is not looked at
+    read_tower(&c->vision, &vision, find_tower("idefics2"));
+    read_perceiver(c, s);
+    c->image_token = (int32_t)whole(s, "image_token_id", 32001);
+    check_image_token(c, s, "image_token_id");
 }
 
 /* --- the head ---------------------------------------------------------------------------------------------------- */
@@ -286,9 +351,11 @@ static void read_label_names(struct model_config *c, const cJSON *map) {
     if (!all || !given) free(names);
 }
 
+/* Mantis' Idefics2 looks for the pad token at the top only. */
 static void read_head(struct model_config *c, const struct section *s) {
     const cJSON *map = json_get(s->o, "id2label"), *text = json_get(s->o, "text_config");
-    struct section pad = {json_get(s->o, "pad_token_id") || !text ? s->o : text, s->where, s->e};
+    bool top = json_get(s->o, "pad_token_id") || !text || c->family == FAMILY_IDEFICS2;
+    struct section pad = {top ? s->o : text, s->where, s->e};
     c->pad_token = (int32_t)whole(&pad, "pad_token_id", -1);
     if (!is_classifier(s)) return;
     const char *name = word(s, "problem_type", NULL);
@@ -352,6 +419,8 @@ enum status model_config_read(struct model_config *c, const char *dir, struct er
         read_text(&c->text, &s, d, false);
     else if (strcmp(c->model_type, "llava") == 0)
         read_mllava(c, &s);
+    else if (strcmp(c->model_type, "idefics2") == 0)
+        read_idefics2(c, &s);
     else
         err_set(e, ST_FAIL, "%s: model_type \"%s\" is not supported; graft knows %s", c->path, c->model_type,
                 wanted_types);

@@ -41,24 +41,34 @@ struct vision_config {
     bool class_token;    // CLIP: a learned row before the patches of each picture
     bool pre_norm;       // CLIP: a LayerNorm before the first block
     bool patch_bias;     // SigLIP: of the convolution
-    int64_t used_layers; // blocks that run: the feature is the output of the last of them, without post-norm
+    bool any_size;       // Idefics2: pictures are of any size, and say where their patches stand in the learned grid
+    bool post_norm;      // Idefics2: a LayerNorm after the last block
+    int64_t used_layers; // blocks that run: the feature is the output of the last of them
     bool drop_first;     // feature_select_strategy "default": index 0 is left out
+};
+
+/* Idefics2's perceiver: every picture becomes so many latents, which look at its patches. */
+struct perceiver_config {
+    int64_t latents, depth, heads, kv_heads, head_dim, ffn;
+    float eps;
+    enum activation act;
 };
 
 struct model_config {
     enum family family;
-    const char *model_type; // "llama", "mistral", "qwen2", "llava"
+    const char *model_type; // "llama", "mistral", "qwen2", "llava", "idefics2"
     struct text_config text;
-    struct vision_config vision;    // mllava
-    enum activation projector_act;  // mllava
-    int32_t image_token;            // mllava
-    const char *default_template;   // Mantis' template for this model; NULL: the tokenizer's own
-    enum problem problem;           // generation: the head is lm_head; else a Linear called score
-    int64_t num_labels;             // outputs of score
-    const char *const *label_names; // (num_labels), by id2label; NULL: it has none but LABEL_0, LABEL_1, ...
-    int32_t pad_token;              // -1: none
-    enum pooling pooling;           // of score
-    int32_t eos[8];                 // end of generation, from generation_config.json and config.json
+    struct vision_config vision;       // mllava, idefics2
+    enum activation projector_act;     // mllava
+    struct perceiver_config perceiver; // idefics2
+    int32_t image_token;               // mllava, idefics2
+    const char *default_template;      // Mantis' template for this model; NULL: the tokenizer's own
+    enum problem problem;              // generation: the head is lm_head; else a Linear called score
+    int64_t num_labels;                // outputs of score
+    const char *const *label_names;    // (num_labels), by id2label; NULL: it has none but LABEL_0, LABEL_1, ...
+    int32_t pad_token;                 // -1: none
+    enum pooling pooling;              // of score
+    int32_t eos[8];                    // end of generation, from generation_config.json and config.json
     int eos_count;
     enum dtype dtype;                 // of the published weights
     const cJSON *quantization_config; // NULL: not quantised
@@ -69,8 +79,11 @@ struct model_config {
 enum status model_config_read(struct model_config *c, const char *dir, struct err *e);
 void model_config_free(struct model_config *c);
 
-int64_t vision_patches(const struct vision_config *v); // of one picture
-int64_t vision_rows(const struct vision_config *v);    // that one picture takes in the tower: the class token too
-int64_t vision_tokens(const struct vision_config *v);  // positions that one picture takes in the language model
+int64_t vision_patches(const struct vision_config *v); // of one picture; any size: of the learned grid
+int64_t vision_rows(const struct vision_config *v);    // that such a picture takes in the tower: the class token too
+int64_t vision_tokens(const struct vision_config *v);  // rows of it that are features
+
+/* Positions that one picture takes in the language model; 0: the model takes none. */
+int64_t picture_tokens(const struct model_config *c);
 
 #endif

@@ -28,8 +28,7 @@ enum status generator_new(struct generator **out, struct model *m, const struct 
         return err_set(e, ST_FAIL, "a text of %lld positions cannot be held, at most %d are possible",
                        (long long)o->room, INT32_MAX);
     struct generator *g = mem_alloc(sizeof *g);
-    bool pictures = o->pictures > 0 && m->config.family == FAMILY_MLLAVA;
-    g->picture = pictures ? vision_tokens(&m->config.vision) : 0;
+    g->picture = o->pictures > 0 ? picture_tokens(&m->config) : 0;
     g->piece = o->piece > 0 ? o->piece : PIECE;
     if (g->piece < g->picture) g->piece = g->picture;
     g->piece = at_most(g->piece, o->room);

@@ -29,6 +29,11 @@ static void find_prefixes(struct model *m) {
                                         "model.vision_tower", NULL};
     static const char *const projector[] = {"multi_modal_projector", "model.multi_modal_projector", NULL};
     bool mllava = m->config.family == FAMILY_MLLAVA;
+    if (m->config.family == FAMILY_IDEFICS2) {
+        m->text_prefix = "model.text_model", m->vision_prefix = "model.vision_model";
+        m->projector_prefix = "model.connector";
+        return;
+    }
     const char *text = prefix_of(&m->weights, mllava ? language : plain, "embed_tokens.weight");
     m->text_prefix = text ? text : mllava ? language[0] : plain[0];
     if (!mllava) return;
@@ -112,6 +117,27 @@ static void load_head(struct model *m) {
     weights_ignore_prefix(&m->weights, "lm_head.weight"); // some files hold the tied copy too
 }
 
+static void load_projector(struct model *m) {
+    struct weights *w = &m->weights;
+    const struct text_config *c = &m->config.text;
+    char *one = mem_format("%s.linear_1", m->projector_prefix), *two = mem_format("%s.linear_2", m->projector_prefix);
+    char *head = mem_format("%s.head.", m->vision_prefix), *post = mem_format("%s.post_layernorm.", m->vision_prefix);
+    weights_linear(w, &m->project1, one, c->dim, m->config.vision.dim, true);
+    weights_linear(w, &m->project2, two, c->dim, c->dim, true);
+    weights_ignore_prefix(w, head); // the pooling head and the final norm come after the layer whose output is used
+    weights_ignore_prefix(w, post);
+    free(one), free(two), free(head), free(post);
+}
+
+static void load_pictures(struct model *m) {
+    vit_load(&m->vit, &m->weights, &m->config.vision, m->vision_prefix);
+    if (m->config.family == FAMILY_IDEFICS2)
+        connector_load(&m->connector, &m->weights, &m->config, m->projector_prefix);
+    else
+        load_projector(m);
+    weights_ignore_suffix(&m->weights, ".embeddings.position_ids");
+}
+
 static void load_all(struct model *m) {
     struct weights *w = &m->weights;
     const struct text_config *c = &m->config.text;
@@ -122,17 +148,7 @@ static void load_all(struct model *m) {
     load_head(m);
     free(embed), free(norm);
     weights_ignore_suffix(w, ".rotary_emb.inv_freq"); // computed, not learned
-    if (m->config.family != FAMILY_MLLAVA) return;
-
-    vit_load(&m->vit, w, &m->config.vision, m->vision_prefix);
-    char *one = mem_format("%s.linear_1", m->projector_prefix), *two = mem_format("%s.linear_2", m->projector_prefix);
-    char *head = mem_format("%s.head.", m->vision_prefix), *post = mem_format("%s.post_layernorm.", m->vision_prefix);
-    weights_linear(w, &m->project1, one, c->dim, m->config.vision.dim, true);
-    weights_linear(w, &m->project2, two, c->dim, c->dim, true);
-    weights_ignore_prefix(w, head); // the pooling head and the final norm come after the layer whose output is used
-    weights_ignore_prefix(w, post);
-    weights_ignore_suffix(w, ".embeddings.position_ids");
-    free(one), free(two), free(head), free(post);
+    if (m->config.family != FAMILY_TEXT) load_pictures(m);
 }
 
 /* --- registers of what is there ---------------------------------------------------------------------------------- */
@@ -173,23 +189,54 @@ static void register_text(struct model *m) {
     }
 }
 
+/* What Idefics2's tower has beside what all have is trained too where all is trained. */
 static void register_vision(struct model *m) {
     const char *v = m->vision_prefix;
-    add_param(m, mem_format("%s.embeddings.patch_embedding.weight", v), &m->vit.patch.W, NULL);
-    add_param(m, mem_format("%s.embeddings.patch_embedding.bias", v), &m->vit.patch.b, NULL);
-    add_param(m, mem_format("%s.embeddings.class_embedding", v), &m->vit.class_token, NULL);
-    add_param(m, mem_format("%s.embeddings.position_embedding.weight", v), &m->vit.positions, NULL);
-    add_param(m, mem_format("%s.pre_layrnorm.weight", v), &m->vit.norm, NULL);
-    add_param(m, mem_format("%s.pre_layrnorm.bias", v), &m->vit.bias, NULL);
-    for (int64_t i = 0; i < m->vit.layers; i++) {
-        struct vit_block *b = &m->vit.blocks[i];
+    bool all = m->config.vision.any_size;
+    struct vit *t = &m->vit;
+    add_param(m, mem_format("%s.embeddings.patch_embedding.weight", v), &t->patch.W, all ? &t->patch.gW : NULL);
+    add_param(m, mem_format("%s.embeddings.patch_embedding.bias", v), &t->patch.b, all ? &t->patch.gb : NULL);
+    add_param(m, mem_format("%s.embeddings.class_embedding", v), &t->class_token, NULL);
+    add_param(m, mem_format("%s.embeddings.position_embedding.weight", v), &t->positions, all ? &t->gpositions : NULL);
+    add_param(m, mem_format("%s.pre_layrnorm.weight", v), &t->norm, NULL);
+    add_param(m, mem_format("%s.pre_layrnorm.bias", v), &t->bias, NULL);
+    for (int64_t i = 0; i < t->layers; i++) {
+        struct vit_block *b = &t->blocks[i];
         long long n = i;
         add_param(m, mem_format("%s.encoder.layers.%lld.layer_norm1.weight", v, n), &b->norm1, &b->gnorm1);
         add_param(m, mem_format("%s.encoder.layers.%lld.layer_norm1.bias", v, n), &b->bias1, &b->gbias1);
         add_param(m, mem_format("%s.encoder.layers.%lld.layer_norm2.weight", v, n), &b->norm2, &b->gnorm2);
         add_param(m, mem_format("%s.encoder.layers.%lld.layer_norm2.bias", v, n), &b->bias2, &b->gbias2);
     }
-    vit_linears(&m->vit, add_linear, m);
+    add_param(m, mem_format("%s.post_layernorm.weight", v), &t->post_norm, &t->gpost_norm);
+    add_param(m, mem_format("%s.post_layernorm.bias", v), &t->post_bias, &t->gpost_bias);
+    vit_linears(t, add_linear, m);
+}
+
+static void register_connector(struct model *m) {
+    struct connector *c = &m->connector;
+    char *perceiver = mem_format("%s.perceiver_resampler", m->projector_prefix);
+    add_param(m, mem_format("%s.latents", perceiver), &c->latents, &c->glatents);
+    for (int64_t i = 0; i < c->depth; i++) {
+        struct perceiver_layer *l = &c->layers[i];
+        long long n = i;
+        add_param(m, mem_format("%s.layers.%lld.input_latents_norm.weight", perceiver, n), &l->latents_norm,
+                  &l->glatents_norm);
+        add_param(m, mem_format("%s.layers.%lld.input_context_norm.weight", perceiver, n), &l->context_norm,
+                  &l->gcontext_norm);
+        add_param(m, mem_format("%s.layers.%lld.post_attention_layernorm.weight", perceiver, n), &l->norm, &l->gnorm);
+    }
+    add_param(m, mem_format("%s.norm.weight", perceiver), &c->norm, &c->gnorm);
+    connector_linears(c, add_linear, m);
+    free(perceiver);
+}
+
+static void register_pictures(struct model *m) {
+    register_vision(m);
+    if (m->config.family == FAMILY_IDEFICS2) {
+        register_connector(m);
+        return;
+    }
     add_linear(&m->project1, m);
     add_linear(&m->project2, m);
 }
@@ -260,7 +307,7 @@ enum status model_load(struct model **out, const char *dir, struct backend *be, 
     find_prefixes(m);
     if (place(m, e) != ST_OK) goto failed;
     register_text(m);
-    if (m->config.family == FAMILY_MLLAVA) register_vision(m);
+    if (m->config.family != FAMILY_TEXT) register_pictures(m);
     return ST_OK;
 failed:
     model_free(m);
@@ -277,7 +324,8 @@ void model_free(struct model *m) {
     if (!m) return;
     for (int64_t i = 0; m->blocks && i < m->config.text.layers; i++) block_linears(&m->blocks[i], free_path, NULL);
     for (int64_t i = 0; i < m->param_count; i++) free((char *)m->params[i].name);
-    if (m->config.family == FAMILY_MLLAVA) vit_free(&m->vit);
+    if (m->config.family != FAMILY_TEXT) vit_free(&m->vit);
+    connector_free(&m->connector);
     free((char *)m->head.path), free((char *)m->project1.path), free((char *)m->project2.path);
     free(m->blocks), free(m->linears), free(m->params);
     weights_close(&m->weights);

@@ -3,6 +3,7 @@
  *   model.c      loads it: names, shapes, which parameter is where
  *   workspace.c  the memory of a pass, measured by running the pass dry
  *   pass.c       embed, pictures, a loop over block_forward, and the same backwards
+ *   pictures.c   the tower (vit.c) and what lies between it and the text (idefics2: connector.c)
  *   head.c       final norm, logits of the scored positions, loss and its gradient
  *   score.c      the same for classification and regression, at one position a row
  *   generate.c   a cache of keys and values, one token after the other
@@ -15,7 +16,7 @@
 #include "base/batch.h"
 #include "model/block.h"
 #include "model/config.h"
-#include "model/vit.h"
+#include "model/pictures.h"
 #include "model/weights.h"
 
 /* A parameter of the published model by its name there. value is where the network reads it; grad (F32, same shape) is
@@ -39,8 +40,9 @@ struct model {
     bool new_head, head_bias;    // score is no part of the files: made here
     uint64_t head_seed;
 
-    struct vit vit;                   // mllava
+    struct vit vit;                   // mllava, idefics2
     struct linear project1, project2; // mllava: (C,Cv) (C,C)
+    struct connector connector;       // idefics2
     const char *text_prefix;          // of module paths: "model", "language_model.model", ...
     const char *vision_prefix, *projector_prefix;
 
@@ -97,10 +99,7 @@ struct acts {
     struct tensor labels, outputs;      // (S,labels) F32: of a head that is no language model's
     struct linear_acts lhead;
 
-    struct tensor image_rows, patch_rows; // (n*T) I32: where the features go, which patch each one is
-    struct vit_acts vit;
-    struct tensor picked, hidden, active; // (n*T,Cv) (n*T,C) (n*T,C)
-    struct linear_acts lproject1, lproject2;
+    struct picture_acts pictures;
     struct tensor noise; // (N) F32: NEFTune amplitude of each position
 };
 
@@ -114,11 +113,10 @@ struct workspace {
     size_t tables_end;
     void *memory;
     struct tensor rope; // (2,longest,D/2)
-    struct vit_tables vit;
     struct acts acts;
     struct kv_cache *cache; // the caller's; NULL: none
     int32_t *host_index;    // staging for uploads
-    int64_t *host_offsets;
+    int64_t *host_offsets;  // of rows, or of pictures, and then a second list of these
     float *host_noise;
     float neftune_alpha;
     bool dry;

@@ -9,83 +9,6 @@ struct pass pass_new(struct workspace *w, uint64_t seed, uint64_t draw) {
         .be = w->m->be, .scratch = &w->arena, .act = w->act, .train = w->train, .seed = seed, .draw = draw};
 }
 
-/* --- pictures ---------------------------------------------------------------------------------------------------- */
-
-static bool vision_is_trained(const struct model *m) {
-    for (int64_t i = 0; i < m->config.vision.used_layers; i++)
-        if (vit_block_is_trained(&m->vit.blocks[i])) return true;
-    return false;
-}
-
-static bool projector_is_trained(const struct model *m) {
-    return linear_is_trained(&m->project1) || linear_is_trained(&m->project2);
-}
-
-static bool pictures_are_trained(const struct model *m) {
-    return m->config.family == FAMILY_MLLAVA && (vision_is_trained(m) || projector_is_trained(m));
-}
-
-static void pictures_layout(struct acts *a, struct workspace *w, int64_t n) {
-    struct model *m = w->m;
-    int64_t rows = n * vision_tokens(&m->config.vision), C = m->config.text.dim;
-    vit_acts_layout(&a->vit, &w->arena, &m->vit, &m->config.vision, &w->vit, n, w->act, w->train);
-    a->picked = arena_tensor2(&w->arena, w->act, rows, m->config.vision.dim);
-    a->hidden = arena_tensor2(&w->arena, w->act, rows, C);
-    a->active = arena_tensor2(&w->arena, w->act, rows, C);
-    linear_acts_layout(&a->lproject1, &w->arena, &m->project1, rows, w->act);
-    linear_acts_layout(&a->lproject2, &w->arena, &m->project2, rows, w->act);
-}
-
-/* Pictures [first, first + n) into their rows of x. Acts of the pictures must be laid out. */
-static void pictures_forward(const struct pass *p, struct workspace *w, const struct tensor *x,
-                             const struct batch_image *images, int64_t first, int64_t n) {
-    struct acts *a = &w->acts;
-    struct model *m = w->m;
-    int64_t T = vision_tokens(&m->config.vision);
-    struct tensor rows = tensor_rows(&a->image_rows, first * T, n * T);
-    struct tensor patches = tensor_rows(&a->patch_rows, 0, n * T);
-    size_t mark = p->scratch->used;
-    struct tensor features = arena_tensor2(p->scratch, p->act, n * T, m->config.text.dim);
-    vit_forward(p, &a->vit, &m->vit, &m->config.vision, images ? images + first : NULL, n);
-    op_gather_rows(p->be, &a->picked, &a->vit.out, &patches);
-    linear_forward(p, &a->lproject1, &a->hidden, &a->picked, &m->project1);
-    op_act_forward(p->be, &a->active, &a->hidden, m->config.projector_act);
-    linear_forward(p, &a->lproject2, &features, &a->active, &m->project2);
-    op_scatter_rows(p->be, x, &features, &rows);
-    p->scratch->used = mark;
-}
-
-/* All at once when a backward follows, else one by one through the same memory. */
-static void pictures_merge(const struct pass *p, struct workspace *w, const struct tensor *x, const struct batch *b) {
-    if (pictures_are_trained(w->m) && w->train) {
-        pictures_forward(p, w, x, b->image, 0, b->images);
-        return;
-    }
-    size_t mark = w->arena.used;
-    pictures_layout(&w->acts, w, 1);
-    for (int64_t i = 0; i < b->images; i++) pictures_forward(p, w, x, b->image, i, 1);
-    w->arena.used = mark;
-}
-
-static void pictures_backward(const struct pass *p, struct workspace *w, const struct tensor *dx) {
-    struct acts *a = &w->acts;
-    struct model *m = w->m;
-    int64_t rows = a->picked.dim[0], C = m->config.text.dim;
-    bool below = vision_is_trained(m);
-    struct tensor dfeatures = arena_tensor2(p->scratch, p->act, rows, C);
-    struct tensor dhidden = arena_tensor2(p->scratch, p->act, rows, C);
-    struct tensor dpicked = arena_tensor2(p->scratch, p->act, rows, m->config.vision.dim);
-    struct tensor dout = arena_tensor2(p->scratch, p->act, a->vit.out.dim[0], m->config.vision.dim);
-    op_gather_rows(p->be, &dfeatures, dx, &a->image_rows);
-    linear_backward(p, &dhidden, 0, &dfeatures, &a->active, &a->lproject2, &m->project2);
-    op_act_backward(p->be, &dhidden, &dhidden, &a->hidden, m->config.projector_act);
-    linear_backward(p, below ? &dpicked : NULL, 0, &dhidden, &a->picked, &a->lproject1, &m->project1);
-    if (!below) return;
-    op_zero(p->be, &dout);
-    op_scatter_rows(p->be, &dout, &dpicked, &a->patch_rows);
-    vit_backward(p, &dout, &a->vit, &m->vit, &m->config.vision);
-}
-
 /* --- memory ------------------------------------------------------------------------------------------------------ */
 
 /* Which layers share their acts: all of them without a backward; those that keep their input only, among themselves. */
@@ -155,11 +78,7 @@ static void acts_layout(struct workspace *w, const struct batch *b) {
     if (w->neftune_alpha > 0 && w->train) a->noise = arena_tensor1(m, F32, b->N);
     blocks_layout(w, b->N);
     if (w->cache) cache_views(w, b->N);
-    if (b->images == 0) return;
-    int64_t rows = b->images * vision_tokens(&w->m->config.vision);
-    a->image_rows = arena_tensor1(m, I32, rows);
-    a->patch_rows = arena_tensor1(m, I32, rows);
-    if (pictures_are_trained(w->m) && w->train) pictures_layout(a, w, b->images);
+    if (b->images) pictures_layout(w, b);
 }
 
 /* --- what the batch holds, to where the backend reads it --------------------------------------------------------- */
@@ -184,16 +103,6 @@ static void upload_labels(struct workspace *w, const struct batch *b) {
         backend_upload(w->m->be, &w->acts.targets, w->host_index);
     else
         backend_upload(w->m->be, &w->acts.labels, b->labels);
-}
-
-static void upload_pictures(struct workspace *w, const struct batch *b) {
-    const struct vision_config *v = &w->m->config.vision;
-    int64_t T = vision_tokens(v), R = vision_rows(v), first = R - T, at = 0;
-    for (int64_t i = 0; i < b->N; i++)
-        if (b->ids[i] < 0) w->host_index[at++] = (int32_t)i;
-    backend_upload(w->m->be, &w->acts.image_rows, w->host_index);
-    for (int64_t i = 0; i < b->images * T; i++) w->host_index[i] = (int32_t)(i / T * R + i % T + first);
-    backend_upload(w->m->be, &w->acts.patch_rows, w->host_index);
 }
 
 /* NEFTune (Jain et al., 2023): alpha / sqrt(L C) for a row of L positions. */
@@ -221,7 +130,7 @@ static void upload_batch(struct workspace *w, const struct batch *b) {
             upload_scored(w, b);
         else
             upload_labels(w, b);
-        if (b->images) upload_pictures(w, b);
+        if (b->images) pictures_upload(w, b);
         if (a->noise.data && w->train) upload_noise(w, b);
     }
     int64_t longest = w->dry ? w->limits.longest : 0;
@@ -252,7 +161,7 @@ void model_forward(const struct pass *p, struct workspace *w, const struct batch
     upload_batch(w, b);
     op_embed_forward(p->be, &a->x[0], &m->embed, &a->ids);
     if (a->noise.data && p->train) op_noise_add(p->be, &a->x[0], &a->noise, p->seed, noise_stream(p));
-    if (b->images) pictures_merge(p, w, &a->x[0], b);
+    if (b->images) pictures_forward(p, w, &a->x[0], b);
     for (int64_t i = 0; i < c->layers; i++)
         block_forward(p, &a->blocks[i], &a->x[i + 1], &a->x[i], &m->blocks[i], c, &a->sequence);
     if (w->cache) w->cache->length += b->N;
@@ -287,7 +196,7 @@ void model_backward(const struct pass *p, struct workspace *w, const struct batc
         block_backward(p, dx, i > lowest || below, &a->blocks[i], &a->x[i], &m->blocks[i], c, &a->sequence);
     }
     if (m->gembed.data) op_embed_backward(p->be, &m->gembed, dx, &a->ids);
-    if (b->images && pictures_are_trained(m)) pictures_backward(p, w, dx);
+    if (b->images && pictures_are_trained(m)) pictures_backward(p, w, dx, b);
 }
 
 void model_step(struct workspace *w, const struct batch *b, uint64_t seed, uint64_t draw, float scale,

@@ -33,20 +33,10 @@ static void load_block(struct vit_block *b, struct weights *w, const struct visi
     load_linear(w, &b->fc2, prefix, layer, "mlp.fc2", C, F);
 }
 
-void vit_tables_layout(struct vit_tables *t, struct arena *m, const struct vision_config *c, int64_t images) {
-    t->index = arena_tensor1(m, I32, images * vision_rows(c));
-    t->offsets = arena_tensor1(m, I64, images + 1);
-}
-
-void vit_tables_fill(struct vit_tables *t, struct backend *be, const struct vision_config *c) {
-    int64_t R = vision_rows(c), N = t->index.dim[0], images = t->offsets.dim[0];
-    int32_t *index = mem_alloc((size_t)N * sizeof *index);
-    int64_t *offsets = mem_alloc((size_t)images * sizeof *offsets);
-    for (int64_t i = 0; i < N; i++) index[i] = (int32_t)(i % R);
-    for (int64_t i = 0; i < images; i++) offsets[i] = i * R;
-    backend_upload(be, &t->index, index);
-    backend_upload(be, &t->offsets, offsets);
-    free(index), free(offsets);
+static int32_t *numbers_in_order(int64_t n) {
+    int32_t *numbers = mem_alloc((size_t)n * sizeof *numbers);
+    for (int64_t i = 0; i < n; i++) numbers[i] = (int32_t)i;
+    return numbers;
 }
 
 void vit_load(struct vit *v, struct weights *w, const struct vision_config *c, const char *prefix) {
@@ -54,7 +44,9 @@ void vit_load(struct vit *v, struct weights *w, const struct vision_config *c, c
     char *class_token = mem_format("%s.embeddings.class_embedding", prefix);
     char *positions = mem_format("%s.embeddings.position_embedding.weight", prefix);
     char *norm = mem_format("%s.pre_layrnorm", prefix); // spelled so in every checkpoint
+    char *post = mem_format("%s.post_layernorm", prefix);
     if (!v->blocks) v->blocks = mem_alloc((size_t)c->layers * sizeof *v->blocks);
+    if (!v->in_order) v->in_order = numbers_in_order(vision_rows(c));
     v->layers = c->layers;
     struct quantize_on_load kept = w->quantize;
     w->quantize.type = F32; // a convolution is never quantised
@@ -64,7 +56,8 @@ void vit_load(struct vit *v, struct weights *w, const struct vision_config *c, c
     weights_matrix(w, &v->positions, positions, vision_rows(c), c->dim);
     if (c->pre_norm) weights_norm(w, &v->norm, &v->bias, norm, c->dim);
     for (int64_t i = 0; i < c->layers; i++) load_block(&v->blocks[i], w, c, prefix, i);
-    free(patch), free(class_token), free(positions), free(norm);
+    if (c->post_norm) weights_norm(w, &v->post_norm, &v->post_bias, post, c->dim);
+    free(patch), free(class_token), free(positions), free(norm), free(post);
 }
 
 static void free_path(struct linear *l, void *arg) {
@@ -75,7 +68,7 @@ static void free_path(struct linear *l, void *arg) {
 void vit_free(struct vit *v) {
     vit_linears(v, free_path, NULL);
     free((char *)v->patch.path);
-    free(v->blocks);
+    free(v->blocks), free(v->in_order);
 }
 
 void vit_linears(struct vit *v, void (*f)(struct linear *l, void *arg), void *arg) {
@@ -86,7 +79,7 @@ void vit_linears(struct vit *v, void (*f)(struct linear *l, void *arg), void *ar
     }
 }
 
-bool vit_block_is_trained(const struct vit_block *b) {
+static bool block_is_trained(const struct vit_block *b) {
     const struct linear *all[] = {&b->q, &b->k, &b->v, &b->o, &b->fc1, &b->fc2};
     for (size_t i = 0; i < sizeof all / sizeof *all; i++)
         if (linear_is_trained(all[i])) return true;
@@ -119,25 +112,44 @@ static void block_layout(struct vit_block_acts *a, struct arena *m, const struct
     linear_acts_layout(&a->lfc2, m, &b->fc2, N, act);
 }
 
+static bool embedding_is_trained(const struct vit *v) { return linear_is_trained(&v->patch) || v->gpositions.data; }
+
 static int64_t first_trained(const struct vit *v, const struct vision_config *c) {
+    if (embedding_is_trained(v)) return 0;
     for (int64_t i = 0; i < c->used_layers; i++)
-        if (vit_block_is_trained(&v->blocks[i])) return i;
+        if (block_is_trained(&v->blocks[i])) return i;
     return c->used_layers;
 }
 
+bool vit_is_trained(const struct vit *v, const struct vision_config *c) {
+    return first_trained(v, c) < c->used_layers || v->gpost_norm.data || v->gpost_bias.data;
+}
+
+int64_t vit_rows(const struct vision_config *c, const struct batch_image *image) {
+    return (image->height / c->patch) * (image->width / c->patch) + (c->class_token ? 1 : 0);
+}
+
 void vit_acts_layout(struct vit_acts *a, struct arena *m, const struct vit *v, const struct vision_config *c,
-                     const struct vit_tables *t, int64_t images, enum dtype act, bool keep) {
-    int64_t N = images * vision_rows(c);
+                     const struct vit_size *size, enum dtype act, bool keep) {
+    int64_t N = size->rows;
     if (!a->blocks) a->blocks = mem_alloc((size_t)c->used_layers * sizeof *a->blocks);
+    a->size = *size;
     a->first_trained = keep ? first_trained(v, c) : c->used_layers;
-    a->out = arena_tensor2(m, act, N, c->dim);
-    a->index = tensor_rows(&t->index, 0, N);
-    a->offsets = tensor_rows(&t->offsets, 0, images + 1);
-    size_t mark = m->used;
+    a->embedding_trained = keep && embedding_is_trained(v);
+    a->index = arena_tensor1(m, I32, N);
+    a->offsets = arena_tensor1(m, I64, size->images + 1);
+    if (c->post_norm) {
+        a->last = arena_tensor2(m, act, N, c->dim);
+        a->post_mean = arena_tensor1(m, F32, N);
+        a->post_rstd = arena_tensor1(m, F32, N);
+    }
+    size_t mark = m->used, after = mark;
     for (int64_t i = 0; i < c->used_layers; i++) {
         if (i <= a->first_trained) m->used = mark; // nobody looks back at the layers below: they share
         block_layout(&a->blocks[i], m, &v->blocks[i], c, N, act);
+        if (m->used > after) after = m->used;
     }
+    m->used = after;
 }
 
 void vit_acts_free(struct vit_acts *a) {
@@ -150,9 +162,9 @@ static struct tensor flat(const struct tensor *t) { return tensor_as2(t, t->dim[
 static struct attention attention_of(const struct vit_acts *a, const struct vision_config *c) {
     return (struct attention){.q_offsets = &a->offsets,
                               .kv_offsets = &a->offsets,
-                              .sequences = a->offsets.dim[0] - 1,
-                              .max_q = vision_rows(c),
-                              .max_kv = vision_rows(c),
+                              .sequences = a->size.images,
+                              .max_q = a->size.longest,
+                              .max_kv = a->size.longest,
                               .scale = 1.0f / sqrtf((float)(c->dim / c->heads))};
 }
 
@@ -209,16 +221,25 @@ static void block_backward(const struct pass *p, const struct tensor *dx, bool n
     p->scratch->used = mark;
 }
 
-/* The patches of a picture: a convolution whose stride is its width, as a product. y (P,C). */
+/* patches (P,3*p*p) of a picture; NULL in a dry pass. */
+static void cut_patches(const struct pass *p, const struct tensor *patches, const struct vision_config *c,
+                        const struct batch_image *image) {
+    int64_t P = patches->dim[0], height = image ? image->height : c->patch, width = image ? image->width : P * c->patch;
+    if (!image && !c->any_size) height = width = c->image_size;
+    size_t mark = p->scratch->used;
+    struct tensor pixels = arena_tensor3(p->scratch, F32, 1, 3, height * width);
+    backend_upload(p->be, &pixels, image ? image->pixels : NULL);
+    op_patchify(p->be, patches, &pixels, height, width, c->patch);
+    p->scratch->used = mark;
+}
+
+/* A convolution whose stride is its width, as a product. y (P,C). */
 static void embed_patches(const struct pass *p, const struct tensor *y, const struct vit *v,
                           const struct vision_config *c, const struct batch_image *image) {
-    int64_t S = c->image_size;
     size_t mark = p->scratch->used;
-    struct tensor pixels = arena_tensor3(p->scratch, F32, 1, 3, S * S);
     struct tensor patches = arena_tensor2(p->scratch, p->act, y->dim[0], 3 * c->patch * c->patch);
     struct linear_acts none;
-    backend_upload(p->be, &pixels, image ? image->pixels : NULL);
-    op_patchify(p->be, &patches, &pixels, S, S, c->patch);
+    cut_patches(p, &patches, c, image);
     linear_forward(p, &none, y, &patches, &v->patch);
     p->scratch->used = mark;
 }
@@ -230,39 +251,86 @@ static void embed_class_token(const struct pass *p, const struct tensor *y, cons
     op_embed_forward(p->be, y, &table, &zero);
 }
 
+static void upload_tables(const struct pass *p, struct vit_acts *a, const struct vit *v,
+                          const struct batch_image *images, const int64_t *offsets) {
+    for (int64_t i = 0; i < a->size.images; i++) {
+        struct tensor index = tensor_rows(&a->index, offsets[i], offsets[i + 1] - offsets[i]);
+        backend_upload(p->be, &index, images[i].patch_positions ? images[i].patch_positions : v->in_order);
+    }
+    backend_upload(p->be, &a->offsets, offsets);
+}
+
+/* The rows of x that picture i takes; in a dry pass each is as large as the largest, as far as there are rows. */
+static struct tensor rows_of(const struct tensor *x, const struct vit_acts *a, const int64_t *offsets, int64_t i) {
+    if (offsets) return tensor_rows(x, offsets[i], offsets[i + 1] - offsets[i]);
+    return tensor_rows(x, 0, a->size.longest);
+}
+
 /* Pictures to the first block's input: the class token, if there is one, then the patches; positions; the norm. */
 static void embed(const struct pass *p, struct vit_acts *a, const struct vit *v, const struct vision_config *c,
-                  const struct batch_image *images, int64_t n) {
-    int64_t R = vision_rows(c), P = vision_patches(c), C = c->dim;
+                  const struct batch_image *images, const int64_t *offsets) {
+    int64_t N = a->size.rows, C = c->dim, before = c->class_token ? 1 : 0;
     size_t mark = p->scratch->used;
     struct tensor *input = &a->blocks[0].input;
-    struct tensor x = c->pre_norm ? arena_tensor2(p->scratch, p->act, n * R, C) : *input;
-    for (int64_t i = 0; i < n; i++) {
-        struct tensor first = tensor_rows(&x, i * R, 1), patches = tensor_rows(&x, i * R + R - P, P);
+    struct tensor x = c->pre_norm ? arena_tensor2(p->scratch, p->act, N, C) : *input;
+    for (int64_t i = 0; i < a->size.images; i++) {
+        struct tensor rows = rows_of(&x, a, offsets, i), first = tensor_rows(&rows, 0, 1);
+        struct tensor patches = tensor_rows(&rows, before, rows.dim[0] - before);
         if (c->class_token) embed_class_token(p, &first, v, a);
         embed_patches(p, &patches, v, c, images ? &images[i] : NULL);
     }
     op_add_rows(p->be, &x, &v->positions, &a->index);
     if (c->pre_norm) {
-        struct tensor mean = arena_tensor1(p->scratch, F32, n * R), rstd = arena_tensor1(p->scratch, F32, n * R);
+        struct tensor mean = arena_tensor1(p->scratch, F32, N), rstd = arena_tensor1(p->scratch, F32, N);
         op_layernorm_forward(p->be, input, &mean, &rstd, &x, &v->norm, &v->bias, c->eps);
     }
     p->scratch->used = mark;
 }
 
-void vit_forward(const struct pass *p, struct vit_acts *a, const struct vit *v, const struct vision_config *c,
-                 const struct batch_image *images, int64_t n) {
+void vit_forward(const struct pass *p, struct vit_acts *a, const struct tensor *out, const struct vit *v,
+                 const struct vision_config *c, const struct batch_image *images, const int64_t *offsets) {
     struct attention attention = attention_of(a, c);
-    embed(p, a, v, c, images, n);
+    const struct tensor *last = c->post_norm ? &a->last : out;
+    if (images) upload_tables(p, a, v, images, offsets);
+    embed(p, a, v, c, images, offsets);
     for (int64_t i = 0; i < c->used_layers; i++) {
-        const struct tensor *y = i + 1 < c->used_layers ? &a->blocks[i + 1].input : &a->out;
+        const struct tensor *y = i + 1 < c->used_layers ? &a->blocks[i + 1].input : last;
         block_forward(p, &a->blocks[i], y, &v->blocks[i], c, &attention);
+    }
+    if (c->post_norm)
+        op_layernorm_forward(p->be, out, &a->post_mean, &a->post_rstd, last, &v->post_norm, &v->post_bias, c->eps);
+}
+
+/* dx (N,C): gradient of the first block's input, where no norm and no class token stand before it. */
+static void embed_backward(const struct pass *p, const struct tensor *dx, struct vit_acts *a, const struct vit *v,
+                           const struct vision_config *c, const struct batch_image *images, const int64_t *offsets) {
+    if (v->gpositions.data) op_embed_backward(p->be, &v->gpositions, dx, &a->index);
+    if (!linear_is_trained(&v->patch)) return;
+    for (int64_t i = 0; i < a->size.images; i++) {
+        size_t mark = p->scratch->used;
+        struct tensor rows = rows_of(dx, a, offsets, i);
+        struct tensor patches = arena_tensor2(p->scratch, p->act, rows.dim[0], 3 * c->patch * c->patch);
+        struct linear_acts none = {0};
+        cut_patches(p, &patches, c, images ? &images[i] : NULL);
+        linear_backward(p, NULL, 0, &rows, &patches, &none, &v->patch);
+        p->scratch->used = mark;
     }
 }
 
 void vit_backward(const struct pass *p, const struct tensor *dx, struct vit_acts *a, const struct vit *v,
-                  const struct vision_config *c) {
+                  const struct vision_config *c, const struct batch_image *images, const int64_t *offsets) {
     struct attention attention = attention_of(a, c);
+    size_t mark = p->scratch->used;
+    struct tensor dlast = *dx;
+    if (c->post_norm) {
+        dlast = arena_tensor2(p->scratch, dx->type, dx->dim[0], dx->dim[1]);
+        op_zero(p->be, &dlast);
+        op_layernorm_backward_add(p->be, &dlast, or_null(&v->gpost_norm), or_null(&v->gpost_bias), dx, &a->last,
+                                  &a->post_mean, &a->post_rstd, &v->post_norm);
+    }
     for (int64_t i = c->used_layers - 1; i >= a->first_trained; i--)
-        block_backward(p, dx, i > a->first_trained, &a->blocks[i], &v->blocks[i], c, &attention);
+        block_backward(p, &dlast, i > a->first_trained || a->embedding_trained, &a->blocks[i], &v->blocks[i], c,
+                       &attention);
+    if (a->embedding_trained) embed_backward(p, &dlast, a, v, c, images, offsets);
+    p->scratch->used = mark;
 }

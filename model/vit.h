@@ -1,10 +1,11 @@
-/* The vision towers of SigLIP (Zhai et al., 2023) and CLIP (Radford et al., 2021), as far as mllava uses them: patches
- * of one picture size, learned positions, layers of LayerNorm, full attention and an ungated feed-forward, all with
- * biases. CLIP has a class token before the patches and a norm before the first layer. The feature is the output of an
- * inner layer without the final norm.
+/* The vision towers: SigLIP (Zhai et al., 2023) and CLIP (Radford et al., 2021) as mllava uses them, and Idefics2's
+ * SigLIP for pictures of any size (NaViT, Dehghani et al., 2023). Patches of a picture, learned positions, layers of
+ * LayerNorm, full attention within the picture and an ungated feed-forward, all with biases. CLIP has a class token
+ * before the patches and a norm before the first layer. mllava's feature is the output of an inner layer without the
+ * final norm, Idefics2's that of the last one with it.
  *
- * P patches of a picture, R rows of a picture (P, and the class token where there is one), n pictures, C channels, F
- * ffn, H heads. */
+ * Pictures lie end to end as rows: P patches of a picture, R rows of it (P, and the class token where there is one), N
+ * rows of all, n pictures, C channels, F ffn, H heads. */
 #ifndef MODEL_VIT_H
 #define MODEL_VIT_H
 
@@ -20,12 +21,21 @@ struct vit_block {
 };
 
 struct vit {
-    struct linear patch;       // (C,3*p*p): the convolution as a product
-    struct tensor class_token; // (C), CLIP
-    struct tensor positions;   // (R,C)
-    struct tensor norm, bias;  // (C), CLIP: before the first block
-    struct vit_block *blocks;  // (layers): all are loaded, the first used_layers run
+    struct linear patch;                 // (C,3*p*p): the convolution as a product
+    struct tensor class_token;           // (C), CLIP
+    struct tensor positions, gpositions; // (R,C) of a picture of the one known size, or of the learned grid
+    struct tensor norm, bias;            // (C), CLIP: before the first block
+    struct vit_block *blocks;            // (layers): all are loaded, the first used_layers run
+    struct tensor post_norm, gpost_norm; // (C), Idefics2: after the last block
+    struct tensor post_bias, gpost_bias; // (C)
     int64_t layers;
+    int32_t *in_order; // (R) on the host: 0, 1, 2, ...
+};
+
+/* The pictures of one pass. */
+struct vit_size {
+    int64_t images, rows; // n, N
+    int64_t longest;      // R of the largest picture
 };
 
 struct vit_block_acts {
@@ -40,36 +50,36 @@ struct vit_block_acts {
 };
 
 struct vit_acts {
-    struct vit_block_acts *blocks; // (used layers): the same one over and over when nothing is trained below
-    struct tensor out;             // (n*R,C)
-    struct tensor index, offsets;  // of vit_tables, as many as there are pictures
-    int64_t first_trained;         // layers below it need no backward; used_layers: none is trained
+    struct vit_size size;
+    struct vit_block_acts *blocks;      // (used layers): the same one over and over when nothing is trained below
+    struct tensor last;                 // (N,C), post_norm: output of the last block
+    struct tensor post_mean, post_rstd; // (N)
+    struct tensor index;                // (N) I32: where each row stands in the table of positions
+    struct tensor offsets;              // (n+1) I64: where each picture begins
+    bool embedding_trained;             // the backward goes down to the patches
+    int64_t first_trained;              // layers below it need no backward; used_layers: none is trained
 };
 
-/* What every pass over at most `images` pictures reads: laid out and filled once. */
-struct vit_tables {
-    struct tensor index;   // (images*R) I32: position of each row in its picture
-    struct tensor offsets; // (images+1) I64: where each picture begins
-};
-void vit_tables_layout(struct vit_tables *t, struct arena *m, const struct vision_config *c, int64_t images);
-void vit_tables_fill(struct vit_tables *t, struct backend *be, const struct vision_config *c);
+/* Rows that a picture takes. */
+int64_t vit_rows(const struct vision_config *c, const struct batch_image *image);
 
 void vit_load(struct vit *v, struct weights *w, const struct vision_config *c, const char *prefix);
 void vit_free(struct vit *v);
 void vit_linears(struct vit *v, void (*f)(struct linear *l, void *arg), void *arg);
-bool vit_block_is_trained(const struct vit_block *b);
+bool vit_is_trained(const struct vit *v, const struct vision_config *c); // something of it takes a gradient
 
-/* keep: acts of the trained layers are kept for vit_backward. images: of one pass. */
+/* keep: acts of the trained layers are kept for vit_backward. */
 void vit_acts_layout(struct vit_acts *a, struct arena *m, const struct vit *v, const struct vision_config *c,
-                     const struct vit_tables *t, int64_t images, enum dtype act, bool keep);
+                     const struct vit_size *size, enum dtype act, bool keep);
 void vit_acts_free(struct vit_acts *a);
 
-/* pixels: (n) pictures of (3,S,S) on the host. The feature is a->out. */
-void vit_forward(const struct pass *p, struct vit_acts *a, const struct vit *v, const struct vision_config *c,
-                 const struct batch_image *images, int64_t n);
+/* out (N,C): the feature of every row. images (n) lie on the host, and so do offsets (n+1), where each begins; both
+ * NULL in a dry pass. */
+void vit_forward(const struct pass *p, struct vit_acts *a, const struct tensor *out, const struct vit *v,
+                 const struct vision_config *c, const struct batch_image *images, const int64_t *offsets);
 
-/* dx (n*R,C): gradient of a->out on entry; what is left in it afterwards has no meaning. */
+/* dx (N,C): gradient of out on entry; what is left in it afterwards has no meaning. */
 void vit_backward(const struct pass *p, const struct tensor *dx, struct vit_acts *a, const struct vit *v,
-                  const struct vision_config *c);
+                  const struct vision_config *c, const struct batch_image *images, const int64_t *offsets);
 
 #endif

@@ -9,9 +9,7 @@
 #include "model/model.h"
 
 static void tables_layout(struct workspace *w) {
-    const struct model_config *c = &w->m->config;
-    w->rope = arena_tensor3(&w->arena, F32, 2, w->limits.longest, c->text.head_dim / 2);
-    if (c->family == FAMILY_MLLAVA) vit_tables_layout(&w->vit, &w->arena, &c->vision, w->limits.images);
+    w->rope = arena_tensor3(&w->arena, F32, 2, w->limits.longest, w->m->config.text.head_dim / 2);
     w->tables_end = w->arena.used;
 }
 
@@ -73,7 +71,7 @@ static size_t measure(struct workspace *w) {
 }
 
 static void workspace_clear(struct workspace *w) {
-    vit_acts_free(&w->acts.vit);
+    pictures_free(&w->acts.pictures);
     free(w->acts.x), free(w->acts.blocks);
     if (w->cache) free(w->cache->keys), free(w->cache->values);
     free(w->cache);
@@ -130,13 +128,13 @@ enum status workspace_new(struct workspace **out, struct model *m, const struct 
     w->arena = arena_over(w->memory, bytes);
     cache_layout(w);
     tables_layout(w);
-    int64_t image_rows = m->config.family == FAMILY_MLLAVA ? o->limits.images * vision_tokens(&m->config.vision) : 0;
-    int64_t staged = o->limits.N > image_rows ? o->limits.N : image_rows;
+    int64_t pictures = pictures_staged32(m, &o->limits), offsets = pictures_staged64(&o->limits);
+    int64_t staged = o->limits.N > pictures ? o->limits.N : pictures;
+    if (offsets < o->limits.rows + 1) offsets = o->limits.rows + 1;
     w->host_index = mem_alloc((size_t)staged * sizeof *w->host_index);
-    w->host_offsets = mem_alloc((size_t)(o->limits.rows + 1) * sizeof *w->host_offsets);
+    w->host_offsets = mem_alloc((size_t)offsets * sizeof *w->host_offsets);
     w->host_noise = mem_alloc((size_t)(o->neftune_alpha > 0 ? o->limits.N : 0) * sizeof *w->host_noise);
     fill_rope(w);
-    if (m->config.family == FAMILY_MLLAVA) vit_tables_fill(&w->vit, m->be, &m->config.vision);
     return ST_OK;
 }
 
