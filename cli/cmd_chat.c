@@ -29,27 +29,33 @@ static const struct flag chat_flags[] = {
 struct chat_session {
     struct generation g;
     cJSON *messages;
-    struct batch_image *image; // (images), pixels owned; the last `pending` have no place in the messages yet
-    int64_t images, pending;
-    bool terminal; // a person types
+    struct batch_image *image; // (images * pieces), pixels owned
+    int64_t pieces;            // pictures of the tower that come of one
+    int64_t images, pending;   // the last `pending` have no place in the messages yet
+    bool terminal;             // a person types
 };
 
 /* ---------------------------------------------------------------- pictures */
 
 static enum status add_image(struct chat_session *s, const char *path, struct err *e) {
-    struct batch_image image;
+    int64_t pieces = prompter_pieces(&s->g.prompter);
     if (s->images == CHAT_PICTURES)
         return err_set(e, ST_FAIL, "%s: the conversation has %d pictures already, which is the most", path,
                        CHAT_PICTURES);
-    if (prompt_read_image(&image, &s->g.prompter, path, e) != ST_OK) return e->code;
-    s->image = mem_resize(s->image, (size_t)(s->images + 1) * sizeof *s->image);
-    s->image[s->images++] = image;
-    s->pending++;
-    return ST_OK;
+    s->image = mem_resize(s->image, (size_t)((s->images + 1) * pieces) * sizeof *s->image);
+    struct batch_image *made = s->image + s->images * pieces;
+    if (prompt_read_image(made, &s->g.prompter, path, e) == ST_OK &&
+        pictures_check(made, pieces, &s->g.prompter.processor, &s->g.family, e) == ST_OK) {
+        s->pieces = pieces;
+        s->images++, s->pending++;
+        return ST_OK;
+    }
+    for (int64_t i = 0; i < pieces; i++) batch_image_free(&made[i]);
+    return e->code;
 }
 
 static void drop_images(struct chat_session *s) {
-    for (int64_t i = 0; i < s->images; i++) free(s->image[i].pixels);
+    for (int64_t i = 0; i < s->images * s->pieces; i++) batch_image_free(&s->image[i]);
     free(s->image);
     s->image = NULL;
     s->images = s->pending = 0;

@@ -150,7 +150,7 @@ static enum status show(struct session *s, const struct dataset *d, struct err *
     else
         show_row(&out, &row, &s->family, s->tokenizer, isatty(STDOUT_FILENO));
     out_bytes(text_str(&out), out.len);
-    if (dump) dump_write(dump, &row, e);
+    if (dump) dump_write(dump, &row, &s->family, e);
     text_free(&out);
     row_free(&row);
     return e->code;

@@ -31,7 +31,8 @@ static enum status check_flags(const struct flags *f, struct err *e) {
 
 static enum status read_images(struct row *prompt, const struct generation *g, const cJSON *paths, struct err *e) {
     const cJSON *path = paths ? paths->child : NULL;
-    for (int64_t i = 0; i < prompt->images && e->code == ST_OK; i++, path = path->next)
+    int64_t pieces = prompter_pieces(&g->prompter);
+    for (int64_t i = 0; i < prompt->images && e->code == ST_OK; i += pieces, path = path->next)
         prompt_read_image(&prompt->image[i], &g->prompter, path->valuestring, e);
     return e->code;
 }
@@ -49,7 +50,8 @@ static enum status read_prompt(struct row *out, const struct generation *g, stru
         .images = paths ? cJSON_GetArraySize(paths) : 0,
         .max_seq_len = flag_int(g->f, "max_seq_len"),
     };
-    if (prompt_encode(out, &g->prompter, &p, e) == ST_OK) read_images(out, g, paths, e);
+    if (prompt_encode(out, &g->prompter, &p, e) == ST_OK && read_images(out, g, paths, e) == ST_OK)
+        pictures_check(out->image, out->images, &g->prompter.processor, &g->family, e);
     cJSON_Delete(tree);
     if (e->code == ST_OK && out->images < p.images)
         out_note(g->f, "note: --max_seq_len leaves %lld of %lld pictures", (long long)out->images, (long long)p.images);

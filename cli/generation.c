@@ -136,11 +136,12 @@ static enum status feed_prompt(struct answer *a, struct generation *g, const str
     batch_build(&b, &row, 1, &g->family);
     int64_t had = generator_common(g->generator, b.ids, b.N), pictures = 0;
     for (int64_t i = 0; i < had; i++) pictures += b.ids[i] < 0;
-    if (pictures) pictures /= g->family.tokens_per_image;
+    if (pictures) pictures /= family_picture_positions(&g->family);
     generator_keep(g->generator, had);
     generator_feed(g->generator, b.ids + had, b.N - had, b.image + pictures, b.images - pictures, e);
     a->prompt_positions = b.N, a->reused = had;
-    for (int64_t i = 0; i < b.images; i++) b.image[i].pixels = NULL; // the row's
+    for (int64_t i = 0; i < b.images; i++)
+        if (b.image[i].pixels == prompt->image[i].pixels) b.image[i].pixels = NULL; // the row's
     batch_free(&b);
     free(pixels);
     return e->code;

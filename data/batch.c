@@ -6,6 +6,7 @@
 
 #include "base/memory.h"
 #include "data/dataset.h"
+#include "data/pictures.h"
 
 static bool is_picture(const struct data_family *f, int32_t id) {
     return f->family != FAMILY_TEXT && id == f->image_token;
@@ -49,8 +50,13 @@ static void place_labels(struct batch *b, int64_t i, const struct row *r, const 
     b->scored++;
 }
 
-static void take_images(struct batch *b, struct row *r) {
+static void take_images(struct batch *b, struct row *r, const struct data_family *f) {
+    struct sides largest = pictures_largest(r->image, r->images);
     for (int64_t i = 0; i < r->images; i++) {
+        if (f->family == FAMILY_IDEFICS2) {
+            picture_cut(&b->image[b->images++], &r->image[i], largest, f);
+            continue;
+        }
         b->image[b->images++] = r->image[i];
         r->image[i].pixels = NULL;
     }
@@ -73,12 +79,12 @@ void batch_build(struct batch *b, struct row *rows, int64_t count, const struct 
         place_labels(b, i, &rows[i], f);
         b->offsets[i + 1] = b->offsets[i] + rows[i].positions;
         b->row_index[i] = rows[i].index;
-        take_images(b, &rows[i]);
+        take_images(b, &rows[i], f);
     }
 }
 
 void batch_free(struct batch *b) {
-    for (int64_t i = 0; i < b->images; i++) free(b->image[i].pixels);
+    for (int64_t i = 0; i < b->images; i++) batch_image_free(&b->image[i]);
     free(b->labels), free(b->pooled);
     free(b->image), free(b->targets), free(b->positions), free(b->ids), free(b->row_index), free(b->offsets);
     *b = (struct batch){0};

@@ -45,14 +45,79 @@ static void number_pictures(const char *s, size_t count, struct text *out) {
     text_add(out, s);
 }
 
+static int64_t pieces_of(const struct chat *c) { return c->pieces ? c->pieces : 1; }
+
+/* Of two fake tokens side by side one is left, as Python's replace does it: from the left, each pair once. */
+static void merge_fakes(const struct text *s, struct text *out) {
+    static const char pair[] = FAKE_TOKEN FAKE_TOKEN;
+    const char *from = text_str(s);
+    for (const char *at; (at = strstr(from, pair)); from = at + sizeof pair - 1) {
+        text_add_n(out, from, (size_t)(at - from));
+        text_add(out, FAKE_TOKEN);
+    }
+    text_add(out, from);
+}
+
+/* Each `<image>` as the image_tokens of its pieces, each piece between fake tokens. */
+static enum status expand_pictures(const struct chat *c, const char *s, size_t pictures, struct text *out,
+                                   struct err *e) {
+    size_t placed = chat_count_pictures(s);
+    if (placed > pictures)
+        return err_set(e, ST_FAIL, "the text holds %zu <image> for %zu pictures; remove what is too many", placed,
+                       pictures);
+    struct text apart = {0};
+    for (const char *at; (at = strstr(s, PICTURE)); s = at + PICTURE_LEN) {
+        text_add_n(&apart, s, (size_t)(at - s));
+        for (int64_t k = 0; k < pieces_of(c); k++) {
+            text_add(&apart, FAKE_TOKEN);
+            for (int64_t i = 0; i < c->family->latents; i++) text_add(&apart, PICTURE);
+            text_add(&apart, FAKE_TOKEN);
+        }
+    }
+    text_add(&apart, s);
+    merge_fakes(&apart, out);
+    text_free(&apart);
+    return ST_OK;
+}
+
 enum status chat_encode_text(const struct chat *c, const char *text, bool special, size_t pictures, struct ids *out,
                              struct err *e) {
     if (!takes_pictures(c)) return tokenizer_encode(c->tokenizer, text, strlen(text), special, out, e);
-    struct text numbered = {0};
-    number_pictures(text, pictures, &numbered);
-    enum status st = tokenizer_encode(c->tokenizer, text_str(&numbered), numbered.len, special, out, e);
-    text_free(&numbered);
+    struct text written = {0};
+    enum status st = ST_OK;
+    if (c->family->family == FAMILY_IDEFICS2)
+        st = expand_pictures(c, text, pictures, &written, e);
+    else
+        number_pictures(text, pictures, &written);
+    if (st == ST_OK) st = tokenizer_encode(c->tokenizer, text_str(&written), written.len, special, out, e);
+    text_free(&written);
     return st;
+}
+
+/* The parts of a text between its pictures; an empty text is one part. */
+static cJSON *parts_of(const char *text) {
+    cJSON *list = cJSON_CreateArray();
+    for (const char *at = text; at; text = at + PICTURE_LEN) {
+        at = strstr(text, PICTURE);
+        size_t n = at ? (size_t)(at - text) : strlen(text);
+        if (n || (!at && !list->child)) {
+            char *part = mem_text_n(text, n);
+            cJSON *o = cJSON_CreateObject();
+            cJSON_AddStringToObject(o, "type", "text");
+            cJSON_AddStringToObject(o, "text", part);
+            cJSON_AddItemToArray(list, o);
+            free(part);
+        }
+        if (!at) break;
+        cJSON *o = cJSON_CreateObject();
+        cJSON_AddStringToObject(o, "type", "image");
+        cJSON_AddItemToArray(list, o);
+    }
+    return list;
+}
+
+cJSON *chat_content(const struct chat *c, const char *text) {
+    return c->family->family == FAMILY_IDEFICS2 ? parts_of(text) : cJSON_CreateString(text);
 }
 
 static void cut(struct ids *ids, int64_t max_seq_len) {
@@ -88,7 +153,7 @@ struct unrolled {
 static void add_message(struct unrolled *u, const char *role, const char *text) {
     cJSON *m = cJSON_CreateObject();
     cJSON_AddStringToObject(m, "role", role);
-    cJSON_AddStringToObject(m, "content", text);
+    cJSON_AddItemToObject(m, "content", chat_content(u->c, text));
     cJSON_AddItemToArray(u->messages, m);
 }
 
@@ -173,6 +238,17 @@ static enum status encode_by_own(struct chat_ids *out, const struct chat *c, con
     return e->code;
 }
 
+/* From image_tokens to pictures: the tower's features have to find a place each. */
+static enum status check_expanded(const struct chat *c, size_t pictures, int64_t *images, struct err *e) {
+    int64_t tokens = *images, wanted = (int64_t)pictures * pieces_of(c) * c->family->latents;
+    *images = (int64_t)pictures * pieces_of(c);
+    if (tokens == wanted) return ST_OK;
+    return err_set(
+        e, ST_FAIL,
+        "%lld image tokens are left of the %lld that %zu pictures take; max_seq_len cuts the others, raise it",
+        (long long)tokens, (long long)wanted, pictures);
+}
+
 enum status chat_check_ids(const struct chat *c, const struct ids *ids, size_t pictures, int64_t *images,
                            struct err *e) {
     const struct data_family *f = c->family;
@@ -189,9 +265,17 @@ enum status chat_check_ids(const struct chat *c, const struct ids *ids, size_t p
                            id, token ? token : "", (long long)f->vocab_size);
         }
     }
+    if (f->family == FAMILY_IDEFICS2) return check_expanded(c, pictures, images, e);
     if (*images > (int64_t)pictures)
         return err_set(e, ST_FAIL, "the text holds %lld picture tokens for %zu pictures", (long long)*images, pictures);
     return ST_OK;
+}
+
+/* A picture in an answer is nothing to learn. */
+static void ignore_pictures(const struct chat *c, struct chat_ids *ids) {
+    for (size_t i = 0; i < ids->ids.len; i++)
+        if (c->family->family == FAMILY_IDEFICS2 && ids->ids.data[i] == c->family->image_token)
+            ids->labels[i] = IGNORED;
 }
 
 static enum status encode_row(struct chat_ids *out, const struct chat *c, const struct chat_row *row,
@@ -208,6 +292,7 @@ static enum status encode_row(struct chat_ids *out, const struct chat *c, const 
         encode_by_own(out, c, row, turns, max_seq_len, e);
     free(owned);
     free(turns);
+    if (e->code == ST_OK) ignore_pictures(c, out);
     return e->code == ST_OK ? chat_check_ids(c, &out->ids, row->image_count, &out->images, e) : e->code;
 }
 

@@ -6,11 +6,14 @@
  * between "the conversation up to here, open for an answer" and "the conversation with this answer"; white space after
  * the last special token of it is not trained. A template that rewrites earlier turns has no such part and is refused.
  *
- * Pictures (mllava): a missing `<image>` is put before the first user turn, a surplus one is deleted, the k-th becomes
- * `(image k: <Image><image></Image>)`. */
+ * Pictures: a missing `<image>` is put before the first user turn. mllava: a surplus one is deleted, the k-th becomes
+ * `(image k: <Image><image></Image>)`. Idefics2: a surplus one is an error, each becomes its image_tokens between two
+ * fake tokens, of which neighbours share one, for every piece of the picture; a text from which image_tokens were cut
+ * is an error. */
 #ifndef DATA_CHAT_H
 #define DATA_CHAT_H
 
+#include <cjson/cJSON.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -27,19 +30,20 @@ struct chat {
     const struct chat_template *own;
     const struct tokenizer *tokenizer;
     const struct data_family *family;
+    int64_t pieces; // pictures of the tower that come of one (processor_pieces); 0: as 1
 };
 
 struct chat_ids {
     struct ids ids;
     int32_t *labels; // (ids.len)
-    int64_t images;  // pictures whose token is in ids; they are the first ones of the row
+    int64_t images;  // pictures of the tower whose tokens are in ids; they are the first ones of the row
 };
 
 /* max_seq_len 0: no limit. out starts as {0}; chat_ids_free after any outcome. An error names the row. */
 enum status chat_encode(struct chat_ids *out, const struct chat *c, const struct chat_row *row, int64_t max_seq_len,
                         struct err *e);
-/* A classification row: its prompt as the tokenizer writes it, without a template; a missing `<image> ` (mllava) is
- * put at the end. No label. */
+/* A classification row: its prompt as the tokenizer writes it, without a template; a missing `<image> ` is put at the
+ * end. No label. */
 enum status chat_encode_prompt(struct chat_ids *out, const struct chat *c, const struct chat_row *row,
                                int64_t max_seq_len, struct err *e);
 void chat_ids_free(struct chat_ids *c);
@@ -48,13 +52,17 @@ void chat_ids_free(struct chat_ids *c);
 
 size_t chat_count_pictures(const char *s); // `<image>` in a text
 
-/* A conversation as its template wrote it to ids. special: with what the post-processor adds. The first `pictures`
- * `<image>` are numbered, the others deleted. */
+/* The content of a message as a tokenizer's template of the family wants it: a string, or with Idefics2 a list of texts
+ * and pictures. */
+cJSON *chat_content(const struct chat *c, const char *text);
+
+/* A conversation as its template wrote it to ids. special: with what the post-processor adds. mllava: the first
+ * `pictures` `<image>` are numbered, the others deleted; Idefics2: more of them is an error. */
 enum status chat_encode_text(const struct chat *c, const char *text, bool special, size_t pictures, struct ids *out,
                              struct err *e);
 
-/* *images becomes the number of picture tokens in ids; fails when there are more than pictures, or when an id is
- * outside the model's vocabulary. */
+/* *images becomes the number of the tower's pictures whose tokens are in ids; fails when there are more than pictures
+ * (Idefics2: not just as many), or when an id is outside the model's vocabulary. */
 enum status chat_check_ids(const struct chat *c, const struct ids *ids, size_t pictures, int64_t *images,
                            struct err *e);
 

@@ -37,18 +37,6 @@ static bool is_left_out(const struct set_config *c, const struct chat_row *r) {
     return c->vl_only && r->image_count == 0;
 }
 
-/* The head of every picture, also of those whose token was cut. */
-static enum status check_images(const struct check *c, const struct chat_row *r, struct err *e) {
-    for (size_t i = 0; i < r->image_count && e->code == ST_OK; i++) {
-        int64_t width, height;
-        char *path = row_image_path(c->s, r, (int64_t)i);
-        struct err inner = {0};
-        if (image_size(path, &width, &height, &inner) != ST_OK) err_set(e, inner.code, "%s: %s", r->where, inner.text);
-        free(path);
-    }
-    return e->code;
-}
-
 static enum status check_row(const struct check *c, int64_t index, struct chat_row *r, struct checked *out,
                              struct err *e) {
     if (set_row_read(c->s, r, index, e) != ST_OK) return e->code;
@@ -57,10 +45,16 @@ static enum status check_row(const struct check *c, int64_t index, struct chat_r
         return ST_OK;
     }
     struct row row = {0};
-    if (row_encode(&row, c->d, c->s, r, index, e) == ST_OK && check_images(c, r, e) == ST_OK &&
+    if (row_encode(&row, c->d, c->s, r, index, e) == ST_OK && row_measure_images(&row, c->d, c->s, r, e) == ST_OK &&
         (!c->o->decode_images || row_read_images(&row, c->d, c->s, r, e) == ST_OK)) {
+        struct patch_count count = pictures_count(row.image, row.images, &c->d->family);
         out->verdict = VERDICT_KEPT;
-        out->entry = (struct entry){(int32_t)index, (int32_t)row.positions, (int32_t)row.scored, (int32_t)row.images};
+        out->entry = (struct entry){.row = (int32_t)index,
+                                    .positions = (int32_t)row.positions,
+                                    .scored = (int32_t)row.scored,
+                                    .images = (int32_t)row.images,
+                                    .patches = count.patches,
+                                    .most_patches = count.most};
         for (int64_t i = 0; i < row.value_count; i++) out->graded |= row.values[i] != 0 && row.values[i] != 1;
         if (row.scored == 0) out->sentence = mem_format("%s: no token of the row is trained", r->where);
     }
@@ -171,7 +165,7 @@ static uint64_t hash_int(uint64_t h, int64_t x) { return hash_bytes(h, &x, sizeo
 static uint64_t fingerprint(const struct dataset *d) {
     uint64_t h = hash_text(HASH_START, d->chat.conv ? conversation_name(d->chat.conv) : "");
     h = hash_int(h, d->family.family);
-    h = hash_int(h, d->family.tokens_per_image);
+    h = hash_int(h, family_picture_positions(&d->family));
     for (size_t i = 0; i < d->config.count; i++) {
         const struct set *s = &d->set[i];
         h = hash_int(h, (int64_t)s->rows.size);
@@ -210,11 +204,8 @@ static enum status open_template(struct dataset *d, const struct data_options *o
 
 static enum status open_pictures(struct dataset *d, const struct tokenizer *t, struct err *e) {
     if (d->family.family == FAMILY_TEXT) return ST_OK;
-    int32_t id = tokenizer_id(t, "<image>");
-    if (id != d->family.image_token)
-        return err_set(e, ST_FAIL, "%s: the tokenizer's id of <image> is %d, the model's is %d (image_token_index)",
-                       d->family.model_dir, id, d->family.image_token);
-    return processor_load(&d->processor, d->family.model_dir, e);
+    if (pictures_open(&d->processor, &d->family, t, e) == ST_OK) d->chat.pieces = processor_pieces(&d->processor);
+    return e->code;
 }
 
 struct dataset *dataset_open(const struct data_options *o, const struct data_family *f, const struct tokenizer *t,

@@ -57,6 +57,7 @@ uint64_t dataset_fingerprint(const struct dataset *d); // of everything that dec
 /* What the check found out about a row of the mixture. */
 struct row_size {
     int64_t positions, scored, images;
+    int64_t patches, most_patches; // of all its pictures, of the largest; 0: they are of one known size
 };
 struct row_size dataset_row_size(const struct dataset *d, int64_t row);
 
@@ -65,10 +66,10 @@ struct row {
     const char *id;   // "id" of the JSON as text, else its index
     const char *file; // of the data set
     int64_t index;    // within the file, from 0
-    struct ids ids;   // one image_token per picture, not expanded
+    struct ids ids;   // mllava: one image_token per picture, not expanded
     int32_t *labels;  // (ids.len), IGNORED where not trained, not shifted
     int64_t images;
-    struct batch_image *image; // (images); pixels are NULL unless asked for
+    struct batch_image *image; // (images), as the processor makes them; pixels are NULL unless asked for
     int64_t positions;         // that the language model sees, pictures expanded
     int64_t scored;            // targets that will be scored; of a classification row: 1
     int64_t value_count;       // labels of a classification row (zeros where they are not read); 0: a chat row
@@ -77,7 +78,8 @@ struct row {
 enum status dataset_row(const struct dataset *d, int64_t row, bool pixels, struct row *out, struct err *e);
 void row_free(struct row *r);
 
-/* Rows end to end as one micro-batch: shifts labels to targets, expands pictures. Takes pixels over from the rows. */
+/* Rows end to end as one micro-batch: shifts labels to targets, expands pictures. Takes pixels over from the rows; with
+ * Idefics2, which cuts pictures into patches, the rows keep theirs. */
 void batch_build(struct batch *b, struct row *rows, int64_t count, const struct data_family *f);
 void batch_free(struct batch *b);
 

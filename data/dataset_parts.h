@@ -5,6 +5,7 @@
 #include "data/chat.h"
 #include "data/config.h"
 #include "data/dataset.h"
+#include "data/pictures.h"
 #include "data/processor.h"
 #include "data/rows.h"
 
@@ -12,6 +13,7 @@
 struct entry {
     int32_t row; // in the file
     int32_t positions, scored, images;
+    int64_t patches, most_patches;
 };
 
 struct set {
@@ -61,6 +63,17 @@ const struct entry *dataset_entry(const struct dataset *d, int64_t row);
 /* Fills out from a row of a set's file, without pixels; `chat_row` stays the caller's. */
 enum status row_encode(struct row *out, const struct dataset *d, const struct set *s, const struct chat_row *chat_row,
                        int64_t index, struct err *e);
+
+/* The sides of the row's pictures from the heads of their files, of all of them, also of those whose token was cut. */
+enum status row_measure_images(struct row *out, const struct dataset *d, const struct set *s,
+                               const struct chat_row *chat_row, struct err *e);
+
+/* One picture of the row, by its number among those that the row names, as if it had been read from a file: its sides
+ * are known, or it is decoded (im is changed and stays the caller's). `where` names it. */
+enum status row_measure_picture(struct row *out, const struct dataset *d, const struct set *s, int64_t picture,
+                                int64_t width, int64_t height, const char *where, struct err *e);
+enum status row_process_picture(struct row *out, const struct dataset *d, const struct set *s, int64_t picture,
+                                struct image *im, const char *where, struct err *e);
 
 /* The pixels of the row's pictures. */
 enum status row_read_images(struct row *out, const struct dataset *d, const struct set *s,

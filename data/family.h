@@ -14,8 +14,11 @@ struct data_family {
     const char *model_dir;        // where tokenizer and processor files are
     const char *default_template; // Mantis' conversation template of the family, or NULL: the tokenizer's chat_template
     int64_t vocab_size;           // ids at or above it are an error; 0: not known
-    int32_t image_token;          // mllava: the id that stands for a picture
-    int64_t tokens_per_image;     // mllava: positions that a picture takes in the language model
+    int32_t image_token;          // the id that stands for a picture (mllava) or for a part of one (idefics2)
+    int64_t tokens_per_image;     // positions that an image_token takes in the language model: idefics2: 1
+    int64_t latents;              // idefics2: image_tokens of a picture of the tower
+    int64_t patch_size;           // idefics2: pixels of a patch's side
+    int64_t grid_side;            // idefics2: learned positions of the tower are grid_side x grid_side
 
     enum problem problem; // of the model's head; generation: classification rows are taken as they are
     int64_t num_labels;   // outputs of the head; 0: not known
@@ -25,5 +28,12 @@ struct data_family {
     int32_t pad_token; // -1: none
     enum pooling pooling;
 };
+
+#define FAKE_TOKEN "<fake_token_around_image>" // idefics2: before and after the image_tokens of a picture
+
+/* Positions that a picture of the tower takes in the language model. */
+static inline int64_t family_picture_positions(const struct data_family *f) {
+    return f->family == FAMILY_IDEFICS2 ? f->latents : f->tokens_per_image;
+}
 
 #endif

@@ -107,25 +107,42 @@ void image_crop(struct image *out, const struct image *in, int64_t left, int64_t
 }
 
 /* Both sides times scale, truncated as Python's int() does. */
-static enum status scale_by(struct image *im, double scale, const char *where, struct err *e) {
-    int64_t width = (int64_t)((double)im->width * scale), height = (int64_t)((double)im->height * scale);
+static enum status scale_by(int64_t *width, int64_t *height, double scale, const char *where, struct err *e) {
+    *width = (int64_t)((double)*width * scale), *height = (int64_t)((double)*height * scale);
+    return image_check_size(*width, *height, where, e);
+}
+
+static enum status shrink(int64_t *width, int64_t *height, int64_t max_size, const char *where, struct err *e) {
+    int64_t longest = *width > *height ? *width : *height;
+    if (max_size <= 0 || longest <= max_size) return ST_OK;
+    return scale_by(width, height, (double)max_size / (double)longest, where, e);
+}
+
+static enum status enlarge(int64_t *width, int64_t *height, const char *where, struct err *e) {
+    if (*width >= 16 && *height >= 16) return ST_OK;
+    double across = 16.0 / (double)*width, down = 16.0 / (double)*height;
+    return scale_by(width, height, across > down ? across : down, where, e);
+}
+
+static void resize_in_place(struct image *im, int64_t width, int64_t height) {
     struct image out;
-    enum status st = image_check_size(width, height, where, e);
-    if (st != ST_OK) return st;
+    if (width == im->width && height == im->height) return; // as Pillow: a copy
     image_resize(&out, im, width, height, RESAMPLE_BICUBIC);
     image_free(im);
     *im = out;
-    return ST_OK;
 }
 
 /* Each scale is one division of doubles, so that the truncated sides are those of Python. */
 enum status image_mantis_size(struct image *im, int64_t max_size, const char *where, struct err *e) {
-    int64_t longest = im->width > im->height ? im->width : im->height;
-    enum status st = ST_OK;
-    if (max_size > 0 && longest > max_size) st = scale_by(im, (double)max_size / (double)longest, where, e);
-    if (st == ST_OK && (im->width < 16 || im->height < 16)) {
-        double across = 16.0 / (double)im->width, down = 16.0 / (double)im->height;
-        st = scale_by(im, across > down ? across : down, where, e);
-    }
-    return st;
+    int64_t width = im->width, height = im->height;
+    if (shrink(&width, &height, max_size, where, e) != ST_OK) return e->code;
+    resize_in_place(im, width, height);
+    if (enlarge(&width, &height, where, e) != ST_OK) return e->code;
+    resize_in_place(im, width, height);
+    return ST_OK;
+}
+
+enum status image_mantis_sides(int64_t *width, int64_t *height, int64_t max_size, const char *where, struct err *e) {
+    if (shrink(width, height, max_size, where, e) != ST_OK) return e->code;
+    return enlarge(width, height, where, e);
 }

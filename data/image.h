@@ -51,5 +51,7 @@ void image_crop(struct image *out, const struct image *in, int64_t left, int64_t
  * sides truncated, so a side may come out as 15. Fails when a side would come out as 0 or the picture larger
  * than one may be; `where` names it then. */
 enum status image_mantis_size(struct image *im, int64_t max_size, const char *where, struct err *e);
+/* The sides that it would have then. */
+enum status image_mantis_sides(int64_t *width, int64_t *height, int64_t max_size, const char *where, struct err *e);
 
 #endif

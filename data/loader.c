@@ -132,10 +132,12 @@ void loader_limits(const struct loader *l, struct batch_limits *out) {
         for (int64_t i = 0; i < l->o.rows_per_batch; i++) {
             const struct entry *entry = dataset_entry(l->d, loader_row(l, position++));
             sum.N += entry->positions, sum.images += entry->images, sum.scored += entry->scored;
+            sum.patches += entry->patches;
             out->longest = larger(out->longest, entry->positions);
+            out->most_patches = larger(out->most_patches, entry->most_patches);
         }
         out->N = larger(out->N, sum.N), out->images = larger(out->images, sum.images);
-        out->scored = larger(out->scored, sum.scored);
+        out->scored = larger(out->scored, sum.scored), out->patches = larger(out->patches, sum.patches);
     }
 }
 

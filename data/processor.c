@@ -21,10 +21,13 @@ static const char *const harmless_keys[] = {
     "_valid_processor_keys", "image_seq_length", "transformers_version",
 };
 
+/* Keys that are read below for Idefics2. */
+static const char *const idefics2_keys[] = {"do_image_splitting", "do_pad"};
+
 /* Keys that leave the pixels alone when they are null or false. */
 static const char *const idle_keys[] = {
-    "size_divisor",          "do_pad", "pad_size", "input_data_format", "use_square_size", "do_reduce_labels",
-    "do_flip_channel_order",
+    "size_divisor",          "do_pad",           "pad_size",           "input_data_format", "use_square_size",
+    "do_flip_channel_order", "do_reduce_labels", "do_image_splitting",
 };
 
 static bool listed(const char *key, const char *const *list, size_t count) {
@@ -35,9 +38,10 @@ static bool listed(const char *key, const char *const *list, size_t count) {
 
 #define LISTED(key, list) listed(key, list, sizeof(list) / sizeof *(list))
 
-static enum status check_keys(const cJSON *o, const char *where, struct err *e) {
+static enum status check_keys(const struct processor *p, const cJSON *o, const char *where, struct err *e) {
     for (const cJSON *v = o->child; v; v = v->next) {
         if (LISTED(v->string, known_keys) || LISTED(v->string, harmless_keys)) continue;
+        if (p->kind == PROCESSOR_IDEFICS2 && LISTED(v->string, idefics2_keys)) continue;
         if (LISTED(v->string, idle_keys) && (cJSON_IsNull(v) || cJSON_IsFalse(v))) continue;
         return err_set(e, ST_FAIL,
                        "%s: the key \"%s\" may change the pixels and is not honoured; remove it if it does not", where,
@@ -58,10 +62,13 @@ static enum status read_kind(struct processor *p, const cJSON *o, const char *wh
         p->kind = PROCESSOR_SIGLIP;
     else if ((n == 18 && memcmp(name, "CLIPImageProcessor", n) == 0) || strcmp(name, "CLIPFeatureExtractor") == 0)
         p->kind = PROCESSOR_CLIP;
+    else if (n == 22 && memcmp(name, "Idefics2ImageProcessor", n) == 0)
+        p->kind = PROCESSOR_IDEFICS2;
     else
         return err_set(e, ST_FAIL,
-                       "%s: image_processor_type is \"%s\", wanted SiglipImageProcessor or CLIPImageProcessor", where,
-                       name);
+                       "%s: image_processor_type is \"%s\", wanted SiglipImageProcessor, CLIPImageProcessor or "
+                       "Idefics2ImageProcessor",
+                       where, name);
     return ST_OK;
 }
 
@@ -102,6 +109,23 @@ static enum status read_size(struct processor *p, const cJSON *o, const char *wh
     return read_sides(v, where, "size", &p->resize_height, &p->resize_width, clip ? &p->shortest_edge : NULL, e);
 }
 
+/* Idefics2's {shortest_edge, longest_edge}, or {height, width}. */
+static enum status read_edges(struct processor *p, const cJSON *o, const char *where, struct err *e) {
+    const cJSON *v = json_get(o, "size"), *s = json_get(v, "shortest_edge"), *l = json_get(v, "longest_edge");
+    p->shortest_edge = 378, p->longest_edge = 980;
+    if (!v) return ST_OK;
+    int given = 0;
+    for (const cJSON *side = v->child; side; side = side->next) given += !cJSON_IsNull(side);
+    if (s && l && given == 2) {
+        enum status st = read_side(s, where, "size", &p->shortest_edge, e);
+        return st == ST_OK ? read_side(l, where, "size", &p->longest_edge, e) : st;
+    }
+    p->shortest_edge = p->longest_edge = 0;
+    if (json_get(v, "height")) return read_sides(v, where, "size", &p->resize_height, &p->resize_width, NULL, e);
+    return err_set(e, ST_FAIL,
+                   "%s: size must hold shortest_edge and longest_edge, or height and width, and nothing else", where);
+}
+
 /* A bare number is a square. */
 static enum status read_crop(struct processor *p, const cJSON *o, const char *where, struct err *e) {
     const cJSON *v = json_get(o, "crop_size");
@@ -113,8 +137,9 @@ static enum status read_crop(struct processor *p, const cJSON *o, const char *wh
     return st;
 }
 
-/* The size of the result must not depend on the picture. */
+/* The size of the result must not depend on the picture, but for Idefics2. */
 static enum status read_shape(struct processor *p, const cJSON *o, const char *where, struct err *e) {
+    if (p->kind == PROCESSOR_IDEFICS2) return read_edges(p, o, where, e);
     enum status st = read_size(p, o, where, e);
     if (st != ST_OK) return st;
     if (p->do_center_crop) return read_crop(p, o, where, e);
@@ -160,18 +185,32 @@ static enum status read_numbers(struct processor *p, const cJSON *o, const char 
 
 static enum status read_steps(struct processor *p, const cJSON *o, const char *where, struct err *e) {
     int64_t resample;
+    bool idefics2 = p->kind == PROCESSOR_IDEFICS2;
     enum status st = json_bool(o, where, "do_resize", true, &p->do_resize, e);
     if (st == ST_OK) st = json_bool(o, where, "do_rescale", true, &p->do_rescale, e);
     if (st == ST_OK) st = json_bool(o, where, "do_normalize", true, &p->do_normalize, e);
     if (st == ST_OK) st = json_bool(o, where, "do_center_crop", p->kind == PROCESSOR_CLIP, &p->do_center_crop, e);
-    if (st == ST_OK) st = json_int(o, where, "resample", RESAMPLE_BICUBIC, &resample, e);
+    if (st == ST_OK) st = json_bool(o, where, "do_image_splitting", false, &p->do_image_splitting, e);
+    if (st == ST_OK) st = json_bool(o, where, "do_pad", true, &p->do_pad, e);
+    if (st == ST_OK) st = json_int(o, where, "resample", idefics2 ? RESAMPLE_BILINEAR : RESAMPLE_BICUBIC, &resample, e);
     if (st != ST_OK) return st;
     if (resample < RESAMPLE_NEAREST || resample > RESAMPLE_HAMMING)
         return err_set(e, ST_FAIL, "%s: resample is %lld, wanted 0 to 5", where, (long long)resample);
-    if (p->kind == PROCESSOR_SIGLIP && p->do_center_crop)
-        return err_set(e, ST_FAIL, "%s: do_center_crop is true, which SiglipImageProcessor does not do", where);
+    if (p->kind != PROCESSOR_CLIP && p->do_center_crop)
+        return err_set(e, ST_FAIL, "%s: do_center_crop is true, which %s does not do", where,
+                       idefics2 ? "Idefics2ImageProcessor" : "SiglipImageProcessor");
     p->resample = (enum resample)resample;
     return ST_OK;
+}
+
+/* What the text side of a processor is told, in a file of its own. */
+static enum status read_seq_len(struct processor *p, const char *dir, struct err *e) {
+    char *path = path_join(dir, "processor_config.json");
+    cJSON *o = file_exists(path) ? json_read(path, e) : NULL;
+    if (o) json_int(o, path, "image_seq_len", 0, &p->image_seq_len, e);
+    cJSON_Delete(o);
+    free(path);
+    return e->code;
 }
 
 enum status processor_load(struct processor *p, const char *dir, struct err *e) {
@@ -184,27 +223,73 @@ enum status processor_load(struct processor *p, const char *dir, struct err *e) 
     else if (!cJSON_IsObject(o))
         st = err_set(e, ST_FAIL, "%s: not a JSON object", path);
     if (st == ST_OK) st = read_kind(p, o, path, e);
-    if (st == ST_OK) st = check_keys(o, path, e);
+    if (st == ST_OK) st = check_keys(p, o, path, e);
     if (st == ST_OK) st = read_steps(p, o, path, e);
     if (st == ST_OK) st = read_shape(p, o, path, e);
     if (st == ST_OK) st = read_numbers(p, o, path, e);
+    if (st == ST_OK && p->kind == PROCESSOR_IDEFICS2) st = read_seq_len(p, dir, e);
     cJSON_Delete(o);
     free(path);
     return st;
 }
 
-/* The picture at the size that the resize asks for. shortest_edge: the short side becomes it, the long side is
- * int(edge * long / short). */
+/* CLIP: the short side becomes the edge, the long one int(edge * long / short). */
+static void sides_by_shortest(int64_t edge, int64_t *width, int64_t *height) {
+    bool upright = *width <= *height;
+    int64_t shorter = upright ? *width : *height, longer = upright ? *height : *width;
+    longer = (int64_t)((double)(edge * longer) / (double)shorter);
+    *width = upright ? edge : longer;
+    *height = upright ? longer : edge;
+}
+
+/* Idefics2: a long side above longest_edge shrinks to it and takes the other with it, truncated as Python's int() does;
+ * then a side below shortest_edge becomes it, whatever that does to the shape. */
+static void sides_between(const struct processor *p, int64_t *width, int64_t *height) {
+    double aspect = (double)*width / (double)*height;
+    if (*width >= *height && *width > p->longest_edge) {
+        *width = p->longest_edge;
+        *height = (int64_t)((double)*width / aspect);
+    } else if (*height > *width && *height > p->longest_edge) {
+        *height = p->longest_edge;
+        *width = (int64_t)((double)*height * aspect);
+    }
+    if (*height < p->shortest_edge) *height = p->shortest_edge;
+    if (*width < p->shortest_edge) *width = p->shortest_edge;
+}
+
+/* The sides that the resize asks for. */
+static void resized_sides(const struct processor *p, int64_t *width, int64_t *height) {
+    if (!p->do_resize) return;
+    if (p->longest_edge)
+        sides_between(p, width, height);
+    else if (p->shortest_edge)
+        sides_by_shortest(p->shortest_edge, width, height);
+    else
+        *width = p->resize_width, *height = p->resize_height;
+}
+
+int64_t processor_pieces(const struct processor *p) { return p->do_image_splitting ? 5 : 1; }
+
+struct rect processor_piece(const struct processor *p, int64_t width, int64_t height, int64_t piece) {
+    if (piece + 1 == processor_pieces(p)) return (struct rect){0, 0, width, height};
+    int64_t x = width / 2, y = height / 2;
+    bool right = piece % 2, lower = piece / 2;
+    return (struct rect){right ? x : 0, lower ? y : 0, right ? width - x : x, lower ? height - y : y};
+}
+
+enum status processor_size(const struct processor *p, int64_t *width, int64_t *height, const char *where,
+                           struct err *e) {
+    if (image_check_size(*width, *height, where, e) != ST_OK) return e->code;
+    resized_sides(p, width, height);
+    if (image_check_size(*width, *height, where, e) != ST_OK) return e->code;
+    if (p->height) *width = p->width, *height = p->height;
+    return ST_OK;
+}
+
 static enum status resize(const struct processor *p, struct image *out, const struct image *in, const char *where,
                           struct err *e) {
-    int64_t width = p->resize_width, height = p->resize_height, edge = p->shortest_edge;
-    if (edge) {
-        bool upright = in->width <= in->height;
-        int64_t shorter = upright ? in->width : in->height, longer = upright ? in->height : in->width;
-        longer = (int64_t)((double)(edge * longer) / (double)shorter);
-        width = upright ? edge : longer;
-        height = upright ? longer : edge;
-    }
+    int64_t width = in->width, height = in->height;
+    resized_sides(p, &width, &height);
     enum status st = image_check_size(width, height, where, e);
     if (st == ST_OK) image_resize(out, in, width, height, p->resample);
     return st;
@@ -229,13 +314,14 @@ static int64_t crop_start(int64_t have, int64_t want) {
 static void fill_pixels(const struct processor *p, const struct image *im, float *pixels) {
     float table[3][256];
     fill_table(p, table);
-    int64_t top = crop_start(im->height, p->height), left = crop_start(im->width, p->width);
+    int64_t height = p->height ? p->height : im->height, width = p->width ? p->width : im->width;
+    int64_t top = crop_start(im->height, height), left = crop_start(im->width, width);
     for (int c = 0; c < 3; c++)
-        for (int64_t y = 0; y < p->height; y++) {
-            float *out = pixels + (c * p->height + y) * p->width;
+        for (int64_t y = 0; y < height; y++) {
+            float *out = pixels + (c * height + y) * width;
             bool inside = top + y >= 0 && top + y < im->height;
             const uint8_t *row = im->rgb + (inside ? (top + y) * im->width * 3 : 0) + c;
-            for (int64_t x = 0, from = left; x < p->width; x++, from++)
+            for (int64_t x = 0, from = left; x < width; x++, from++)
                 out[x] = table[c][inside && from >= 0 && from < im->width ? row[3 * from] : 0];
         }
 }

@@ -11,24 +11,38 @@
 #include "base/status.h"
 #include "data/image.h"
 
-enum processor_kind { PROCESSOR_SIGLIP, PROCESSOR_CLIP };
+enum processor_kind { PROCESSOR_SIGLIP, PROCESSOR_CLIP, PROCESSOR_IDEFICS2 };
 
 struct processor {
     enum processor_kind kind;
     bool do_resize, do_rescale, do_normalize, do_center_crop;
-    int64_t height, width;               // of the result
-    int64_t resize_height, resize_width; // of the resize, 0 when it goes by shortest_edge
-    int64_t shortest_edge;               // of the resize (CLIP only), 0 when it does not
+    bool do_image_splitting, do_pad;     // Idefics2
+    int64_t height, width;               // of the result; 0: they depend on the picture (Idefics2)
+    int64_t resize_height, resize_width; // of the resize, 0 when it goes by edges
+    int64_t shortest_edge;               // of the resize (CLIP, Idefics2), 0 when it does not
+    int64_t longest_edge;                // of the resize (Idefics2), 0 when it does not
     enum resample resample;
     double rescale_factor;
     float mean[3], std[3];
+    int64_t image_seq_len; // of processor_config.json; 0: not said
 };
 
 /* Reads DIR/preprocessor_config.json. Refused by name: another image_processor_type, a key that is not known to leave
- * the pixels alone, settings that would give pictures of different sizes. */
+ * the pixels alone, settings that would give pictures of different sizes (but for Idefics2). */
 enum status processor_load(struct processor *p, const char *dir, struct err *e);
 
-/* pixels (3, p->height, p->width) are the caller's. Fails when the picture is so thin that its resize would be larger
+/* How many pictures a vision tower sees of one: with do_image_splitting its four quarters and then the whole. */
+int64_t processor_pieces(const struct processor *p);
+struct rect {
+    int64_t left, top, width, height;
+};
+struct rect processor_piece(const struct processor *p, int64_t width, int64_t height, int64_t piece);
+
+/* From the sides of a piece to those of its result. */
+enum status processor_size(const struct processor *p, int64_t *width, int64_t *height, const char *where,
+                           struct err *e);
+
+/* pixels (3, height, width) as processor_size says them are the caller's. Fails when the picture is so thin that its resize would be larger
  * than a picture may be; `where` names it then. */
 enum status processor_run(const struct processor *p, const struct image *im, const char *where, float *pixels,
                           struct err *e);

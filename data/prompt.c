@@ -22,7 +22,8 @@ enum status prompter_open(struct prompter *p, const struct data_family *f, const
         p->chat.own = p->own = chat_template_load(f->model_dir, e);
     if (p->chat.conv && conversation_is_caption(p->chat.conv))
         err_set(e, ST_FAIL, "conv_template %s has no place for an answer; choose another", name);
-    if (e->code == ST_OK && f->family != FAMILY_TEXT) processor_load(&p->processor, f->model_dir, e);
+    if (e->code == ST_OK && f->family != FAMILY_TEXT) pictures_open(&p->processor, &p->family, t, e);
+    p->chat.pieces = prompter_pieces(p);
     return e->code;
 }
 
@@ -95,11 +96,18 @@ static enum status render_conversation(const struct prompter *p, const cJSON *me
     return e->code;
 }
 
+/* The user of a Mantis template may be "human" too. */
+static bool is_user(const cJSON *message) {
+    const cJSON *role = json_get(message, "role");
+    if (!role) role = json_get(message, "from");
+    return cJSON_IsString(role) && (strcmp(role->valuestring, "user") == 0 || strcmp(role->valuestring, "human") == 0);
+}
+
 /* `missing` pictures begin the first turn of the user. */
 static void lead_with_pictures(cJSON *messages, int64_t missing) {
     for (cJSON *m = messages->child; m; m = m->next) {
-        const cJSON *role = json_get(m, "role"), *content = json_get(m, "content");
-        if (!cJSON_IsString(role) || strcmp(role->valuestring, "user") != 0 || !cJSON_IsString(content)) continue;
+        const cJSON *content = json_get(m, "content");
+        if (!is_user(m) || !cJSON_IsString(content)) continue;
         struct text t = {0};
         for (; missing > 0; missing--) text_add(&t, PICTURE);
         text_add(&t, content->valuestring);
@@ -122,7 +130,19 @@ static int64_t count_placed(const cJSON *messages) {
 static enum status render_own(const struct prompter *p, cJSON *messages, int64_t images, struct text *out,
                               struct err *e) {
     if (p->family.family != FAMILY_TEXT) lead_with_pictures(messages, images - count_placed(messages));
+    for (cJSON *m = p->family.family == FAMILY_IDEFICS2 ? messages->child : NULL; m; m = m->next) {
+        const cJSON *content = json_get(m, "content");
+        if (!cJSON_IsString(content)) continue;
+        cJSON *parts = chat_content(&p->chat, content->valuestring);
+        cJSON_ReplaceItemInObjectCaseSensitive(m, "content", parts);
+    }
     return chat_template_render(p->own, messages, true, out, e);
+}
+
+static enum status render_turned(const struct prompter *p, cJSON *messages, int64_t images, const char *where,
+                                 struct text *out, struct err *e) {
+    if (p->family.family == FAMILY_IDEFICS2) lead_with_pictures(messages, images - count_placed(messages));
+    return render_conversation(p, messages, where, out, e);
 }
 
 static enum status render_messages(const struct prompter *p, const struct prompt *prompt, struct text *out,
@@ -133,18 +153,19 @@ static enum status render_messages(const struct prompter *p, const struct prompt
     cJSON *messages =
         as_they_are ? cJSON_Duplicate(prompt->messages, true) : flatten(prompt->messages, prompt->where, e);
     if (messages && p->own) render_own(p, messages, prompt->images, out, e);
-    if (messages && !p->own) render_conversation(p, messages, prompt->where, out, e);
+    if (messages && !p->own) render_turned(p, messages, prompt->images, prompt->where, out, e);
     cJSON_Delete(messages);
     return e->code;
 }
 
 static enum status render_text(const struct prompter *p, const struct prompt *prompt, struct text *out, struct err *e) {
-    struct turn turn = {.text = prompt->text};
-    if (p->chat.conv) return render_turns(p, &turn, 1, out, "the prompt", e);
-    if (!p->own) return text_add(out, prompt->text), ST_OK;
+    if (!p->chat.conv && !p->own) return text_add(out, prompt->text), ST_OK;
     cJSON *messages = cJSON_CreateArray();
     messages_add(messages, "user", prompt->text);
-    render_own(p, messages, prompt->images, out, e);
+    if (p->own)
+        render_own(p, messages, prompt->images, out, e);
+    else
+        render_turned(p, messages, prompt->images, "the prompt", out, e);
     cJSON_Delete(messages);
     return e->code;
 }
@@ -168,19 +189,14 @@ static void place_pictures(struct text *text, int64_t images) {
     *text = out;
 }
 
+int64_t prompter_pieces(const struct prompter *p) { return processor_pieces(&p->processor); }
+
 enum status prompt_read_image(struct batch_image *out, const struct prompter *p, const char *path, struct err *e) {
     struct image im = {0};
-    *out = (struct batch_image){p->processor.height, p->processor.width, NULL};
+    for (int64_t k = 0; k < prompter_pieces(p); k++) out[k] = (struct batch_image){0};
     if (p->family.family == FAMILY_TEXT) return err_set(e, ST_FAIL, "%s: the model reads text only, no pictures", path);
-    if (image_read(&im, path, e) == ST_OK) {
-        out->pixels = mem_alloc((size_t)(3 * out->height * out->width) * sizeof *out->pixels);
-        processor_run(&p->processor, &im, path, out->pixels, e);
-    }
+    if (image_read(&im, path, e) == ST_OK) picture_process(out, &p->processor, &im, path, e);
     image_free(&im);
-    if (e->code != ST_OK) {
-        free(out->pixels);
-        out->pixels = NULL;
-    }
     return e->code;
 }
 
@@ -197,7 +213,7 @@ static enum status fill_row(struct row *out, const struct prompter *p, const str
     out->labels = mem_alloc(out->ids.len * sizeof *out->labels);
     for (size_t i = 0; i < out->ids.len; i++) out->labels[i] = IGNORED;
     for (int64_t i = 0; i < images; i++)
-        out->image[i] = (struct batch_image){p->processor.height, p->processor.width, NULL};
+        out->image[i] = (struct batch_image){.height = p->processor.height, .width = p->processor.width};
     out->positions = (int64_t)out->ids.len + (images ? images * (p->family.tokens_per_image - 1) : 0);
     if (out->positions <= INT32_MAX) return ST_OK;
     return err_set(e, ST_FAIL, "the prompt takes %lld positions, at most %d are possible", (long long)out->positions,
@@ -214,7 +230,7 @@ enum status prompt_encode(struct row *out, const struct prompter *p, const struc
         render_text(p, prompt, &text, e);
     else
         render_messages(p, prompt, &text, e);
-    if (e->code == ST_OK && p->family.family != FAMILY_TEXT && !p->own) place_pictures(&text, prompt->images);
+    if (e->code == ST_OK && p->family.family == FAMILY_MLLAVA && !p->own) place_pictures(&text, prompt->images);
     if (e->code == ST_OK) chat_encode_text(&p->chat, text_str(&text), !p->own, (size_t)prompt->images, &out->ids, e);
     if (e->code == ST_OK) fill_row(out, p, prompt, e);
     text_free(&text);

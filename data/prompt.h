@@ -2,10 +2,12 @@
  *
  *   text family    raw text with its BOS; messages go through the tokenizer's chat template, or through one of Mantis'
  *   mllava         a text is the user's turn of a Mantis template (llama_3 unless another is chosen)
+ *   idefics2       the same with idefics_2
  *
- * Pictures (mllava) stand where the text has `<image>`, as in Mantis' chat_mllava: those without a place come right
+ * Pictures of mllava stand where the text has `<image>`, as in Mantis' chat_mllava: those without a place come right
  * after the first "USER:" (or "Human:", "HUMAN:") of the rendered text, else at its very start; a surplus `<image>` is
- * deleted. Under a tokenizer's own template they begin the first turn of the user. */
+ * deleted. With Idefics2, and under a tokenizer's own template, those without a place begin the first turn of the user;
+ * a surplus `<image>` is an error with Idefics2. */
 #ifndef DATA_PROMPT_H
 #define DATA_PROMPT_H
 
@@ -18,6 +20,7 @@
 #include "base/status.h"
 #include "data/chat.h"
 #include "data/dataset.h"
+#include "data/pictures.h"
 #include "data/processor.h"
 
 struct prompter {
@@ -37,17 +40,18 @@ struct prompt {
     const char *text;      // NULL: messages
     const cJSON *messages; // a list of {role, content}; the last turn is the user's under a Mantis template
     const char *where;     // names the messages in an error
-    int64_t images;        // pictures that come with it
+    int64_t images;        // pictures that come with it, each of prompter_pieces
     int64_t max_seq_len;   // tokens that are kept; 0: all
 };
 
 /* out holds no pixels yet; row_free after any outcome. */
 enum status prompt_encode(struct row *out, const struct prompter *p, const struct prompt *prompt, struct err *e);
 
-/* A picture as the model takes it; free(out->pixels). */
+/* A picture as the processor makes it: out (prompter_pieces); batch_image_free each after any outcome. */
+int64_t prompter_pieces(const struct prompter *p);
 enum status prompt_read_image(struct batch_image *out, const struct prompter *p, const char *path, struct err *e);
 
-/* A message of text behind the others. */
+/* A message of text behind the others; `<image>` in it stands for a picture. */
 void messages_add(cJSON *messages, const char *role, const char *text);
 
 #endif

@@ -39,7 +39,7 @@ enum status row_encode(struct row *out, const struct dataset *d, const struct se
     out->ids = c.ids, out->labels = c.labels, out->images = c.images;
     out->image = mem_alloc((size_t)c.images * sizeof *out->image);
     for (int64_t i = 0; i < c.images; i++)
-        out->image[i] = (struct batch_image){d->processor.height, d->processor.width, NULL};
+        out->image[i] = (struct batch_image){.height = d->processor.height, .width = d->processor.width};
     out->positions = (int64_t)c.ids.len + c.images * (d->family.tokens_per_image - 1);
     out->scored = class ? 1 : count_scored(out, &d->family);
     if (class) {
@@ -55,28 +55,68 @@ enum status row_encode(struct row *out, const struct dataset *d, const struct se
                    (long long)out->positions, INT32_MAX);
 }
 
-static enum status read_pixels(struct batch_image *out, const struct dataset *d, const struct set *s, const char *path,
-                               struct err *e) {
+enum status row_measure_picture(struct row *out, const struct dataset *d, const struct set *s, int64_t picture,
+                                int64_t width, int64_t height, const char *where, struct err *e) {
+    int64_t pieces = processor_pieces(&d->processor);
+    if (picture * pieces >= out->images) return ST_OK; // its token was cut
+    if (image_mantis_sides(&width, &height, s->config->max_image_size, where, e) != ST_OK) return e->code;
+    return picture_measure(out->image + picture * pieces, &d->processor, width, height, where, e);
+}
+
+enum status row_process_picture(struct row *out, const struct dataset *d, const struct set *s, int64_t picture,
+                                struct image *im, const char *where, struct err *e) {
+    if (image_mantis_size(im, s->config->max_image_size, where, e) != ST_OK) return e->code;
+    return picture_process(out->image + picture * processor_pieces(&d->processor), &d->processor, im, where, e);
+}
+
+/* What all pictures of a row must be to each other. */
+static enum status check_together(struct row *out, const struct dataset *d, const struct chat_row *chat_row,
+                                  struct err *e) {
+    struct err inner = {0};
+    if (pictures_check(out->image, out->images, &d->processor, &d->family, &inner) == ST_OK) return ST_OK;
+    return err_set(e, inner.code, "%s: %s", chat_row->where, inner.text);
+}
+
+static enum status measure(struct row *out, const struct dataset *d, const struct set *s, int64_t picture,
+                           const char *path, struct err *e) {
+    int64_t width, height;
+    if (image_size(path, &width, &height, e) != ST_OK) return e->code;
+    return row_measure_picture(out, d, s, picture, width, height, path, e);
+}
+
+static enum status process(struct row *out, const struct dataset *d, const struct set *s, int64_t picture,
+                           const char *path, struct err *e) {
     struct image im = {0};
-    if (image_read(&im, path, e) == ST_OK && image_mantis_size(&im, s->config->max_image_size, path, e) == ST_OK) {
-        out->pixels = mem_alloc((size_t)(3 * out->height * out->width) * sizeof *out->pixels);
-        processor_run(&d->processor, &im, path, out->pixels, e);
-    }
+    if (image_read(&im, path, e) == ST_OK) row_process_picture(out, d, s, picture, &im, path, e);
     image_free(&im);
     return e->code;
 }
 
-enum status row_read_images(struct row *out, const struct dataset *d, const struct set *s,
-                            const struct chat_row *chat_row, struct err *e) {
-    for (int64_t i = 0; i < out->images; i++) {
-        char *path = row_image_path(s, chat_row, i);
+enum status row_measure_images(struct row *out, const struct dataset *d, const struct set *s,
+                               const struct chat_row *chat_row, struct err *e) {
+    for (size_t i = 0; i < chat_row->image_count; i++) {
+        char *path = row_image_path(s, chat_row, (int64_t)i);
         struct err inner = {0};
-        if (read_pixels(&out->image[i], d, s, path, &inner) != ST_OK)
+        if (measure(out, d, s, (int64_t)i, path, &inner) != ST_OK)
             err_set(e, inner.code, "%s: %s", chat_row->where, inner.text);
         free(path);
         if (e->code != ST_OK) return e->code;
     }
-    return ST_OK;
+    return check_together(out, d, chat_row, e);
+}
+
+enum status row_read_images(struct row *out, const struct dataset *d, const struct set *s,
+                            const struct chat_row *chat_row, struct err *e) {
+    for (int64_t i = 0; i < out->images; i += processor_pieces(&d->processor)) {
+        int64_t picture = i / processor_pieces(&d->processor);
+        char *path = row_image_path(s, chat_row, picture);
+        struct err inner = {0};
+        if (process(out, d, s, picture, path, &inner) != ST_OK)
+            err_set(e, inner.code, "%s: %s", chat_row->where, inner.text);
+        free(path);
+        if (e->code != ST_OK) return e->code;
+    }
+    return check_together(out, d, chat_row, e);
 }
 
 static const struct set *set_of(const struct dataset *d, int64_t row) {
@@ -91,7 +131,7 @@ const struct entry *dataset_entry(const struct dataset *d, int64_t row) { return
 
 struct row_size dataset_row_size(const struct dataset *d, int64_t row) {
     const struct entry *e = dataset_entry(d, row);
-    return (struct row_size){e->positions, e->scored, e->images};
+    return (struct row_size){e->positions, e->scored, e->images, e->patches, e->most_patches};
 }
 
 enum status dataset_row(const struct dataset *d, int64_t row, bool pixels, struct row *out, struct err *e) {
@@ -102,15 +142,19 @@ enum status dataset_row(const struct dataset *d, int64_t row, bool pixels, struc
     const struct set *s = set_of(d, row);
     int64_t index = entry_of(s, row)->row;
     struct chat_row chat_row = {0};
-    if (set_row_read(s, &chat_row, index, e) == ST_OK && row_encode(out, d, s, &chat_row, index, e) == ST_OK && pixels)
-        row_read_images(out, d, s, &chat_row, e);
+    if (set_row_read(s, &chat_row, index, e) == ST_OK && row_encode(out, d, s, &chat_row, index, e) == ST_OK) {
+        if (pixels)
+            row_read_images(out, d, s, &chat_row, e);
+        else if (d->family.family == FAMILY_IDEFICS2)
+            row_measure_images(out, d, s, &chat_row, e);
+    }
     chat_row_free(&chat_row);
     if (e->code != ST_OK) row_free(out);
     return e->code;
 }
 
 void row_free(struct row *r) {
-    for (int64_t i = 0; i < r->images; i++) free(r->image[i].pixels);
+    for (int64_t i = 0; i < r->images; i++) batch_image_free(&r->image[i]);
     free(r->image), free(r->labels), free(r->values), free((void *)r->id);
     ids_free(&r->ids);
     *r = (struct row){0};

@@ -2,6 +2,8 @@
 
 #include <string.h>
 
+#include "data/pictures.h"
+
 /* New lines and tabs stay; other control characters (C1 too, which are C2 80 .. C2 9F) become '?'. */
 static void add_safe(struct text *out, const char *s, size_t n) {
     for (size_t i = 0; i < n; i++) {
@@ -18,7 +20,10 @@ static void add_head(struct text *out, const struct row *r, const struct data_fa
     add_safe(out, r->id, strlen(r->id));
     text_addf(out, "\n%zu tokens, %lld positions, %lld scored", r->ids.len, (long long)r->positions,
               (long long)r->scored);
-    if (r->images)
+    if (r->images && f->family == FAMILY_IDEFICS2)
+        text_addf(out, ", %lld pictures of %lld patches in all (%lld positions each)", (long long)r->images,
+                  (long long)pictures_count(r->image, r->images, f).patches, (long long)f->latents);
+    else if (r->images)
         text_addf(out, ", %lld pictures of %lld x %lld (%lld positions each)", (long long)r->images,
                   (long long)r->image[0].width, (long long)r->image[0].height, (long long)f->tokens_per_image);
     for (int64_t i = 0; i < r->value_count; i++) text_addf(out, "%s %g", i ? "," : "\nlabels", (double)r->values[i]);

@@ -309,7 +309,8 @@ static struct row make_row(const int32_t *ids, const int32_t *labels, size_t n, 
     r.labels = mem_alloc(n * sizeof *r.labels);
     memcpy(r.labels, labels, n * sizeof *r.labels);
     r.image = mem_alloc((size_t)images * sizeof *r.image);
-    for (int64_t i = 0; i < images; i++) r.image[i] = (struct batch_image){1, 1, mem_alloc(3 * sizeof(float))};
+    for (int64_t i = 0; i < images; i++)
+        r.image[i] = (struct batch_image){.height = 1, .width = 1, .pixels = mem_alloc(3 * sizeof(float))};
     return r;
 }
 
@@ -475,7 +476,7 @@ static void test_dump(void **state) {
     struct dataset *d = open_good(x, "rows.json", "", (struct data_options){0}, &x->mllava);
     char *path = path_join(x->folder, "row.safetensors");
     struct row r = row_of(d, 0, true);
-    assert_int_equal(dump_write(path, &r, &e), ST_OK);
+    assert_int_equal(dump_write(path, &r, &x->mllava, &e), ST_OK);
     struct st_set s;
     assert_int_equal(st_open_file(&s, path, &e), ST_OK);
     assert_int_equal(s.count, 4);
