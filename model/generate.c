@@ -13,12 +13,17 @@ enum { PIECE = 512 };
 
 static int64_t at_most(int64_t a, int64_t limit) { return a < limit ? a : limit; }
 
-static struct batch_limits limits_of(const struct generator *g, int64_t pictures) {
+static struct batch_limits limits_of(const struct generator *g, const struct vision_config *v,
+                                     const struct generator_options *o) {
+    int64_t images = g->picture ? at_most(o->pictures, g->piece / g->picture) : 0;
+    int64_t most = !v->any_size ? 0 : o->most_patches ? o->most_patches : vision_patches(v);
     return (struct batch_limits){
         .N = g->piece,
         .rows = 1,
-        .images = g->picture ? at_most(pictures, g->piece / g->picture) : 0,
+        .images = images,
         .longest = g->room, // positions go on behind the cache
+        .patches = images * most,
+        .most_patches = most,
     };
 }
 
@@ -33,7 +38,7 @@ enum status generator_new(struct generator **out, struct model *m, const struct 
     if (g->piece < g->picture) g->piece = g->picture;
     g->piece = at_most(g->piece, o->room);
     g->room = o->room;
-    struct workspace_options w = {.limits = limits_of(g, o->pictures), .act = o->act, .cache_room = o->room};
+    struct workspace_options w = {.limits = limits_of(g, &m->config.vision, o), .act = o->act, .cache_room = o->room};
     if (workspace_new(&g->workspace, m, &w, e) != ST_OK) {
         generator_free(g);
         return e->code;
@@ -86,6 +91,20 @@ static enum status check_prompt(const struct generator *g, const int32_t *ids, i
                    (long long)features, (long long)images, (long long)g->picture);
 }
 
+/* Pictures of any size have to fit into the memory that was planned. */
+static enum status check_pictures(const struct generator *g, const struct batch_image *images, int64_t count,
+                                  struct err *e) {
+    const struct workspace *w = g->workspace;
+    int64_t most = w->limits.most_patches;
+    for (int64_t i = 0; i < count && most; i++) {
+        int64_t patches = vit_rows(&w->m->config.vision, &images[i]);
+        if (patches > most)
+            return err_set(e, ST_FAIL, "a picture has %lld patches, but there is room for %lld", (long long)patches,
+                           (long long)most);
+    }
+    return ST_OK;
+}
+
 /* How many of the ids (n) one pass takes: as many as fit, pictures whole. */
 static int64_t piece_length(const struct generator *g, const int32_t *ids, int64_t n) {
     int64_t length = 0;
@@ -125,7 +144,8 @@ static void feed_piece(struct generator *g, int32_t *ids, int64_t n, struct batc
 
 enum status generator_feed(struct generator *g, const int32_t *ids, int64_t n, struct batch_image *images,
                            int64_t image_count, struct err *e) {
-    if (check_prompt(g, ids, n, image_count, e) != ST_OK) return e->code;
+    if (check_prompt(g, ids, n, image_count, e) != ST_OK || check_pictures(g, images, image_count, e) != ST_OK)
+        return e->code;
     int64_t before = g->length;
     memcpy(g->ids + before, ids, (size_t)n * sizeof *ids);
     for (int64_t at = 0; at < n;) {

@@ -22,9 +22,10 @@ struct generator {
 };
 
 struct generator_options {
-    int64_t room;     // positions of prompt and answer together, at least 1
-    int64_t pictures; // the most that can come in one prompt
-    int64_t piece;    // positions of one pass; 0: a default; grows to a picture's when there are any
+    int64_t room;         // positions of prompt and answer together, at least 1
+    int64_t pictures;     // the most that can come in one prompt
+    int64_t most_patches; // of one of them, where they are of any size; 0: those of the learned grid
+    int64_t piece;        // positions of one pass; 0: a default; grows to a picture's when there are any
     enum dtype act;
 };
 

@@ -35,8 +35,8 @@ int64_t pictures_staged32(const struct model *m, const struct batch_limits *l) {
 
 int64_t pictures_staged64(const struct batch_limits *l) { return 2 * (l->images + 1); }
 
-/* Pictures [first, first + n) of a batch; in a dry pass the largest that can come. Their offsets go to the first half of
- * the staging. */
+/* Pictures [first, first + n) of a batch; in a dry pass the largest that can come. Their offsets go to the first half
+ * of the staging. */
 static struct vit_size size_of(struct workspace *w, const struct batch *b, int64_t first, int64_t n) {
     const struct model *m = w->m;
     struct vit_size size = {.images = n};

@@ -1,5 +1,6 @@
-/* From the pictures of a batch to their rows of the language model's input, and the gradients back: the tower, then what
- * a family has between it and the language model (mllava: a projector of two linear layers; idefics2: the connector).
+/* From the pictures of a batch to their rows of the language model's input, and the gradients back: the tower, then
+ * what a family has between it and the language model (mllava: a projector of two linear layers; idefics2: the
+ * connector).
  *
  * Where something of it is trained, all pictures of a batch go through that part at once and what the backward wants is
  * kept; a frozen tower below it, and everything in a pass without a backward, takes one picture after the other through
