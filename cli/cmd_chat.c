@@ -45,7 +45,7 @@ static enum status add_image(struct chat_session *s, const char *path, struct er
     s->image = mem_resize(s->image, (size_t)((s->images + 1) * pieces) * sizeof *s->image);
     struct batch_image *made = s->image + s->images * pieces;
     if (prompt_read_image(made, &s->g.prompter, path, e) == ST_OK &&
-        pictures_check(made, pieces, &s->g.prompter.processor, &s->g.family, e) == ST_OK) {
+        image_set_check(made, pieces, &s->g.prompter.processor, &s->g.family, e) == ST_OK) {
         s->pieces = pieces;
         s->images++, s->pending++;
         return ST_OK;

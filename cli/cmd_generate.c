@@ -51,7 +51,7 @@ static enum status read_prompt(struct row *out, const struct generation *g, stru
         .max_seq_len = flag_int(g->f, "max_seq_len"),
     };
     if (prompt_encode(out, &g->prompter, &p, e) == ST_OK && read_images(out, g, paths, e) == ST_OK)
-        pictures_check(out->image, out->images, &g->prompter.processor, &g->family, e);
+        image_set_check(out->image, out->images, &g->prompter.processor, &g->family, e);
     cJSON_Delete(tree);
     if (e->code == ST_OK && out->images < p.images)
         out_note(g->f, "note: --max_seq_len leaves %lld of %lld pictures", (long long)out->images, (long long)p.images);

@@ -13,13 +13,11 @@ struct data_family data_family_of(const struct model_config *c, const char *dir)
                             .label_names = c->label_names,
                             .pad_token = c->pad_token,
                             .pooling = c->pooling};
-    if (c->family == FAMILY_TEXT) return f;
-    f.image_token = c->image_token;
-    f.tokens_per_image = c->family == FAMILY_IDEFICS2 ? 1 : picture_tokens(c);
-    if (c->family != FAMILY_IDEFICS2) return f;
-    f.latents = picture_tokens(c);
-    f.patch_size = c->vision.patch;
-    f.grid_side = c->vision.image_size / c->vision.patch;
+    if (c->family != FAMILY_TEXT) f.image_token = c->image_token, f.tokens_per_image = picture_tokens(c);
+    if (c->family == FAMILY_IDEFICS2) {
+        f.patch_size = c->vision.patch;
+        f.grid_side = c->vision.image_size / c->vision.patch;
+    }
     return f;
 }
 

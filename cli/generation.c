@@ -136,7 +136,7 @@ static enum status feed_prompt(struct answer *a, struct generation *g, const str
     batch_build(&b, &row, 1, &g->family);
     int64_t had = generator_common(g->generator, b.ids, b.N), pictures = 0;
     for (int64_t i = 0; i < had; i++) pictures += b.ids[i] < 0;
-    if (pictures) pictures /= family_picture_positions(&g->family);
+    if (pictures) pictures /= g->family.tokens_per_image;
     generator_keep(g->generator, had);
     generator_feed(g->generator, b.ids + had, b.N - had, b.image + pictures, b.images - pictures, e);
     a->prompt_positions = b.N, a->reused = had;

@@ -1,4 +1,4 @@
-/* Rows end to end. Where a picture stands, its one token becomes tokens_per_image positions with id -1 and no label;
+/* Rows end to end. Where a picture stands, its token becomes its positions (one with Idefics2) with id -1 and no label;
  * then the labels of the expanded row move one to the left. So the position before a picture predicts nothing, and the
  * last position of a picture predicts the token after it. */
 #include <stdlib.h>
@@ -6,7 +6,7 @@
 
 #include "base/memory.h"
 #include "data/dataset.h"
-#include "data/pictures.h"
+#include "data/image_set.h"
 
 static bool is_picture(const struct data_family *f, int32_t id) {
     return f->family != FAMILY_TEXT && id == f->image_token;
@@ -16,7 +16,7 @@ static void place_row(struct batch *b, int64_t at, const struct row *r, const st
     int64_t start = at;
     for (size_t i = 0; i < r->ids.len; i++) {
         bool picture = is_picture(f, r->ids.data[i]);
-        int64_t n = picture ? f->tokens_per_image : 1;
+        int64_t n = picture ? 1 + family_extra_positions(f) : 1;
         int32_t label = picture ? IGNORED : r->labels[i];
         for (int64_t k = 0; k < n; k++, at++) {
             b->ids[at] = picture ? -1 : r->ids.data[i];
@@ -36,7 +36,7 @@ static int64_t pool(const struct row *r, const struct data_family *f) {
         bool picture = is_picture(f, r->ids.data[i]),
              pad = !picture && f->pad_token >= 0 && r->ids.data[i] == f->pad_token;
         if (pad && first_pad < 0) first_pad = at;
-        at += picture ? f->tokens_per_image : 1;
+        at += picture ? 1 + family_extra_positions(f) : 1;
         if (!pad) last = at - 1;
     }
     if (f->pooling == POOL_LAST_NOT_PAD) return last;
@@ -51,10 +51,10 @@ static void place_labels(struct batch *b, int64_t i, const struct row *r, const 
 }
 
 static void take_images(struct batch *b, struct row *r, const struct data_family *f) {
-    struct sides largest = pictures_largest(r->image, r->images);
+    struct sides largest = image_set_largest(r->image, r->images);
     for (int64_t i = 0; i < r->images; i++) {
         if (f->family == FAMILY_IDEFICS2) {
-            picture_cut(&b->image[b->images++], &r->image[i], largest, f);
+            image_set_cut(&b->image[b->images++], &r->image[i], largest, f);
             continue;
         }
         b->image[b->images++] = r->image[i];

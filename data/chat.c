@@ -65,12 +65,14 @@ static enum status expand_pictures(const struct chat *c, const char *s, size_t p
     if (placed > pictures)
         return err_set(e, ST_FAIL, "the text holds %zu <image> for %zu pictures; remove what is too many", placed,
                        pictures);
+    if ((int64_t)placed > INT32_MAX / (pieces_of(c) * c->family->tokens_per_image))
+        return err_set(e, ST_FAIL, "%zu pictures take more than %d positions", placed, INT32_MAX);
     struct text apart = {0};
     for (const char *at; (at = strstr(s, PICTURE)); s = at + PICTURE_LEN) {
         text_add_n(&apart, s, (size_t)(at - s));
         for (int64_t k = 0; k < pieces_of(c); k++) {
             text_add(&apart, FAKE_TOKEN);
-            for (int64_t i = 0; i < c->family->latents; i++) text_add(&apart, PICTURE);
+            for (int64_t i = 0; i < c->family->tokens_per_image; i++) text_add(&apart, PICTURE);
             text_add(&apart, FAKE_TOKEN);
         }
     }
@@ -240,13 +242,14 @@ static enum status encode_by_own(struct chat_ids *out, const struct chat *c, con
 
 /* From image_tokens to pictures: the tower's features have to find a place each. */
 static enum status check_expanded(const struct chat *c, size_t pictures, int64_t *images, struct err *e) {
-    int64_t tokens = *images, wanted = (int64_t)pictures * pieces_of(c) * c->family->latents;
+    int64_t tokens = *images, wanted = (int64_t)pictures * pieces_of(c) * c->family->tokens_per_image;
     *images = (int64_t)pictures * pieces_of(c);
     if (tokens == wanted) return ST_OK;
     return err_set(
         e, ST_FAIL,
-        "%lld image tokens are left of the %lld that %zu pictures take; max_seq_len cuts the others, raise it",
-        (long long)tokens, (long long)wanted, pictures);
+        "%lld image tokens are in the text, %zu pictures take %lld; max_seq_len has cut the others (raise it), "
+        "or the template does not write them",
+        (long long)tokens, pictures, (long long)wanted);
 }
 
 enum status chat_check_ids(const struct chat *c, const struct ids *ids, size_t pictures, int64_t *images,

@@ -47,7 +47,7 @@ static enum status check_row(const struct check *c, int64_t index, struct chat_r
     struct row row = {0};
     if (row_encode(&row, c->d, c->s, r, index, e) == ST_OK && row_measure_images(&row, c->d, c->s, r, e) == ST_OK &&
         (!c->o->decode_images || row_read_images(&row, c->d, c->s, r, e) == ST_OK)) {
-        struct patch_count count = pictures_count(row.image, row.images, &c->d->family);
+        struct patch_count count = image_set_count(row.image, row.images, &c->d->family);
         out->verdict = VERDICT_KEPT;
         out->entry = (struct entry){.row = (int32_t)index,
                                     .positions = (int32_t)row.positions,
@@ -165,7 +165,7 @@ static uint64_t hash_int(uint64_t h, int64_t x) { return hash_bytes(h, &x, sizeo
 static uint64_t fingerprint(const struct dataset *d) {
     uint64_t h = hash_text(HASH_START, d->chat.conv ? conversation_name(d->chat.conv) : "");
     h = hash_int(h, d->family.family);
-    h = hash_int(h, family_picture_positions(&d->family));
+    h = hash_int(h, d->family.tokens_per_image);
     for (size_t i = 0; i < d->config.count; i++) {
         const struct set *s = &d->set[i];
         h = hash_int(h, (int64_t)s->rows.size);
@@ -204,7 +204,7 @@ static enum status open_template(struct dataset *d, const struct data_options *o
 
 static enum status open_pictures(struct dataset *d, const struct tokenizer *t, struct err *e) {
     if (d->family.family == FAMILY_TEXT) return ST_OK;
-    if (pictures_open(&d->processor, &d->family, t, e) == ST_OK) d->chat.pieces = processor_pieces(&d->processor);
+    if (image_set_open(&d->processor, &d->family, t, e) == ST_OK) d->chat.pieces = processor_pieces(&d->processor);
     return e->code;
 }
 

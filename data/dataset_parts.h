@@ -5,7 +5,7 @@
 #include "data/chat.h"
 #include "data/config.h"
 #include "data/dataset.h"
-#include "data/pictures.h"
+#include "data/image_set.h"
 #include "data/processor.h"
 #include "data/rows.h"
 

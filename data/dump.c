@@ -4,7 +4,7 @@
 #include <string.h>
 
 #include "base/memory.h"
-#include "data/pictures.h"
+#include "data/image_set.h"
 
 static void add_ints(struct dump *d, const char *name, const int32_t *data, int64_t n) {
     d->entry[d->count++] = (struct st_entry){
@@ -49,8 +49,8 @@ static void add_patches(struct dump *d, const struct row *r, struct sides larges
     int32_t *own = mem_alloc((size_t)(rows * cols) * sizeof *own);
     d->patches = mem_alloc((size_t)n * sizeof *d->patches);
     for (int64_t i = 0; i < r->images; i++) {
-        struct sides s = picture_patches(&r->image[i], largest, f->patch_size);
-        patch_positions(own, s, f->grid_side);
+        struct sides s = image_set_patches(&r->image[i], largest, f->patch_size);
+        image_set_positions(own, s, f->grid_side);
         for (int64_t y = 0; y < s.rows; y++)
             memcpy(d->patches + (i * rows + y) * cols, own + y * s.cols, (size_t)s.cols * sizeof *own);
     }
@@ -79,7 +79,7 @@ void dump_init(struct dump *d, const struct row *r, const struct data_family *f)
         add_ints(d, "labels", r->labels, (int64_t)r->ids.len);
     add_ints(d, "position_ids", d->positions, r->positions);
     if (!r->images) return;
-    struct sides largest = pictures_largest(r->image, r->images);
+    struct sides largest = image_set_largest(r->image, r->images);
     add_pixels(d, r, largest);
     if (f->family != FAMILY_IDEFICS2) return;
     add_mask(d, r, largest);

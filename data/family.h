@@ -15,8 +15,7 @@ struct data_family {
     const char *default_template; // Mantis' conversation template of the family, or NULL: the tokenizer's chat_template
     int64_t vocab_size;           // ids at or above it are an error; 0: not known
     int32_t image_token;          // the id that stands for a picture (mllava) or for a part of one (idefics2)
-    int64_t tokens_per_image;     // positions that an image_token takes in the language model: idefics2: 1
-    int64_t latents;              // idefics2: image_tokens of a picture of the tower
+    int64_t tokens_per_image;     // positions that a picture of the tower takes in the language model
     int64_t patch_size;           // idefics2: pixels of a patch's side
     int64_t grid_side;            // idefics2: learned positions of the tower are grid_side x grid_side
 
@@ -31,9 +30,9 @@ struct data_family {
 
 #define FAKE_TOKEN "<fake_token_around_image>" // idefics2: before and after the image_tokens of a picture
 
-/* Positions that a picture of the tower takes in the language model. */
-static inline int64_t family_picture_positions(const struct data_family *f) {
-    return f->family == FAMILY_IDEFICS2 ? f->latents : f->tokens_per_image;
+/* Positions that a picture of the tower takes beyond its ids: Idefics2's text holds an image_token for each. */
+static inline int64_t family_extra_positions(const struct data_family *f) {
+    return f->family == FAMILY_MLLAVA ? f->tokens_per_image - 1 : 0;
 }
 
 #endif

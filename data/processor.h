@@ -42,8 +42,8 @@ struct rect processor_piece(const struct processor *p, int64_t width, int64_t he
 enum status processor_size(const struct processor *p, int64_t *width, int64_t *height, const char *where,
                            struct err *e);
 
-/* pixels (3, height, width) as processor_size says them are the caller's. Fails when the picture is so thin that its resize would be larger
- * than a picture may be; `where` names it then. */
+/* pixels (3, height, width) as processor_size says them are the caller's. Fails when the picture is so thin that its
+ * resize would be larger than a picture may be; `where` names it then. */
 enum status processor_run(const struct processor *p, const struct image *im, const char *where, float *pixels,
                           struct err *e);
 

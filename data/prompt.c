@@ -22,7 +22,7 @@ enum status prompter_open(struct prompter *p, const struct data_family *f, const
         p->chat.own = p->own = chat_template_load(f->model_dir, e);
     if (p->chat.conv && conversation_is_caption(p->chat.conv))
         err_set(e, ST_FAIL, "conv_template %s has no place for an answer; choose another", name);
-    if (e->code == ST_OK && f->family != FAMILY_TEXT) pictures_open(&p->processor, &p->family, t, e);
+    if (e->code == ST_OK && f->family != FAMILY_TEXT) image_set_open(&p->processor, &p->family, t, e);
     p->chat.pieces = prompter_pieces(p);
     return e->code;
 }
@@ -195,7 +195,7 @@ enum status prompt_read_image(struct batch_image *out, const struct prompter *p,
     struct image im = {0};
     for (int64_t k = 0; k < prompter_pieces(p); k++) out[k] = (struct batch_image){0};
     if (p->family.family == FAMILY_TEXT) return err_set(e, ST_FAIL, "%s: the model reads text only, no pictures", path);
-    if (image_read(&im, path, e) == ST_OK) picture_process(out, &p->processor, &im, path, e);
+    if (image_read(&im, path, e) == ST_OK) image_set_process(out, &p->processor, &im, path, e);
     image_free(&im);
     return e->code;
 }
@@ -214,7 +214,7 @@ static enum status fill_row(struct row *out, const struct prompter *p, const str
     for (size_t i = 0; i < out->ids.len; i++) out->labels[i] = IGNORED;
     for (int64_t i = 0; i < images; i++)
         out->image[i] = (struct batch_image){.height = p->processor.height, .width = p->processor.width};
-    out->positions = (int64_t)out->ids.len + (images ? images * (p->family.tokens_per_image - 1) : 0);
+    out->positions = (int64_t)out->ids.len + images * family_extra_positions(&p->family);
     if (out->positions <= INT32_MAX) return ST_OK;
     return err_set(e, ST_FAIL, "the prompt takes %lld positions, at most %d are possible", (long long)out->positions,
                    INT32_MAX);

@@ -20,7 +20,7 @@
 #include "base/status.h"
 #include "data/chat.h"
 #include "data/dataset.h"
-#include "data/pictures.h"
+#include "data/image_set.h"
 #include "data/processor.h"
 
 struct prompter {

@@ -40,7 +40,7 @@ enum status row_encode(struct row *out, const struct dataset *d, const struct se
     out->image = mem_alloc((size_t)c.images * sizeof *out->image);
     for (int64_t i = 0; i < c.images; i++)
         out->image[i] = (struct batch_image){.height = d->processor.height, .width = d->processor.width};
-    out->positions = (int64_t)c.ids.len + c.images * (d->family.tokens_per_image - 1);
+    out->positions = (int64_t)c.ids.len + c.images * family_extra_positions(&d->family);
     out->scored = class ? 1 : count_scored(out, &d->family);
     if (class) {
         out->value_count = d->unlabelled ? d->family.num_labels : d->labels.count;
@@ -60,20 +60,20 @@ enum status row_measure_picture(struct row *out, const struct dataset *d, const 
     int64_t pieces = processor_pieces(&d->processor);
     if (picture * pieces >= out->images) return ST_OK; // its token was cut
     if (image_mantis_sides(&width, &height, s->config->max_image_size, where, e) != ST_OK) return e->code;
-    return picture_measure(out->image + picture * pieces, &d->processor, width, height, where, e);
+    return image_set_measure(out->image + picture * pieces, &d->processor, width, height, where, e);
 }
 
 enum status row_process_picture(struct row *out, const struct dataset *d, const struct set *s, int64_t picture,
                                 struct image *im, const char *where, struct err *e) {
     if (image_mantis_size(im, s->config->max_image_size, where, e) != ST_OK) return e->code;
-    return picture_process(out->image + picture * processor_pieces(&d->processor), &d->processor, im, where, e);
+    return image_set_process(out->image + picture * processor_pieces(&d->processor), &d->processor, im, where, e);
 }
 
 /* What all pictures of a row must be to each other. */
 static enum status check_together(struct row *out, const struct dataset *d, const struct chat_row *chat_row,
                                   struct err *e) {
     struct err inner = {0};
-    if (pictures_check(out->image, out->images, &d->processor, &d->family, &inner) == ST_OK) return ST_OK;
+    if (image_set_check(out->image, out->images, &d->processor, &d->family, &inner) == ST_OK) return ST_OK;
     return err_set(e, inner.code, "%s: %s", chat_row->where, inner.text);
 }
 

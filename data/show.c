@@ -2,7 +2,7 @@
 
 #include <string.h>
 
-#include "data/pictures.h"
+#include "data/image_set.h"
 
 /* New lines and tabs stay; other control characters (C1 too, which are C2 80 .. C2 9F) become '?'. */
 static void add_safe(struct text *out, const char *s, size_t n) {
@@ -22,7 +22,7 @@ static void add_head(struct text *out, const struct row *r, const struct data_fa
               (long long)r->scored);
     if (r->images && f->family == FAMILY_IDEFICS2)
         text_addf(out, ", %lld pictures of %lld patches in all (%lld positions each)", (long long)r->images,
-                  (long long)pictures_count(r->image, r->images, f).patches, (long long)f->latents);
+                  (long long)image_set_count(r->image, r->images, f).patches, (long long)f->tokens_per_image);
     else if (r->images)
         text_addf(out, ", %lld pictures of %lld x %lld (%lld positions each)", (long long)r->images,
                   (long long)r->image[0].width, (long long)r->image[0].height, (long long)f->tokens_per_image);

@@ -1,4 +1,4 @@
-#include "data/pictures.h"
+#include "data/image_set.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -6,7 +6,7 @@
 
 #include "base/memory.h"
 
-enum { MOST_SIDE = 32768, MOST_LATENTS = 65536 }; // a position of the grid fits int32_t
+enum { MOST_SIDE = 32768, MOST_TOKENS = 65536 }; // a position of the grid fits int32_t
 
 /* ---------------------------------------------------------------- opening */
 
@@ -28,28 +28,30 @@ static enum status check_tokens(const struct data_family *f, const struct tokeni
     return ST_OK;
 }
 
-enum status pictures_open(struct processor *p, const struct data_family *f, const struct tokenizer *t, struct err *e) {
+enum status image_set_open(struct processor *p, const struct data_family *f, const struct tokenizer *t, struct err *e) {
     if (check_tokens(f, t, e) != ST_OK || processor_load(p, f->model_dir, e) != ST_OK || check_kind(p, f, e) != ST_OK)
         return e->code;
-    if (f->family == FAMILY_IDEFICS2 && (f->patch_size < 1 || f->latents < 1 || f->latents > MOST_LATENTS ||
-                                         f->grid_side < 1 || f->grid_side > MOST_SIDE))
-        return err_set(e, ST_FAIL,
-                       "%s: a model with patches of %lld pixels, a grid of %lld x %lld positions and %lld latents is "
-                       "not possible",
-                       f->model_dir, (long long)f->patch_size, (long long)f->grid_side, (long long)f->grid_side,
-                       (long long)f->latents);
-    if (p->image_seq_len && f->family == FAMILY_IDEFICS2 && p->image_seq_len != f->latents)
+    if (f->family == FAMILY_IDEFICS2 &&
+        (f->patch_size < 1 || f->tokens_per_image < 1 || f->tokens_per_image > MOST_TOKENS || f->grid_side < 1 ||
+         f->grid_side > MOST_SIDE))
+        return err_set(
+            e, ST_FAIL,
+            "%s: a model with patches of %lld pixels, a grid of %lld x %lld positions and %lld tokens a picture is "
+            "not possible",
+            f->model_dir, (long long)f->patch_size, (long long)f->grid_side, (long long)f->grid_side,
+            (long long)f->tokens_per_image);
+    if (p->image_seq_len && f->family == FAMILY_IDEFICS2 && p->image_seq_len != f->tokens_per_image)
         return err_set(e, ST_FAIL,
                        "%s: processor_config.json writes %lld tokens for a picture (image_seq_len), the model makes "
                        "%lld (resampler_n_latents)",
-                       f->model_dir, (long long)p->image_seq_len, (long long)f->latents);
+                       f->model_dir, (long long)p->image_seq_len, (long long)f->tokens_per_image);
     return ST_OK;
 }
 
 /* ---------------------------------------------------------------- processing */
 
-enum status picture_measure(struct batch_image *out, const struct processor *p, int64_t width, int64_t height,
-                            const char *where, struct err *e) {
+enum status image_set_measure(struct batch_image *out, const struct processor *p, int64_t width, int64_t height,
+                              const char *where, struct err *e) {
     for (int64_t k = 0; k < processor_pieces(p); k++) {
         struct rect r = processor_piece(p, width, height, k);
         if (processor_size(p, &r.width, &r.height, where, e) != ST_OK) return e->code;
@@ -64,9 +66,9 @@ static enum status process_piece(struct batch_image *out, const struct processor
     return processor_run(p, im, where, out->pixels, e);
 }
 
-enum status picture_process(struct batch_image *out, const struct processor *p, const struct image *im,
-                            const char *where, struct err *e) {
-    if (picture_measure(out, p, im->width, im->height, where, e) != ST_OK) return e->code;
+enum status image_set_process(struct batch_image *out, const struct processor *p, const struct image *im,
+                              const char *where, struct err *e) {
+    if (image_set_measure(out, p, im->width, im->height, where, e) != ST_OK) return e->code;
     int64_t last = processor_pieces(p) - 1; // the whole
     for (int64_t k = 0; k < last && e->code == ST_OK; k++) {
         struct rect r = processor_piece(p, im->width, im->height, k);
@@ -83,7 +85,7 @@ enum status picture_process(struct batch_image *out, const struct processor *p, 
 static int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
 static int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
 
-struct sides pictures_largest(const struct batch_image *image, int64_t n) {
+struct sides image_set_largest(const struct batch_image *image, int64_t n) {
     struct sides s = {0};
     for (int64_t i = 0; i < n; i++) s.rows = larger(s.rows, image[i].height), s.cols = larger(s.cols, image[i].width);
     return s;
@@ -94,25 +96,25 @@ static int64_t reached(int64_t length, int64_t room, int64_t patch) {
     return smaller((length + patch - 1) / patch, room / patch);
 }
 
-struct sides picture_patches(const struct batch_image *image, struct sides largest, int64_t patch) {
+struct sides image_set_patches(const struct batch_image *image, struct sides largest, int64_t patch) {
     return (struct sides){reached(image->height, largest.rows, patch), reached(image->width, largest.cols, patch)};
 }
 
-struct patch_count pictures_count(const struct batch_image *image, int64_t n, const struct data_family *f) {
+struct patch_count image_set_count(const struct batch_image *image, int64_t n, const struct data_family *f) {
     struct patch_count c = {0};
     if (f->family != FAMILY_IDEFICS2) return c;
-    struct sides largest = pictures_largest(image, n);
+    struct sides largest = image_set_largest(image, n);
     for (int64_t i = 0; i < n; i++) {
-        struct sides s = picture_patches(&image[i], largest, f->patch_size);
+        struct sides s = image_set_patches(&image[i], largest, f->patch_size);
         c.patches += s.rows * s.cols;
         c.most = larger(c.most, s.rows * s.cols);
     }
     return c;
 }
 
-enum status pictures_check(const struct batch_image *image, int64_t n, const struct processor *p,
-                           const struct data_family *f, struct err *e) {
-    struct sides s = pictures_largest(image, n);
+enum status image_set_check(const struct batch_image *image, int64_t n, const struct processor *p,
+                            const struct data_family *f, struct err *e) {
+    struct sides s = image_set_largest(image, n);
     if (f->family != FAMILY_IDEFICS2 || n == 0) return ST_OK;
     for (int64_t i = 0; i < n && !p->do_pad; i++)
         if (image[i].height != s.rows || image[i].width != s.cols)
@@ -128,8 +130,8 @@ enum status pictures_check(const struct batch_image *image, int64_t n, const str
 /* ---------------------------------------------------------------- positions */
 
 /* torch.arange(start, .., step) in float32 as it comes out with vectors of 8: multiples in double, rounded once; but in
- * whole blocks of 16 each half starts from a value that is rounded already. Whether a fraction reaches the border of its
- * bucket hangs on these roundings, at 25, 49, 50, 55 and 58 patches of 70 for one. */
+ * whole blocks of 16 each half starts from a value that is rounded already. Whether a fraction reaches the border of
+ * its bucket hangs on these roundings, in a grid of 70 at 25, 49, 50, 55 and 58 patches. */
 static void fill_range(float *out, int64_t n, double start, double step) {
     int64_t blocks = n / 16 * 16;
     for (int64_t i = 0; i < blocks; i++) {
@@ -154,7 +156,7 @@ static void find_buckets(int32_t *bucket, int64_t n, int64_t side) {
     free(border), free(fraction);
 }
 
-void patch_positions(int32_t *positions, struct sides patches, int64_t side) {
+void image_set_positions(int32_t *positions, struct sides patches, int64_t side) {
     int32_t *row = mem_alloc((size_t)(patches.rows + patches.cols) * sizeof *row), *col = row + patches.rows;
     find_buckets(row, patches.rows, side);
     find_buckets(col, patches.cols, side);
@@ -163,14 +165,14 @@ void patch_positions(int32_t *positions, struct sides patches, int64_t side) {
     free(row);
 }
 
-void picture_cut(struct batch_image *out, const struct batch_image *from, struct sides largest,
-                 const struct data_family *f) {
-    struct sides s = picture_patches(from, largest, f->patch_size);
+void image_set_cut(struct batch_image *out, const struct batch_image *from, struct sides largest,
+                   const struct data_family *f) {
+    struct sides s = image_set_patches(from, largest, f->patch_size);
     int64_t H = s.rows * f->patch_size, W = s.cols * f->patch_size;
     int64_t rows = smaller(H, from->height), cols = smaller(W, from->width);
     *out = (struct batch_image){.height = H, .width = W};
     out->patch_positions = mem_alloc((size_t)(s.rows * s.cols) * sizeof *out->patch_positions);
-    patch_positions(out->patch_positions, s, f->grid_side);
+    image_set_positions(out->patch_positions, s, f->grid_side);
     if (!from->pixels) return;
     out->pixels = mem_alloc((size_t)(3 * H * W) * sizeof *out->pixels);
     for (int64_t c = 0; c < 3; c++)
