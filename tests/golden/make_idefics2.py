@@ -38,7 +38,7 @@ ADAPTERS = {
     "lora": dict(r=2, lora_alpha=3, target_modules=MANTIS),
     "dora": dict(r=2, lora_alpha=5, target_modules=MANTIS, use_dora=True),
     "vision": dict(r=2, lora_alpha=4, target_modules=r".*vision_model.*\.1\..*(q_proj|out_proj|fc1)"),
-    "score": dict(r=2, lora_alpha=3, target_modules=["q_proj", "down_proj"], modules_to_save=["score"]),
+    "score": dict(r=2, lora_alpha=3, target_modules=r".*\.(q_proj|down_proj)", modules_to_save=["score"]),
 }
 SIDES = [(2, 3), (4, 4), (1, 5)]  # in patches; the last is wider than the learned grid
 
@@ -54,7 +54,7 @@ def make_config():
         num_key_value_heads=2,
         head_dim=6,
         sliding_window=9,
-        rms_norm_eps=3e-5,
+        rms_norm_eps=3e-4,
         max_position_embeddings=64,
     )
     vision = dict(
@@ -73,7 +73,7 @@ def make_config():
         resampler_head_dim=5,
         num_key_value_heads=2,
         hidden_size=24,
-        rms_norm_eps=3e-5,
+        rms_norm_eps=3e-4,
     )
     return Idefics2Config(text_config=text, vision_config=vision, perceiver_config=perceiver, image_token_id=VOCAB - 1)
 
