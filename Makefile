@@ -5,9 +5,11 @@
 FLAVOUR ?= release
 CC      ?= cc
 BUILD   := build/$(FLAVOUR)
-LIBS    := libcjson yaml-0.1 libpcre2-8 libutf8proc libjpeg libpng libwebp libwebpdemux
+LIBS    := libcjson yaml-0.1 libpcre2-8 libutf8proc libjpeg libpng libwebp libwebpdemux libavformat libavcodec \
+           libswscale libavutil
 DEBIAN  := gcc make pkg-config binutils libc6-dev libcjson-dev libyaml-dev libpcre2-dev libutf8proc-dev \
-           libjpeg62-turbo-dev libpng-dev libwebp-dev libcmocka-dev
+           libjpeg62-turbo-dev libpng-dev libwebp-dev libavformat-dev libavcodec-dev libswscale-dev libavutil-dev \
+           libcmocka-dev
 
 WARN     := -Wall -Wextra -Wshadow -Wconversion -Wno-sign-conversion -Wstrict-prototypes -Wvla \
             -Werror=incompatible-pointer-types -Werror=implicit-function-declaration

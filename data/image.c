@@ -9,18 +9,15 @@
 #include "base/memory.h"
 #include "data/image_format.h"
 
-/* Pillow's limit for "decompression bombs": twice 1/4 GB worth of RGB pixels. */
-static const int64_t MAX_PIXELS = 2 * INT64_C(89478485);
-
 static const struct image_format *const formats[] = {&image_jpeg, &image_png, &image_gif, &image_bmp, &image_webp};
 
 enum status image_check_size(int64_t width, int64_t height, const char *where, struct err *e) {
     if (width < 1 || height < 1)
         return err_set(e, ST_FAIL, "%s: the picture is %lld x %lld pixels, wanted at least 1 x 1", where,
                        (long long)width, (long long)height);
-    if (width > MAX_PIXELS / height)
+    if (width > IMAGE_MOST_PIXELS / height)
         return err_set(e, ST_FAIL, "%s: the picture claims %lld x %lld pixels, wanted at most %lld in all", where,
-                       (long long)width, (long long)height, (long long)MAX_PIXELS);
+                       (long long)width, (long long)height, (long long)IMAGE_MOST_PIXELS);
     return ST_OK;
 }
 

@@ -26,6 +26,9 @@ struct image_format {
 
 extern const struct image_format image_bmp, image_gif, image_jpeg, image_png, image_webp;
 
+/* Pillow's limit for "decompression bombs": twice 1/4 GB worth of RGB pixels. */
+#define IMAGE_MOST_PIXELS (2 * INT64_C(89478485))
+
 /* Refuses a side of zero and more pixels than Pillow opens, before anything of that size is allocated. */
 enum status image_check_size(int64_t width, int64_t height, const char *where, struct err *e);
 

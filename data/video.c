@@ -1,0 +1,277 @@
+#include "data/video.h"
+
+#include <libavcodec/avcodec.h>
+#include <libavformat/avformat.h>
+#include <libavutil/pixdesc.h>
+#include <libswscale/swscale.h>
+#include <stdbool.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/file.h"
+#include "base/memory.h"
+#include "data/image_format.h"
+
+enum { IO_BYTES = 1 << 16 };
+
+/* Containers only: what reads other files or addresses, draws text or runs a script is not among them. */
+static const char containers[] = "mov,mp4,m4a,3gp,3g2,mj2,avi,matroska,webm,gif,apng,mpegts,mpeg,mpegvideo,m4v,h264,"
+                                 "hevc,mjpeg,ivf,obu,flv,ogg,asf,nut,yuv4mpegpipe,dv,mxf,rm";
+
+struct video {
+    const char *where;
+    char *path; // owned `where`, or NULL
+    struct file_map map;
+    const uint8_t *data;
+    int64_t size, at; // of the reader
+    AVIOContext *io;
+    AVFormatContext *file;
+    AVStream *stream;
+    AVCodecContext *codec;
+    struct SwsContext *convert;
+    AVPacket *packet;
+    AVFrame *frame, *rgb; // as decoded, and converted
+    int64_t next;         // number of the frame that the decoder gives next
+    int64_t counted;      // frames, 0: not counted
+    bool flushing;        // no packet is left
+};
+
+/* ---------------------------------------------------------------- bytes */
+
+static int read_bytes(void *of, uint8_t *to, int n) {
+    struct video *v = of;
+    int64_t left = v->size - v->at;
+    if (left <= 0) return AVERROR_EOF;
+    if (n > left) n = (int)left;
+    memcpy(to, v->data + v->at, (size_t)n);
+    v->at += n;
+    return n;
+}
+
+static int64_t seek_bytes(void *of, int64_t offset, int whence) {
+    struct video *v = of;
+    if (whence & AVSEEK_SIZE) return v->size;
+    whence &= ~AVSEEK_FORCE;
+    int64_t base = whence == SEEK_CUR ? v->at : whence == SEEK_END ? v->size : 0;
+    if (offset < -base || offset > v->size - base) return AVERROR(EINVAL);
+    return v->at = base + offset;
+}
+
+static int refuse_open(AVFormatContext *file, AVIOContext **io, const char *url, int flags, AVDictionary **options) {
+    (void)file, (void)url, (void)flags, (void)options;
+    *io = NULL;
+    return AVERROR(EPERM);
+}
+
+/* ---------------------------------------------------------------- opening */
+
+static enum status fails(const struct video *v, int code, const char *what, struct err *e) {
+    char reason[AV_ERROR_MAX_STRING_SIZE] = "";
+    av_strerror(code, reason, sizeof reason);
+    return err_set(e, ST_FAIL, "%s: %s (FFmpeg: %s)", v->where, what, reason);
+}
+
+static enum status open_container(struct video *v, struct err *e) {
+    v->at = 0;
+    uint8_t *buffer = av_malloc(IO_BYTES);
+    v->io = buffer ? avio_alloc_context(buffer, IO_BYTES, 0, v, read_bytes, NULL, seek_bytes) : NULL;
+    v->file = avformat_alloc_context();
+    AVDictionary *options = NULL;
+    if (!v->io || !v->file || av_dict_set(&options, "format_whitelist", containers, 0) < 0)
+        return err_set(e, ST_FAIL, "%s: out of memory", v->where);
+    v->file->pb = v->io;
+    v->file->io_open = refuse_open;
+    int code = avformat_open_input(&v->file, v->where, NULL, &options); // frees v->file on failure
+    av_dict_free(&options);
+    if (code < 0) return fails(v, code, "not a video that can be read, wanted mp4, mov, avi, webm, mkv or gif", e);
+    code = avformat_find_stream_info(v->file, NULL);
+    return code < 0 ? fails(v, code, "the video's streams cannot be read", e) : ST_OK;
+}
+
+static enum status find_stream(struct video *v, struct err *e) {
+    for (unsigned i = 0; i < v->file->nb_streams; i++) {
+        AVStream *s = v->file->streams[i];
+        bool cover = s->disposition & AV_DISPOSITION_ATTACHED_PIC; // the picture of a piece of music
+        if (s->codecpar->codec_type == AVMEDIA_TYPE_VIDEO && !cover && !v->stream)
+            v->stream = s;
+        else
+            s->discard = AVDISCARD_ALL;
+    }
+    if (v->stream) return ST_OK;
+    return err_set(e, ST_FAIL, "%s: holds no video stream (%u streams of other kinds)", v->where, v->file->nb_streams);
+}
+
+static enum status open_codec(struct video *v, struct err *e) {
+    const AVCodecParameters *p = v->stream->codecpar;
+    const AVCodec *decoder = avcodec_find_decoder(p->codec_id);
+    if (!decoder)
+        return err_set(e, ST_FAIL, "%s: FFmpeg has no decoder for its video (%s)", v->where,
+                       avcodec_get_name(p->codec_id));
+    v->codec = avcodec_alloc_context3(decoder);
+    v->packet = av_packet_alloc(), v->frame = av_frame_alloc(), v->rgb = av_frame_alloc();
+    if (!v->codec || !v->packet || !v->frame || !v->rgb) return err_set(e, ST_FAIL, "%s: out of memory", v->where);
+    int code = avcodec_parameters_to_context(v->codec, p);
+    v->codec->thread_count = 1; // the loader's workers are the threads
+    v->codec->max_pixels = IMAGE_MOST_PIXELS;
+    v->codec->pkt_timebase = v->stream->time_base;
+    if (code >= 0) code = avcodec_open2(v->codec, decoder, NULL);
+    return code < 0 ? fails(v, code, "its video cannot be decoded", e) : ST_OK;
+}
+
+static void close_file(struct video *v) {
+    sws_freeContext(v->convert);
+    av_frame_free(&v->frame), av_frame_free(&v->rgb), av_packet_free(&v->packet);
+    avcodec_free_context(&v->codec);
+    avformat_close_input(&v->file);
+    if (v->io) av_freep(&v->io->buffer);
+    avio_context_free(&v->io);
+    v->convert = NULL, v->stream = NULL;
+    v->next = 0, v->flushing = false;
+}
+
+static enum status open_file(struct video *v, struct err *e) {
+    if (open_container(v, e) == ST_OK && find_stream(v, e) == ST_OK) open_codec(v, e);
+    return e->code;
+}
+
+static struct video *finish_open(struct video *v, struct err *e) {
+    av_log_set_level(AV_LOG_QUIET); // what is wrong is said by our own sentences
+    if (v->size == 0) err_set(e, ST_FAIL, "%s: the file is empty, wanted a video", v->where);
+    if (e->code == ST_OK && open_file(v, e) == ST_OK) return v;
+    video_free(v);
+    return NULL;
+}
+
+struct video *video_open_bytes(const void *data, size_t n, const char *where, struct err *e) {
+    struct video *v = mem_alloc(sizeof *v);
+    v->where = where, v->data = data, v->size = (int64_t)n;
+    return finish_open(v, e);
+}
+
+struct video *video_open(const char *path, struct err *e) {
+    struct video *v = mem_alloc(sizeof *v);
+    v->where = v->path = mem_text(path);
+    if (file_map_open(&v->map, path, e) != ST_OK) return video_free(v), NULL;
+    v->data = (const uint8_t *)v->map.data, v->size = (int64_t)v->map.size;
+    return finish_open(v, e);
+}
+
+void video_free(struct video *v) {
+    if (!v) return;
+    close_file(v);
+    file_map_close(&v->map);
+    free(v->path);
+    free(v);
+}
+
+/* ---------------------------------------------------------------- decoding */
+
+/* One packet of the stream into the decoder, or the end. */
+static enum status feed(struct video *v, struct err *e) {
+    int code = av_read_frame(v->file, v->packet);
+    if (code == AVERROR_EOF) {
+        v->flushing = true;
+        code = avcodec_send_packet(v->codec, NULL);
+    } else if (code >= 0) {
+        if (v->packet->stream_index == v->stream->index) code = avcodec_send_packet(v->codec, v->packet);
+        av_packet_unref(v->packet);
+    }
+    if (code >= 0) return ST_OK;
+    char *what = mem_format("the file is damaged at frame %lld", (long long)v->next);
+    fails(v, code, what, e);
+    free(what);
+    return e->code;
+}
+
+/* The next frame into v->frame; *got false: there is none. */
+static enum status decode_next(struct video *v, bool *got, struct err *e) {
+    *got = false;
+    for (;;) {
+        int code = avcodec_receive_frame(v->codec, v->frame);
+        if (code >= 0) {
+            v->next++;
+            *got = true;
+            return ST_OK;
+        }
+        if (code == AVERROR_EOF) return ST_OK;
+        if (code != AVERROR(EAGAIN) || v->flushing) {
+            char *what = mem_format("frame %lld cannot be decoded", (long long)v->next);
+            fails(v, code, what, e);
+            free(what);
+            return e->code;
+        }
+        if (feed(v, e) != ST_OK) return e->code;
+    }
+}
+
+/* swscale may write behind the end of a line, so it gets lines of its own. */
+static enum status make_lines(struct video *v, struct err *e) {
+    AVFrame *to = v->rgb;
+    if (to->width == v->frame->width && to->height == v->frame->height) return ST_OK;
+    av_frame_unref(to);
+    to->format = AV_PIX_FMT_RGB24, to->width = v->frame->width, to->height = v->frame->height;
+    int code = av_frame_get_buffer(to, 0);
+    return code < 0 ? fails(v, code, "no room for a frame", e) : ST_OK;
+}
+
+/* PyAV: bilinear; the stream's matrix, or BT.601 where it names none; limited range unless the stream says full. */
+static enum status convert(struct video *v, struct image *out, struct err *e) {
+    const AVFrame *f = v->frame;
+    struct image im = {0};
+    if (image_check_size(f->width, f->height, v->where, e) != ST_OK || make_lines(v, e) != ST_OK) return e->code;
+    v->convert = sws_getCachedContext(v->convert, f->width, f->height, f->format, f->width, f->height, AV_PIX_FMT_RGB24,
+                                      SWS_BILINEAR, NULL, NULL, NULL);
+    if (!v->convert) {
+        const char *name = av_get_pix_fmt_name(f->format);
+        return err_set(e, ST_FAIL, "%s: frames of pixel format %s cannot be converted to RGB", v->where,
+                       name ? name : "?");
+    }
+    const int *matrix = sws_getCoefficients(f->colorspace);
+    sws_setColorspaceDetails(v->convert, matrix, f->color_range == AVCOL_RANGE_JPEG, matrix, 0, 0, 1 << 16, 1 << 16);
+    sws_scale(v->convert, (const uint8_t *const *)f->data, f->linesize, 0, f->height, v->rgb->data, v->rgb->linesize);
+    if (image_new(&im, f->width, f->height, v->where, e) != ST_OK) return e->code;
+    for (int64_t y = 0; y < im.height; y++)
+        memcpy(im.rgb + y * im.width * 3, v->rgb->data[0] + y * v->rgb->linesize[0], (size_t)(im.width * 3));
+    *out = im;
+    return ST_OK;
+}
+
+enum status video_frame(struct video *v, int64_t index, struct image *out, struct err *e) {
+    *out = (struct image){0};
+    bool got = true;
+    if (index < v->next)
+        return err_set(e, ST_FAIL, "%s: frame %lld was asked for after frame %lld", v->where, (long long)index,
+                       (long long)v->next - 1);
+    while (v->next <= index && got)
+        if (decode_next(v, &got, e) != ST_OK) return e->code;
+    if (!got)
+        return err_set(
+            e, ST_FAIL,
+            "%s: ends after %lld frames, but frame %lld is wanted (the file says that it has %lld); it is cut "
+            "short or its head is wrong",
+            v->where, (long long)v->next, (long long)index, (long long)v->stream->nb_frames);
+    if (v->frame->decode_error_flags & (FF_DECODE_ERROR_INVALID_BITSTREAM | FF_DECODE_ERROR_CONCEALMENT_ACTIVE))
+        return err_set(e, ST_FAIL, "%s: frame %lld is damaged", v->where, (long long)index);
+    return convert(v, out, e);
+}
+
+static enum status count_frames(struct video *v, struct err *e) {
+    bool got = true;
+    while (got && decode_next(v, &got, e) == ST_OK) {}
+    v->counted = v->next;
+    close_file(v);
+    if (e->code == ST_OK && v->counted == 0) err_set(e, ST_FAIL, "%s: the video has no frame", v->where);
+    return e->code == ST_OK ? open_file(v, e) : e->code;
+}
+
+enum status video_info(struct video *v, struct video_info *out, struct err *e) {
+    *out = (struct video_info){0};
+    if (v->stream->nb_frames <= 0 && v->counted == 0 && count_frames(v, e) != ST_OK) return e->code;
+    AVRational rate = v->stream->avg_frame_rate;
+    *out = (struct video_info){.frames = v->stream->nb_frames > 0 ? v->stream->nb_frames : v->counted,
+                               .rate_num = rate.num > 0 && rate.den > 0 ? rate.num : 0,
+                               .rate_den = rate.den > 0 ? rate.den : 1,
+                               .width = v->stream->codecpar->width,
+                               .height = v->stream->codecpar->height};
+    return ST_OK;
+}
