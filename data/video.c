@@ -2,8 +2,6 @@
 
 #include <libavcodec/avcodec.h>
 #include <libavformat/avformat.h>
-#include <libavutil/pixdesc.h>
-#include <libswscale/swscale.h>
 #include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
@@ -11,6 +9,7 @@
 #include "base/file.h"
 #include "base/memory.h"
 #include "data/image_format.h"
+#include "data/video_rgb.h"
 
 enum { IO_BYTES = 1 << 16 };
 
@@ -28,12 +27,12 @@ struct video {
     AVFormatContext *file;
     AVStream *stream;
     AVCodecContext *codec;
-    struct SwsContext *convert;
     AVPacket *packet;
-    AVFrame *frame, *rgb; // as decoded, and converted
-    int64_t next;         // number of the frame that the decoder gives next
-    int64_t counted;      // frames, 0: not counted
-    bool flushing;        // no packet is left
+    AVFrame *frame; // as decoded
+    struct video_rgb rgb;
+    int64_t next;    // number of the frame that the decoder gives next
+    int64_t counted; // frames, 0: not counted
+    bool flushing;   // no packet is left
 };
 
 /* ---------------------------------------------------------------- bytes */
@@ -108,8 +107,8 @@ static enum status open_codec(struct video *v, struct err *e) {
         return err_set(e, ST_FAIL, "%s: FFmpeg has no decoder for its video (%s)", v->where,
                        avcodec_get_name(p->codec_id));
     v->codec = avcodec_alloc_context3(decoder);
-    v->packet = av_packet_alloc(), v->frame = av_frame_alloc(), v->rgb = av_frame_alloc();
-    if (!v->codec || !v->packet || !v->frame || !v->rgb) return err_set(e, ST_FAIL, "%s: out of memory", v->where);
+    v->packet = av_packet_alloc(), v->frame = av_frame_alloc();
+    if (!v->codec || !v->packet || !v->frame) return err_set(e, ST_FAIL, "%s: out of memory", v->where);
     int code = avcodec_parameters_to_context(v->codec, p);
     v->codec->thread_count = 1; // the loader's workers are the threads
     v->codec->max_pixels = IMAGE_MOST_PIXELS;
@@ -119,13 +118,13 @@ static enum status open_codec(struct video *v, struct err *e) {
 }
 
 static void close_file(struct video *v) {
-    sws_freeContext(v->convert);
-    av_frame_free(&v->frame), av_frame_free(&v->rgb), av_packet_free(&v->packet);
+    video_rgb_free(&v->rgb);
+    av_frame_free(&v->frame), av_packet_free(&v->packet);
     avcodec_free_context(&v->codec);
     avformat_close_input(&v->file);
     if (v->io) av_freep(&v->io->buffer);
     avio_context_free(&v->io);
-    v->convert = NULL, v->stream = NULL;
+    v->stream = NULL;
     v->next = 0, v->flushing = false;
 }
 
@@ -204,38 +203,6 @@ static enum status decode_next(struct video *v, bool *got, struct err *e) {
     }
 }
 
-/* swscale may write behind the end of a line, so it gets lines of its own. */
-static enum status make_lines(struct video *v, struct err *e) {
-    AVFrame *to = v->rgb;
-    if (to->width == v->frame->width && to->height == v->frame->height) return ST_OK;
-    av_frame_unref(to);
-    to->format = AV_PIX_FMT_RGB24, to->width = v->frame->width, to->height = v->frame->height;
-    int code = av_frame_get_buffer(to, 0);
-    return code < 0 ? fails(v, code, "no room for a frame", e) : ST_OK;
-}
-
-/* PyAV: bilinear; the stream's matrix, or BT.601 where it names none; limited range unless the stream says full. */
-static enum status convert(struct video *v, struct image *out, struct err *e) {
-    const AVFrame *f = v->frame;
-    struct image im = {0};
-    if (image_check_size(f->width, f->height, v->where, e) != ST_OK || make_lines(v, e) != ST_OK) return e->code;
-    v->convert = sws_getCachedContext(v->convert, f->width, f->height, f->format, f->width, f->height, AV_PIX_FMT_RGB24,
-                                      SWS_BILINEAR, NULL, NULL, NULL);
-    if (!v->convert) {
-        const char *name = av_get_pix_fmt_name(f->format);
-        return err_set(e, ST_FAIL, "%s: frames of pixel format %s cannot be converted to RGB", v->where,
-                       name ? name : "?");
-    }
-    const int *matrix = sws_getCoefficients(f->colorspace);
-    sws_setColorspaceDetails(v->convert, matrix, f->color_range == AVCOL_RANGE_JPEG, matrix, 0, 0, 1 << 16, 1 << 16);
-    sws_scale(v->convert, (const uint8_t *const *)f->data, f->linesize, 0, f->height, v->rgb->data, v->rgb->linesize);
-    if (image_new(&im, f->width, f->height, v->where, e) != ST_OK) return e->code;
-    for (int64_t y = 0; y < im.height; y++)
-        memcpy(im.rgb + y * im.width * 3, v->rgb->data[0] + y * v->rgb->linesize[0], (size_t)(im.width * 3));
-    *out = im;
-    return ST_OK;
-}
-
 enum status video_frame(struct video *v, int64_t index, struct image *out, struct err *e) {
     *out = (struct image){0};
     bool got = true;
@@ -252,7 +219,7 @@ enum status video_frame(struct video *v, int64_t index, struct image *out, struc
             v->where, (long long)v->next, (long long)index, (long long)v->stream->nb_frames);
     if (v->frame->decode_error_flags & (FF_DECODE_ERROR_INVALID_BITSTREAM | FF_DECODE_ERROR_CONCEALMENT_ACTIVE))
         return err_set(e, ST_FAIL, "%s: frame %lld is damaged", v->where, (long long)index);
-    return convert(v, out, e);
+    return video_rgb_convert(&v->rgb, out, v->frame, v->where, e);
 }
 
 static enum status count_frames(struct video *v, struct err *e) {
