@@ -99,7 +99,8 @@ static int make_frame(AVFrame **out, int format, int width, int height) {
 
 static bool is_same(const struct video_rgb *r, const AVFrame *f) {
     return r->rgb && r->width == f->width && r->height == f->height && r->format == f->format &&
-           r->interlaced == f->interlaced_frame && r->location == (int)f->chroma_location;
+           r->interlaced == f->interlaced_frame && r->location == (int)f->chroma_location &&
+           r->matrix == (int)f->colorspace && r->range == (int)f->color_range;
 }
 
 static enum status make_all(struct video_rgb *r, const AVFrame *f, const char *where, struct err *e) {
@@ -128,6 +129,7 @@ static enum status make_all(struct video_rgb *r, const AVFrame *f, const char *w
     }
     r->width = f->width, r->height = f->height, r->format = f->format;
     r->interlaced = f->interlaced_frame, r->location = (int)f->chroma_location;
+    r->matrix = (int)f->colorspace, r->range = (int)f->color_range;
     return ST_OK;
 }
 

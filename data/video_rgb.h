@@ -13,7 +13,7 @@
 struct video_rgb {
     struct SwsContext *chroma[2], *colour[2]; // of a frame, or of its two fields
     AVFrame *between, *rgb;
-    int width, height, format, interlaced, location; // of the last frame
+    int width, height, format, interlaced, location, matrix, range; // of the last frame
 };
 
 /* `where` names the video in an error. */
