@@ -24,6 +24,7 @@ static const struct flag eval_flags[] = {
     {"batch_size", FLAG_INT, "1", NULL, "rows that go through together"},
     {"conv_template", FLAG_TEXT, NULL, NULL, "a Mantis template; unset: the model's own"},
     {"max_seq_len", FLAG_INT, "0", NULL, "longer rows are cut; 0: no limit"},
+    {"max_num_frames", FLAG_INT, "0", NULL, "frames of a video, where the data say nothing; 0: all"},
     {"on_bad_row", FLAG_TEXT, "stop", "stop|skip", "a row that cannot be used"},
 };
 

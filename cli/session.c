@@ -107,6 +107,7 @@ struct data_options session_data_options(const struct flags *f, const char *file
                                  .split = split,
                                  .conv_template = flag_text(f, "conv_template"),
                                  .max_seq_len = flag_int(f, "max_seq_len"),
+                                 .max_num_frames = flag_int(f, "max_num_frames"),
                                  .skip_bad_rows = strcmp(flag_text(f, "on_bad_row"), "skip") == 0};
 }
 
@@ -122,6 +123,7 @@ static enum status open_split(struct session *s, const struct flags *f, const ch
                              .split = split,
                              .conv_template = settings_text(t, "conv_template"),
                              .max_seq_len = settings_int(t, "max_seq_len"),
+                             .max_num_frames = settings_int(t, "max_num_frames"),
                              .balancing = settings_bool(t, "dataset_balancing"),
                              .skip_bad_rows = skip,
                              .decode_images = skip};

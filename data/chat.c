@@ -126,6 +126,33 @@ static void cut(struct ids *ids, int64_t max_seq_len) {
     if (max_seq_len > 0 && ids->len > (size_t)max_seq_len) ids->len = (size_t)max_seq_len;
 }
 
+/* How many ids the first `count` turns take by themselves, at most those of the whole row. */
+static enum status measure_prefix(size_t *n, const struct chat_ids *whole, const struct chat *c,
+                                  const struct chat_row *row, const struct turn *turns, size_t count, struct err *e) {
+    struct text text = {0};
+    struct ids ids = {0};
+    conversation_render(c->conv, turns, count, false, &text);
+    enum status st = chat_encode_text(c, text_str(&text), true, row->image_count, &ids, e);
+    *n = ids.len < whole->ids.len ? ids.len : whole->ids.len;
+    text_free(&text);
+    ids_free(&ids);
+    return st;
+}
+
+/* Mantis' rule for videos: what an answer adds to the conversation before it, its header and its end included. */
+static enum status label_by_prefixes(struct chat_ids *out, const struct chat *c, const struct chat_row *row,
+                                     const struct turn *turns, struct err *e) {
+    for (size_t i = 0; i < out->ids.len; i++) out->labels[i] = IGNORED;
+    for (size_t answer = 1; answer < row->count; answer += 2) {
+        size_t from, to;
+        if (measure_prefix(&from, out, c, row, turns, answer, e) != ST_OK ||
+            measure_prefix(&to, out, c, row, turns, answer + 1, e) != ST_OK)
+            return e->code;
+        for (size_t i = from; i < to; i++) out->labels[i] = out->ids.data[i];
+    }
+    return ST_OK;
+}
+
 static enum status encode_by_conversation(struct chat_ids *out, const struct chat *c, const struct chat_row *row,
                                           const struct turn *turns, int64_t max_seq_len, struct err *e) {
     if (row->system)
@@ -137,7 +164,10 @@ static enum status encode_by_conversation(struct chat_ids *out, const struct cha
         cut(&out->ids, max_seq_len);
         out->labels = mem_alloc(out->ids.len * sizeof *out->labels);
         int32_t image_token = takes_pictures(c) ? c->family->image_token : -1;
-        conversation_labels(c->conv, c->tokenizer, out->ids.data, out->ids.len, image_token, out->labels, e);
+        if (row->by_prefix && !conversation_is_caption(c->conv))
+            label_by_prefixes(out, c, row, turns, e);
+        else
+            conversation_labels(c->conv, c->tokenizer, out->ids.data, out->ids.len, image_token, out->labels, e);
     }
     text_free(&text);
     return e->code;

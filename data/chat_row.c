@@ -2,9 +2,11 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/file.h"
 #include "base/json.h"
 #include "base/memory.h"
 #include "data/rows.h"
+#include "data/video.h"
 
 static char *name_row(const struct rows *r, int64_t index, const char *id) {
     struct text t = {0};
@@ -81,7 +83,7 @@ enum status chat_row_read_turns(struct chat_row *c, const cJSON *list, struct er
     return c->count ? ST_OK : err_set(e, ST_FAIL, "%s: the conversation has no turn of the user", c->where);
 }
 
-static enum status read_turns(struct chat_row *c, struct err *e) {
+enum status row_read_turns(struct chat_row *c, struct err *e) {
     const cJSON *list = json_get(c->tree, "conversation");
     if (!list) list = json_get(c->tree, "conversations");
     if (!cJSON_IsArray(list))
@@ -115,6 +117,11 @@ enum status row_read_pictures(struct chat_row *c, struct err *e) {
     return ST_OK;
 }
 
+char *row_keep(struct chat_row *c, char *text) {
+    c->kept = mem_resize(c->kept, (c->kept_count + 1) * sizeof *c->kept);
+    return c->kept[c->kept_count++] = text;
+}
+
 enum status row_open(struct chat_row *c, const struct rows *r, int64_t index, struct err *e) {
     const char *text = r->data + r->span[index].begin;
     size_t n = (size_t)r->span[index].bytes;
@@ -133,12 +140,14 @@ enum status row_open(struct chat_row *c, const struct rows *r, int64_t index, st
 }
 
 enum status chat_row_read(struct chat_row *c, const struct rows *r, int64_t index, struct err *e) {
-    if (row_open(c, r, index, e) != ST_OK || read_turns(c, e) != ST_OK) return e->code;
+    if (row_open(c, r, index, e) != ST_OK || row_read_turns(c, e) != ST_OK) return e->code;
     return row_read_pictures(c, e);
 }
 
 void chat_row_free(struct chat_row *c) {
     cJSON_Delete(c->tree);
-    free(c->where), free(c->id), free(c->turns), free(c->images);
+    video_free(c->video);
+    names_free(c->kept, c->kept_count);
+    free(c->where), free(c->id), free(c->turns), free(c->images), free(c->frame);
     *c = (struct chat_row){0};
 }

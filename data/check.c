@@ -19,6 +19,7 @@ struct check {
 };
 
 static enum status check_images(const struct set *s, const struct chat_row *r, struct err *e) {
+    if (r->video) return ST_OK; // its head was read with the row
     for (size_t i = 0; i < r->image_count && e->code == ST_OK; i++) {
         int64_t width, height;
         struct err inner = {0};
@@ -55,7 +56,7 @@ static void check_task(void *arg, int64_t task, int thread) {
     struct chat_row r = {0};
     struct err e = {0};
     (void)thread;
-    if (set_row_read(c->s, &r, task, &e) == ST_OK && check_labels(c, &r, &e) == ST_OK) check_images(c->s, &r, &e);
+    if (set_row_read(c->s, &r, task, 0, &e) == ST_OK && check_labels(c, &r, &e) == ST_OK) check_images(c->s, &r, &e);
     out->turns = (int64_t)r.count;
     out->images = (int64_t)r.image_count;
     if (e.code != ST_OK) out->sentence = mem_text(e.text);

@@ -12,12 +12,14 @@
  * right. */
 static const struct format {
     const char *name;
-    bool ready;
+    bool ready, video; // video: rows may name one
     enum row_format rows;
 } formats[] = {
-    {"chat", true, ROWS_CHAT},  {"classification", true, ROWS_CLASSIFICATION},
-    {"chat_video", false, 0},   {"qwen2_video_classification", false, 0},
-    {"siglip_video", false, 0},
+    {"chat", true, false, ROWS_CHAT},
+    {"classification", true, true, ROWS_CLASSIFICATION},
+    {"chat_video", true, true, ROWS_CHAT_VIDEO},
+    {"qwen2_video_classification", false, false, 0},
+    {"siglip_video", false, false, 0},
 };
 
 static const char *const fields[] = {
@@ -27,13 +29,13 @@ static const char *const fields[] = {
 
 #define COUNT(list) (sizeof(list) / sizeof *(list))
 
+/* Fields that mean something only where rows may name a video. */
+static const char *const video_fields[] = {"max_num_frames", "fps", "video_dir"};
+
 /* Fields that mean nothing here: a value other than null is refused with the reason. */
 static const struct refused {
     const char *field, *why;
 } refusals[] = {
-    {"max_num_frames", "it is for video formats"},
-    {"fps", "it is for video formats"},
-    {"video_dir", "it is for video formats"},
     {"revision", "it belongs to data sets of the hub, and this one is read from a file"},
     {"offline_sha", "it belongs to data sets of the hub, and this one is read from a file"},
     {"num_proc", "the flag --threads says how many threads read the data"},
@@ -74,14 +76,15 @@ static enum status check_split(const char *split, const char *where, struct err 
     return unknown(where, "split", split, data_splits, DATA_SPLITS, e);
 }
 
-static enum status find_format(const char *format, const char *where, enum row_format *rows, struct err *e) {
+static enum status find_format(const char *format, const char *where, const struct format **found, struct err *e) {
     const char *names[COUNT(formats)];
     for (size_t i = 0; i < COUNT(formats); i++) {
         names[i] = formats[i].name;
         if (strcmp(format, names[i]) != 0) continue;
-        *rows = formats[i].rows;
+        *found = &formats[i];
         if (formats[i].ready) return ST_OK;
-        return err_set(e, ST_FAIL, "%s: rows of format %s cannot be read yet; wanted format: chat or classification",
+        return err_set(e, ST_FAIL,
+                       "%s: rows of format %s cannot be read yet; wanted format: chat, chat_video or classification",
                        where, format);
     }
     return unknown(where, "format", format, names, COUNT(formats), e);
@@ -92,6 +95,33 @@ static enum status limit(const cJSON *entry, const char *where, const char *key,
     if (json_int(entry, where, key, fallback, out, e) != ST_OK) return e->code;
     if (*out >= 0) return ST_OK;
     return err_set(e, ST_FAIL, "%s: %s is %lld, wanted 0 (no limit) or more", where, key, (long long)*out);
+}
+
+/* max_num_frames, fps, video_dir: of a format whose rows may name a video. */
+static enum status read_video_settings(struct set_config *s, const cJSON *entry, const struct format *format,
+                                       const char *dir, const char *where, const struct data_options *o,
+                                       struct err *e) {
+    const char *video_dir;
+    for (size_t i = 0; i < COUNT(video_fields) && !format->video; i++)
+        if (json_get(entry, video_fields[i]))
+            return err_set(e, ST_FAIL, "%s: %s is not used here (it is for video formats); remove it", where,
+                           video_fields[i]);
+    if (limit(entry, where, "max_num_frames", o->max_num_frames, &s->frames.most, e) != ST_OK ||
+        json_num(entry, where, "fps", 0, &s->frames.fps, e) != ST_OK ||
+        json_str(entry, where, "video_dir", NULL, &video_dir, e) != ST_OK)
+        return e->code;
+    if (!(s->frames.fps >= 0 && s->frames.fps <= 1e6) || (json_get(entry, "fps") && s->frames.fps == 0))
+        return err_set(e, ST_FAIL, "%s: fps is %g, wanted frames a second, more than 0", where, s->frames.fps);
+    if (s->format == ROWS_CHAT_VIDEO && s->max_image_size)
+        return err_set(e, ST_FAIL, "%s: max_image_size is not used here (it is for chat and classification); remove it",
+                       where);
+    s->video_folder = video_dir ? path_join(dir, video_dir) : mem_text(s->folder);
+    if (!dir_exists(s->video_folder))
+        return err_set(e, ST_FAIL, "%s: video_dir: there is no folder %s", where, s->video_folder);
+    if (s->format != ROWS_CHAT_VIDEO) return ST_OK;
+    free(s->folder);
+    s->folder = mem_text(s->video_folder);
+    return ST_OK;
 }
 
 static enum status read_settings(struct set_config *s, const cJSON *entry, const char *where,
@@ -142,16 +172,17 @@ static enum status read_set(struct data_config *c, const cJSON *entry, const cha
         wanted_text(entry, where, "format", &format, e) != ST_OK || check_split(split, where, e) != ST_OK)
         return e->code;
     if (strcmp(split, o->split) != 0) return ST_OK;
-    enum row_format rows = ROWS_CHAT;
-    if (find_format(format, where, &rows, e) != ST_OK) return e->code;
+    const struct format *kind = NULL;
+    if (find_format(format, where, &kind, e) != ST_OK) return e->code;
 
     struct set_config *s = &c->sets[c->count++];
-    s->format = rows;
+    s->format = kind->rows;
     s->name = mem_text(name);
     s->path = path_join(dir, path);
     s->folder = path_dir(s->path);
-    if (read_settings(s, entry, where, o, e) != ST_OK) return e->code;
-    return check_source(s, entry, path, where, e);
+    if (read_settings(s, entry, where, o, e) != ST_OK || check_source(s, entry, path, where, e) != ST_OK)
+        return e->code;
+    return read_video_settings(s, entry, kind, dir, where, o, e);
 }
 
 static enum status read_list(struct data_config *c, const cJSON *list, const char *dir, const struct data_options *o,
@@ -204,7 +235,8 @@ enum status data_config_read(struct data_config *c, const struct data_options *o
 }
 
 void data_config_free(struct data_config *c) {
-    for (size_t i = 0; i < c->count; i++) free(c->sets[i].path), free(c->sets[i].folder), free(c->sets[i].name);
+    for (size_t i = 0; i < c->count; i++)
+        free(c->sets[i].path), free(c->sets[i].folder), free(c->sets[i].name), free(c->sets[i].video_folder);
     free(c->sets);
     free(c->where);
     *c = (struct data_config){0};

@@ -9,16 +9,19 @@
 
 #include "base/status.h"
 #include "data/dataset.h"
+#include "data/frames.h"
 
-enum row_format { ROWS_CHAT, ROWS_CLASSIFICATION };
+enum row_format { ROWS_CHAT, ROWS_CHAT_VIDEO, ROWS_CLASSIFICATION };
 
 struct set_config {
     enum row_format format;
-    char *path;   // of the rows, resolved
-    char *folder; // of the rows; pictures are relative to it
+    char *path;         // of the rows, resolved
+    char *folder;       // pictures are relative to it: that of the rows, for chat_video video_dir
+    char *video_folder; // videos are relative to it: video_dir, or that of the rows
     char *name;
     int64_t max_size, max_num_images, max_image_size, max_seq_len; // 0: no limit
     bool shuffle, vl_only;
+    struct frame_rule frames;
 };
 
 struct data_config {

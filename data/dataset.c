@@ -39,7 +39,7 @@ static bool is_left_out(const struct set_config *c, const struct chat_row *r) {
 
 static enum status check_row(const struct check *c, int64_t index, struct chat_row *r, struct checked *out,
                              struct err *e) {
-    if (set_row_read(c->s, r, index, e) != ST_OK) return e->code;
+    if (set_row_read(c->s, r, index, 0, e) != ST_OK) return e->code;
     if (is_left_out(c->s->config, r)) {
         out->verdict = VERDICT_LEFT_OUT;
         return ST_OK;
@@ -54,7 +54,8 @@ static enum status check_row(const struct check *c, int64_t index, struct chat_r
                                     .scored = (int32_t)row.scored,
                                     .images = (int32_t)row.images,
                                     .patches = count.patches,
-                                    .most_patches = count.most};
+                                    .most_patches = count.most,
+                                    .frames = r->video_frames};
         for (int64_t i = 0; i < row.value_count; i++) out->graded |= row.values[i] != 0 && row.values[i] != 1;
         if (row.scored == 0) out->sentence = mem_format("%s: no token of the row is trained", r->where);
     }
@@ -124,7 +125,7 @@ static enum status open_set(struct dataset *d, struct set *s, const struct data_
     if (s->rows.count > INT32_MAX)
         return err_set(e, ST_FAIL, "%s: %lld rows, at most %d are taken; split the file", s->config->path,
                        (long long)s->rows.count, INT32_MAX);
-    bool named = s->config->format == ROWS_CHAT || d->labels.count;
+    bool named = s->config->format != ROWS_CLASSIFICATION || d->labels.count;
     if (!named && name_labels(d, s, e) != ST_OK) return e->code;
     int64_t n = s->rows.count;
     int64_t *order = mem_alloc((size_t)n * sizeof *order);
@@ -174,21 +175,24 @@ static uint64_t fingerprint(const struct dataset *d) {
         h = hash_int(h, s->shown);
         h = hash_int(h, s->config->max_image_size);
         h = hash_int(h, s->config->max_seq_len);
+        h = hash_int(h, s->config->frames.most);
+        h = hash_bytes(h, &s->config->frames.fps, sizeof s->config->frames.fps);
     }
     for (int64_t i = 0; i < d->labels.count; i++) h = hash_text(h, d->labels.name[i]);
     return h;
 }
 
-/* All sets are of one format: chat rows teach a language model, classification rows a head. */
+/* Chat rows teach a language model, with or without videos; classification rows teach a head. */
 static enum status check_formats(struct dataset *d, struct err *e) {
-    enum row_format format = d->config.sets[0].format;
+    bool class = d->config.sets[0].format == ROWS_CLASSIFICATION;
     for (size_t i = 1; i < d->config.count; i++)
-        if (d->config.sets[i].format != format)
+        if ((d->config.sets[i].format == ROWS_CLASSIFICATION) != class)
             return err_set(e, ST_FAIL,
-                           "%s: data sets %s and %s are of different formats; one run takes chat or classification",
+                           "%s: data sets %s and %s are of different formats; one run takes chat and chat_video, or "
+                           "classification",
                            d->config.where, d->config.sets[0].name, d->config.sets[i].name);
-    d->problem = format == ROWS_CHAT ? PROBLEM_GENERATION : d->family.problem;
-    if (format == ROWS_CLASSIFICATION && d->problem == PROBLEM_GENERATION) d->problem = PROBLEM_UNSAID;
+    d->problem = class ? d->family.problem : PROBLEM_GENERATION;
+    if (class && d->problem == PROBLEM_GENERATION) d->problem = PROBLEM_UNSAID;
     return ST_OK;
 }
 

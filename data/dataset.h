@@ -28,7 +28,7 @@ struct data_options {
     const char *split;         // "train", "val", "test"
     const char *conv_template; // NULL: the family's default
     int64_t max_seq_len;       // 0: no limit; a data set's own max_seq_len overrides it
-    int64_t max_num_frames;    // 0: no limit (video sets)
+    int64_t max_num_frames;    // of a video; 0: no limit; a data set's own max_num_frames overrides it
     bool balancing;            // dataset_balancing
     bool skip_bad_rows;        // on_bad_row: skip
     bool unlabelled;           // classification rows are read without their labels, and need none

@@ -14,6 +14,7 @@ struct entry {
     int32_t row; // in the file
     int32_t positions, scored, images;
     int64_t patches, most_patches;
+    int64_t frames; // that its video file holds; 0: it has none
 };
 
 struct set {
@@ -45,8 +46,8 @@ struct dataset {
     uint64_t fingerprint;
 };
 
-/* A row of the file, by its set's format. */
-enum status set_row_read(const struct set *s, struct chat_row *r, int64_t index, struct err *e);
+/* A row of the file, by its set's format; its video, if any, is open. frames: as entry has it, 0: not known yet. */
+enum status set_row_read(const struct set *s, struct chat_row *r, int64_t index, int64_t frames, struct err *e);
 
 /* Names in the order of the row's labels, or in that of the family where it has them. */
 enum status label_names_init(struct label_names *n, const struct chat_row *r, const struct data_family *f,

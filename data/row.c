@@ -5,6 +5,7 @@
 #include "base/memory.h"
 #include "data/dataset_parts.h"
 #include "data/image.h"
+#include "data/video.h"
 
 /* Targets are the labels of the expanded row moved by one: the first position is no target, a picture's have no
  * label. */
@@ -17,12 +18,16 @@ static int64_t count_scored(const struct row *r, const struct data_family *f) {
     return n;
 }
 
-enum status set_row_read(const struct set *s, struct chat_row *r, int64_t index, struct err *e) {
-    return s->config->format == ROWS_CLASSIFICATION ? class_row_read(r, &s->rows, index, e)
-                                                    : chat_row_read(r, &s->rows, index, e);
+enum status set_row_read(const struct set *s, struct chat_row *r, int64_t index, int64_t frames, struct err *e) {
+    const struct set_config *c = s->config;
+    if (c->format == ROWS_CHAT) return chat_row_read(r, &s->rows, index, e);
+    bool video = c->format == ROWS_CHAT_VIDEO;
+    enum status st = video ? video_row_read(r, &s->rows, index, e) : class_row_read(r, &s->rows, index, e);
+    return st == ST_OK ? row_choose_frames(r, c->video_folder, &c->frames, video, frames, e) : st;
 }
 
 char *row_image_path(const struct set *s, const struct chat_row *chat_row, int64_t i) {
+    if (chat_row->media) return mem_text(chat_row->images[i]); // of a folder of frames
     return path_join(s->config->folder, chat_row->images[i]);
 }
 
@@ -55,17 +60,21 @@ enum status row_encode(struct row *out, const struct dataset *d, const struct se
                    (long long)out->positions, INT32_MAX);
 }
 
+/* Mantis leaves the frames of chat_video as they are. */
+static bool enlarges(const struct set *s) { return s->config->format != ROWS_CHAT_VIDEO; }
+
 enum status row_measure_picture(struct row *out, const struct dataset *d, const struct set *s, int64_t picture,
                                 int64_t width, int64_t height, const char *where, struct err *e) {
     int64_t pieces = processor_pieces(&d->processor);
     if (picture * pieces >= out->images) return ST_OK; // its token was cut
-    if (image_mantis_sides(&width, &height, s->config->max_image_size, where, e) != ST_OK) return e->code;
+    if (enlarges(s) && image_mantis_sides(&width, &height, s->config->max_image_size, where, e) != ST_OK)
+        return e->code;
     return image_set_measure(out->image + picture * pieces, &d->processor, width, height, where, e);
 }
 
 enum status row_process_picture(struct row *out, const struct dataset *d, const struct set *s, int64_t picture,
                                 struct image *im, const char *where, struct err *e) {
-    if (image_mantis_size(im, s->config->max_image_size, where, e) != ST_OK) return e->code;
+    if (enlarges(s) && image_mantis_size(im, s->config->max_image_size, where, e) != ST_OK) return e->code;
     return image_set_process(out->image + picture * processor_pieces(&d->processor), &d->processor, im, where, e);
 }
 
@@ -77,17 +86,33 @@ static enum status check_together(struct row *out, const struct dataset *d, cons
     return err_set(e, inner.code, "%s: %s", chat_row->where, inner.text);
 }
 
-static enum status measure(struct row *out, const struct dataset *d, const struct set *s, int64_t picture,
-                           const char *path, struct err *e) {
-    int64_t width, height;
-    if (image_size(path, &width, &height, e) != ST_OK) return e->code;
-    return row_measure_picture(out, d, s, picture, width, height, path, e);
+/* What an error calls picture i; the caller frees. */
+static char *name_picture(const struct set *s, const struct chat_row *r, int64_t i) {
+    if (!r->video) return row_image_path(s, r, i);
+    return mem_format("%s, frame %lld", r->media, (long long)r->frame[i]);
 }
 
-static enum status process(struct row *out, const struct dataset *d, const struct set *s, int64_t picture,
-                           const char *path, struct err *e) {
+static enum status measure(struct row *out, const struct dataset *d, const struct set *s, const struct chat_row *r,
+                           int64_t picture, const char *name, struct err *e) {
+    int64_t width = r->video_width, height = r->video_height;
+    if (!r->video && image_size(name, &width, &height, e) != ST_OK) return e->code;
+    return row_measure_picture(out, d, s, picture, width, height, name, e);
+}
+
+/* Memory was planned for frames of the size that the head tells. */
+static enum status read_frame(struct image *im, const struct chat_row *r, int64_t picture, const char *name,
+                              struct err *e) {
+    if (video_frame(r->video, r->frame[picture], im, e) != ST_OK) return e->code;
+    if (im->width == r->video_width && im->height == r->video_height) return ST_OK;
+    return err_set(e, ST_FAIL, "%s: is %lld x %lld pixels, the file's head says %lld x %lld", name,
+                   (long long)im->width, (long long)im->height, (long long)r->video_width, (long long)r->video_height);
+}
+
+static enum status process(struct row *out, const struct dataset *d, const struct set *s, const struct chat_row *r,
+                           int64_t picture, const char *name, struct err *e) {
     struct image im = {0};
-    if (image_read(&im, path, e) == ST_OK) row_process_picture(out, d, s, picture, &im, path, e);
+    enum status st = r->video ? read_frame(&im, r, picture, name, e) : image_read(&im, name, e);
+    if (st == ST_OK) row_process_picture(out, d, s, picture, &im, name, e);
     image_free(&im);
     return e->code;
 }
@@ -95,11 +120,11 @@ static enum status process(struct row *out, const struct dataset *d, const struc
 enum status row_measure_images(struct row *out, const struct dataset *d, const struct set *s,
                                const struct chat_row *chat_row, struct err *e) {
     for (size_t i = 0; i < chat_row->image_count; i++) {
-        char *path = row_image_path(s, chat_row, (int64_t)i);
+        char *name = name_picture(s, chat_row, (int64_t)i);
         struct err inner = {0};
-        if (measure(out, d, s, (int64_t)i, path, &inner) != ST_OK)
+        if (measure(out, d, s, chat_row, (int64_t)i, name, &inner) != ST_OK)
             err_set(e, inner.code, "%s: %s", chat_row->where, inner.text);
-        free(path);
+        free(name);
         if (e->code != ST_OK) return e->code;
     }
     return check_together(out, d, chat_row, e);
@@ -109,11 +134,11 @@ enum status row_read_images(struct row *out, const struct dataset *d, const stru
                             const struct chat_row *chat_row, struct err *e) {
     for (int64_t i = 0; i < out->images; i += processor_pieces(&d->processor)) {
         int64_t picture = i / processor_pieces(&d->processor);
-        char *path = row_image_path(s, chat_row, picture);
+        char *name = name_picture(s, chat_row, picture);
         struct err inner = {0};
-        if (process(out, d, s, picture, path, &inner) != ST_OK)
+        if (process(out, d, s, chat_row, picture, name, &inner) != ST_OK)
             err_set(e, inner.code, "%s: %s", chat_row->where, inner.text);
-        free(path);
+        free(name);
         if (e->code != ST_OK) return e->code;
     }
     return check_together(out, d, chat_row, e);
@@ -140,9 +165,11 @@ enum status dataset_row(const struct dataset *d, int64_t row, bool pixels, struc
         return err_set(e, ST_FAIL, "%s: there is no row %lld; the data set has rows 0 to %lld", d->config.where,
                        (long long)row, (long long)d->rows - 1);
     const struct set *s = set_of(d, row);
-    int64_t index = entry_of(s, row)->row;
+    const struct entry *entry = entry_of(s, row);
+    int64_t index = entry->row;
     struct chat_row chat_row = {0};
-    if (set_row_read(s, &chat_row, index, e) == ST_OK && row_encode(out, d, s, &chat_row, index, e) == ST_OK) {
+    if (set_row_read(s, &chat_row, index, entry->frames, e) == ST_OK &&
+        row_encode(out, d, s, &chat_row, index, e) == ST_OK) {
         if (pixels)
             row_read_images(out, d, s, &chat_row, e);
         else if (d->family.family == FAMILY_IDEFICS2)

@@ -11,6 +11,9 @@
 
 #include "base/status.h"
 #include "data/conversation.h"
+#include "data/frames.h"
+
+struct video;
 
 struct row_span {
     int64_t begin, bytes;
@@ -41,6 +44,14 @@ struct chat_row {
     size_t image_count;
     const char *prompt;  // classification: instead of turns
     const cJSON *labels; // classification: numbers by name
+
+    const char *media;   // "video" as written: a file or a folder of frames; NULL: the row has pictures
+    struct video *video; // (owned) of a file, whose frames are the row's pictures; NULL: images are
+    int64_t *frame;      // (image_count) numbers of these frames
+    int64_t video_frames, video_width, video_height;
+    bool by_prefix; // chat_video: labels are found by growing prefixes
+    char **kept;    // (kept_count) texts that the tree does not hold
+    size_t kept_count;
 };
 
 /* An error names the file and the row. chat_row_free after any outcome. */
@@ -50,9 +61,22 @@ void chat_row_free(struct chat_row *c);
 /* A row of a classification set: a prompt, labels that are finite numbers (NULL: it has none) and pictures if any. */
 enum status class_row_read(struct chat_row *c, const struct rows *r, int64_t index, struct err *e);
 
-/* Where, tree, id and pictures: what both kinds of rows have. */
+/* A row of a chat_video set: turns without `<image>`, with `<video>` in one of them, pictures as they are named. Where
+ * no turn has `<video>`, it is put before or after the first; which of the two is a function of the row's index. */
+enum status video_row_read(struct chat_row *c, const struct rows *r, int64_t index, struct err *e);
+
+/* Turns a row's media (a file or folder under `folder`) into its pictures, and chooses those that the rule takes; a
+ * list of pictures is chosen from as well when the rule is to hold for it. frames: how many an earlier call found in
+ * the same row's file, 0: not known. */
+enum status row_choose_frames(struct chat_row *c, const char *folder, const struct frame_rule *rule, bool lists,
+                              int64_t frames, struct err *e);
+
+/* Where, tree, id and pictures: what all kinds of rows have. */
 enum status row_open(struct chat_row *c, const struct rows *r, int64_t index, struct err *e);
 enum status row_read_pictures(struct chat_row *c, struct err *e);
+enum status row_read_turns(struct chat_row *c, struct err *e);
+enum status row_read_media(struct chat_row *c, struct err *e); // "video", if it is there
+char *row_keep(struct chat_row *c, char *text);                // text, which then lives as long as the row
 
 /* Only system and turns, from a list whose texts outlive c; c->where must be set. */
 enum status chat_row_read_turns(struct chat_row *c, const cJSON *list, struct err *e);

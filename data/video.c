@@ -231,8 +231,9 @@ static enum status count_frames(struct video *v, struct err *e) {
     return e->code == ST_OK ? open_file(v, e) : e->code;
 }
 
-enum status video_info(struct video *v, struct video_info *out, struct err *e) {
+enum status video_info(struct video *v, int64_t counted, struct video_info *out, struct err *e) {
     *out = (struct video_info){0};
+    if (counted > 0) v->counted = counted;
     if (v->stream->nb_frames <= 0 && v->counted == 0 && count_frames(v, e) != ST_OK) return e->code;
     AVRational rate = v->stream->avg_frame_rate;
     *out = (struct video_info){.frames = v->stream->nb_frames > 0 ? v->stream->nb_frames : v->counted,

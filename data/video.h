@@ -28,8 +28,8 @@ struct video_info {
     int64_t rate_num, rate_den;
     int64_t width, height;
 };
-/* Counting decodes the whole file. */
-enum status video_info(struct video *v, struct video_info *out, struct err *e);
+/* counted: what an earlier call said of the same file, or 0; it saves counting, which decodes the whole file. */
+enum status video_info(struct video *v, int64_t counted, struct video_info *out, struct err *e);
 
 /* Frame number `index` from 0. Decodes from where the last call stopped, so indices have to grow; nothing behind the
  * frame is decoded. Fails when the file ends before it, or is damaged up to it. */

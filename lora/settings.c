@@ -43,6 +43,7 @@ const struct flag training_keys[TRAINING_KEYS] = {
 
     {"data_config_file", FLAG_TEXT, NULL, NULL, "a Mantis data YAML"},
     {"data", FLAG_ANY, NULL, NULL, "or its list, here"},
+    {"max_num_frames", FLAG_INT, "0", NULL, "frames of a video, where the data say nothing; 0: all"},
     {"dataset_balancing", FLAG_BOOL, "false", NULL, "mix sets by the square root of their size"},
     {"shuffle", FLAG_BOOL, "true", NULL, "a new order each epoch"},
     {"packing", FLAG_BOOL, "true", NULL, "rows of a micro-batch in one pass"},
@@ -273,6 +274,7 @@ static enum status check_all(const struct settings *s, struct err *e) {
         {"warmup_steps", 0, INFINITY},
         {"max_grad_norm", 0, INFINITY},
         {"max_seq_len", 0, 1 << 24},
+        {"max_num_frames", 0, 1 << 24},
         {"blocksize", 32, 4096},
         {"logging_steps", 1, INFINITY},
         {"save_steps", 1, INFINITY},
