@@ -1,13 +1,16 @@
-/* graft score: what a model's classification head gives, by name, for the rows of a data set or for one prompt.
- * Labels of the rows are not read and need not be there. */
+/* graft score: what a model's classification head gives, by name, for the rows of a data set, for clips or for one
+ * prompt. Labels of the rows are not read and need not be there. A clip becomes a row of the same kind: its prompt,
+ * then `<image> ` for each frame, without a template, as VideoScore is asked. */
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/csv.h"
 #include "base/file.h"
 #include "base/json.h"
 #include "base/memory.h"
 #include "base/text.h"
+#include "cli/clips.h"
 #include "cli/out.h"
 #include "cli/outputs.h"
 #include "cli/session.h"
@@ -17,7 +20,13 @@
 
 static const struct flag score_flags[] = {
     {"data", FLAG_TEXT, NULL, NULL, "a Mantis data YAML with rows of format classification"},
-    {"prompt", FLAG_TEXT, NULL, NULL, "or one text"},
+    {"video", FLAG_LIST, NULL, NULL, "or clips: a file, a folder of files, a folder of frames"},
+    {"prompt", FLAG_TEXT, NULL, NULL, "the text that goes with the clips; without clips: one text alone"},
+    {"prompts", FLAG_TEXT, NULL, NULL, "CSV or JSON with columns video, prompt: a text for each clip"},
+    {"prompt_file", FLAG_TEXT, NULL, NULL, "a text around the prompt, which stands at {text_prompt}"},
+    {"num_frames", FLAG_INT, "16", NULL, "frames that are taken of a clip, evenly spread; 0: all"},
+    {"csv", FLAG_TEXT, NULL, NULL, "writes the outputs as a table, one row a line"},
+    {"workers", FLAG_INT, "2", NULL, "threads that prepare rows ahead"},
     {"adapter", FLAG_TEXT, NULL, NULL, "a PEFT folder"},
     {"split", FLAG_TEXT, NULL, "train|val|test", "which part of the data; unset: all"},
     {"problem_type", FLAG_TEXT, NULL, "regression|single_label_classification|multi_label_classification",
@@ -33,14 +42,31 @@ struct scoring {
     int64_t outputs;
     enum problem problem;
     struct progress progress;
+    struct text *table; // of --csv
     struct err *e;
 };
+
+/* --- a table ----------------------------------------------------------------------------------------------------- */
+
+static void add_head(struct scoring *s, const char *id) {
+    csv_add(s->table, id, true);
+    for (int64_t i = 0; i < s->outputs; i++) csv_add(s->table, s->names[i], false);
+    if (s->problem == PROBLEM_SINGLE_LABEL) csv_add(s->table, "class", false);
+    text_add(s->table, "\r\n");
+}
 
 static const char *class_of(const struct scoring *s, const float *outputs) {
     int64_t best = 0;
     for (int64_t i = 1; i < s->outputs; i++)
         if (outputs[i] > outputs[best]) best = i;
     return s->names[best];
+}
+
+static void add_line(struct scoring *s, const char *id, const float *outputs) {
+    csv_add(s->table, id, true);
+    for (int64_t i = 0; i < s->outputs; i++) text_addf(s->table, ",%.9g", (double)outputs[i]);
+    if (s->problem == PROBLEM_SINGLE_LABEL) csv_add(s->table, class_of(s, outputs), false);
+    text_add(s->table, "\r\n");
 }
 
 /* One answer; id NULL: of a prompt. */
@@ -68,6 +94,7 @@ static void show_row(void *arg, const struct row_loss *r) {
     progress_show(&s->progress, r->row + 1, NULL);
     if (dataset_row(s->data, r->row, false, &row, s->e) != ST_OK) return;
     show(s, row.id, r->outputs);
+    if (flag_given(s->f, "csv")) add_line(s, row.id, r->outputs);
     row_free(&row);
 }
 
@@ -82,24 +109,34 @@ static struct scoring scoring_of(struct session *s, const struct flags *f, struc
 
 /* --- a data set -------------------------------------------------------------------------------------------------- */
 
-static enum status score_rows(struct session *s, const struct flags *f, struct err *e) {
+static enum status score_rows(struct session *s, const struct flags *f, struct text *table, struct err *e) {
     struct evaluator *ev = NULL;
     struct evaluation v;
     struct scoring all = scoring_of(s, f, e);
     all.progress = progress_new(f, "scoring", dataset_rows(s->val));
-    if (evaluator_new(&ev, s->model, s->val, 1, 1, s->act, e) == ST_OK) evaluator_run(ev, &v, show_row, &all, e);
+    all.table = table;
+    if (!table->len) add_head(&all, flag_given(f, "data") ? "id" : "video");
+    int workers = (int)flag_int(f, "workers");
+    if (evaluator_new(&ev, s->model, s->val, 1, workers, s->act, e) == ST_OK) evaluator_run(ev, &v, show_row, &all, e);
     progress_end(&all.progress);
     names_free(all.names, (size_t)all.outputs);
     evaluator_free(ev);
     return e->code;
 }
 
-static enum status score_split(struct session *s, const struct flags *f, const char *split, struct err *e) {
-    struct data_options o = {.file = flag_text(f, "data"),
+/* A split of --data, or the clips of rows_text. */
+static enum status score_set(struct session *s, const struct flags *f, const char *split, const char *rows_text,
+                             struct text *table, struct err *e) {
+    bool skip = strcmp(flag_text(f, "on_bad_row"), "skip") == 0;
+    struct data_options o = {.file = rows_text ? NULL : flag_text(f, "data"),
+                             .inline_dir = "",
+                             .rows_text = rows_text,
                              .split = split,
                              .max_seq_len = flag_int(f, "max_seq_len"),
-                             .skip_bad_rows = strcmp(flag_text(f, "on_bad_row"), "skip") == 0,
+                             .skip_bad_rows = skip,
+                             .decode_images = skip,
                              .unlabelled = true};
+    if (rows_text || flag_given(f, "num_frames")) o.max_num_frames = flag_int(f, "num_frames");
     struct text notes = {0};
     dataset_free(s->val);
     s->val = dataset_open(&o, &s->family, s->tokenizer, s->be->threads, &notes, e);
@@ -107,17 +144,24 @@ static enum status score_split(struct session *s, const struct flags *f, const c
     text_free(&notes);
     if (e->code != ST_OK || session_settle_head(s, s->val, e) != ST_OK) return e->code;
     if (!s->model && session_load(s, flag_text(f, "adapter"), e) != ST_OK) return e->code;
-    return score_rows(s, f, e);
+    return score_rows(s, f, table, e);
 }
 
-static enum status score_data(struct session *s, const struct flags *f, struct err *e) {
+static enum status score_data(struct session *s, const struct flags *f, struct text *table, struct err *e) {
     bool found[DATA_SPLITS];
-    if (flag_given(f, "split")) return score_split(s, f, flag_text(f, "split"), e);
+    if (flag_given(f, "split")) return score_set(s, f, flag_text(f, "split"), NULL, table, e);
     if (data_config_splits(found, flag_text(f, "data"), e) != ST_OK) return e->code;
     bool any = false;
     for (int i = 0; i < DATA_SPLITS; i++) any = any || found[i];
     for (int i = 0; i < DATA_SPLITS && e->code == ST_OK; i++)
-        if (found[i] || !any) score_split(s, f, data_splits[any ? i : DATA_SPLITS - 1], e);
+        if (found[i] || !any) score_set(s, f, data_splits[any ? i : DATA_SPLITS - 1], NULL, table, e);
+    return e->code;
+}
+
+static enum status score_clips(struct session *s, const struct flags *f, struct text *table, struct err *e) {
+    char *rows = clips_rows(f, e);
+    if (rows) score_set(s, f, data_splits[DATA_SPLITS - 1], rows, table, e);
+    free(rows);
     return e->code;
 }
 
@@ -145,7 +189,8 @@ static enum status score_prompt(struct session *s, const struct flags *f, struct
     struct batch b = {0};
     struct workspace *w = NULL;
     if (s->family.family != FAMILY_TEXT)
-        return err_set(e, ST_USAGE, "--prompt alone is for a text model; give pictures and prompts by --data");
+        return err_set(e, ST_USAGE,
+                       "--prompt alone is for a text model; give clips by --video, or a data set by --data");
     if (s->head.problem == PROBLEM_UNSAID) s->head.problem = PROBLEM_REGRESSION; // the outputs are the same
     if (build_prompt(s, flag_text(f, "prompt"), &b, e) != ST_OK) return e->code;
     struct workspace_options o = {.limits = {.N = b.N, .rows = 1, .scored = 1, .longest = b.N}, .act = s->act};
@@ -165,27 +210,50 @@ static enum status score_prompt(struct session *s, const struct flags *f, struct
     return e->code;
 }
 
+static enum status check_flags(const struct flags *f, struct err *e) {
+    bool data = flag_given(f, "data"), clips = flag_given(f, "video") || flag_given(f, "prompts");
+    if (data == (clips || flag_given(f, "prompt")))
+        return err_set(e, ST_USAGE,
+                       "wanted --data DATA.yaml, or --prompt TEXT with or without --video, one of the two");
+    if (!clips && flag_given(f, "prompt_file")) return err_set(e, ST_USAGE, "--prompt_file wants --video");
+    if (!clips && !data && flag_given(f, "csv")) return err_set(e, ST_USAGE, "--csv wants --video or --data");
+    if (flag_int(f, "num_frames") < 0)
+        return err_set(e, ST_USAGE, "--num_frames is %lld, wanted 0 (all) or more",
+                       (long long)flag_int(f, "num_frames"));
+    if (flag_int(f, "workers") < 1 || flag_int(f, "workers") > 256)
+        return err_set(e, ST_USAGE, "--workers is %lld, wanted 1 to 256", (long long)flag_int(f, "workers"));
+    return ST_OK;
+}
+
 static int run_score(const struct flags *f, struct err *e) {
     struct session s = {0};
-    if (!flag_text(f, "data") == !flag_text(f, "prompt"))
-        return err_set(e, ST_USAGE, "wanted --data DATA.yaml or --prompt TEXT, one of the two");
+    struct text table = {0};
+    struct file_out csv = {0};
+    if (check_flags(f, e) != ST_OK) return e->code;
+    if (flag_given(f, "csv") && file_out_open(&csv, flag_text(f, "csv"), e) != ST_OK) return e->code;
     if (session_open(&s, f, f->words[0], e) == ST_OK &&
         session_choose_head(&s, flag_text(f, "adapter"), flag_text(f, "problem_type"), 0, e) == ST_OK) {
         if (s.family.problem == PROBLEM_GENERATION || !s.family.num_labels)
             err_set(e, ST_FAIL, "%s: the model has no classification head; give an adapter that has one, or graft eval",
                     s.model_dir);
         else if (flag_text(f, "data"))
-            score_data(&s, f, e);
+            score_data(&s, f, &table, e);
+        else if (flag_given(f, "video") || flag_given(f, "prompts"))
+            score_clips(&s, f, &table, e);
         else
             score_prompt(&s, f, e);
     }
+    if (e->code == ST_OK && csv.stream && file_out_write(&csv, table.data, table.len, e) == ST_OK)
+        file_out_commit(&csv, e);
+    file_out_abandon(&csv);
     session_close(&s);
+    text_free(&table);
     return e->code;
 }
 
 const struct verb verb_score = {
     .name = "score",
-    .arguments = "MODEL (--data DATA.yaml | --prompt TEXT) [--adapter ADAPTER]",
+    .arguments = "MODEL (--video F --prompt TEXT | --data DATA.yaml) [--adapter ADAPTER]",
     .about = "the outputs of a classification head by name",
     .flags = score_flags,
     .flag_count = sizeof score_flags / sizeof *score_flags,

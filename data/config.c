@@ -228,8 +228,23 @@ enum status data_config_splits(bool found[DATA_SPLITS], const char *file, struct
     return e->code;
 }
 
+/* The one set of o->rows_text. */
+static enum status describe_rows(struct data_config *c, const struct data_options *o) {
+    c->sets = mem_alloc(sizeof *c->sets);
+    c->count = 1;
+    c->sets[0] = (struct set_config){.format = ROWS_CLASSIFICATION,
+                                     .path = mem_text("the list"),
+                                     .folder = mem_text(o->inline_dir),
+                                     .video_folder = mem_text(o->inline_dir),
+                                     .name = mem_text("the list"),
+                                     .max_seq_len = o->max_seq_len,
+                                     .frames = {.most = o->max_num_frames}};
+    return ST_OK;
+}
+
 enum status data_config_read(struct data_config *c, const struct data_options *o, struct err *e) {
     *c = (struct data_config){.where = mem_text(o->file ? o->file : "the training config")};
+    if (o->rows_text) return describe_rows(c, o);
     if (check_split(o->split, "the data options", e) != ST_OK) return e->code;
     return o->file ? read_file(c, o, e) : read_list(c, o->inline_list, o->inline_dir, o, e);
 }

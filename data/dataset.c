@@ -121,7 +121,10 @@ static enum status name_labels(struct dataset *d, const struct set *s, struct er
 /* Shuffled, then cut to max_size, then checked: Mantis' order of things. */
 static enum status open_set(struct dataset *d, struct set *s, const struct data_options *o, struct threads *threads,
                             struct text *notes, struct err *e) {
-    if (rows_open(&s->rows, s->config->path, e) != ST_OK) return e->code;
+    const char *path = s->config->path;
+    if (o->rows_text) rows_open_text(&s->rows, path, o->rows_text, e);
+    if (!o->rows_text) rows_open(&s->rows, path, e);
+    if (e->code != ST_OK) return e->code;
     if (s->rows.count > INT32_MAX)
         return err_set(e, ST_FAIL, "%s: %lld rows, at most %d are taken; split the file", s->config->path,
                        (long long)s->rows.count, INT32_MAX);

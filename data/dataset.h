@@ -25,7 +25,9 @@ struct data_options {
     const char *file;         // the data YAML (or JSON), or NULL with `inline_list`
     const cJSON *inline_list; // the list under `data:` of a training config; relative paths are taken from inline_dir
     const char *inline_dir;
-    const char *split;         // "train", "val", "test"
+    const char *rows_text; // instead of both: rows of one classification set, one JSON object a line; their paths are
+                           // taken from inline_dir
+    const char *split;     // "train", "val", "test"
     const char *conv_template; // NULL: the family's default
     int64_t max_seq_len;       // 0: no limit; a data set's own max_seq_len overrides it
     int64_t max_num_frames;    // of a video; 0: no limit; a data set's own max_num_frames overrides it

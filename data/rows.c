@@ -78,17 +78,25 @@ static enum status find_items(struct rows *r, size_t at, struct err *e) {
     return at == r->size ? ST_OK : err_set(e, ST_FAIL, "%s: something follows the list of rows", r->path);
 }
 
-enum status rows_open(struct rows *r, const char *path, struct err *e) {
-    *r = (struct rows){.path = path, .lines = text_ends(path, ".jsonl")};
-    if (file_read(path, &r->data, &r->size, e) != ST_OK) return e->code;
+static enum status find_rows(struct rows *r, struct err *e) {
     size_t start = r->size >= 3 && memcmp(r->data, "\xEF\xBB\xBF", 3) == 0 ? 3 : 0;
     if (r->lines)
         find_lines(r, start);
     else
         find_items(r, start, e);
-    if (e->code == ST_OK && r->count == 0) err_set(e, ST_FAIL, "%s: holds no rows", path);
+    if (e->code == ST_OK && r->count == 0) err_set(e, ST_FAIL, "%s: holds no rows", r->path);
     if (e->code != ST_OK) rows_close(r);
     return e->code;
+}
+
+enum status rows_open(struct rows *r, const char *path, struct err *e) {
+    *r = (struct rows){.path = path, .lines = text_ends(path, ".jsonl")};
+    return file_read(path, &r->data, &r->size, e) == ST_OK ? find_rows(r, e) : e->code;
+}
+
+enum status rows_open_text(struct rows *r, const char *name, const char *text, struct err *e) {
+    *r = (struct rows){.path = name, .lines = true, .data = mem_text(text), .size = strlen(text)};
+    return find_rows(r, e);
 }
 
 void rows_close(struct rows *r) {

@@ -30,6 +30,8 @@ struct rows {
 };
 
 enum status rows_open(struct rows *r, const char *path, struct err *e);
+/* Rows that are not in a file, one a line; `name` stands for the path. */
+enum status rows_open_text(struct rows *r, const char *name, const char *text, struct err *e);
 void rows_close(struct rows *r);
 
 /* One row of a chat or classification set. Texts live as long as the row. */
