@@ -55,7 +55,8 @@ TESTS    := $(patsubst tests/%.c,$(BUILD)/tests/%,$(wildcard tests/test_*.c))
 TEST_LIB := $(patsubst %.c,$(BUILD)/%.o,$(filter-out $(wildcard tests/test_*.c tests/fuzz_*.c),$(wildcard tests/*.c)))
 FUZZERS  := $(patsubst tests/%.c,$(BUILD)/tests/%,$(wildcard tests/fuzz_*.c))
 BENCHES  := $(patsubst bench/%.c,$(BUILD)/bench/%,$(wildcard bench/*.c))
-EXAMPLES := $(BUILD)/examples/make_data
+EXAMPLES := $(patsubst examples/%/make_data.c,$(BUILD)/examples/make_%_data,$(wildcard examples/*/make_data.c))
+CLIP_OBJ := $(patsubst %.c,$(BUILD)/%.o,$(wildcard examples/clips/*.c))
 
 .DEFAULT_GOAL := all
 .PHONY: all deps demo test asan tsan fuzz bench golden install clean help tests fuzzers
@@ -100,7 +101,7 @@ endif
 $(BUILD)/bench/%: $(BUILD)/bench/%.o $(BUILD)/libgraft.a
 	$(CC) $(LDFLAGS) -o $@ $^ $(LDLIBS)
 
-$(BUILD)/examples/%: $(BUILD)/examples/chat/%.o $(BUILD)/libgraft.a
+$(BUILD)/examples/make_%_data: $(BUILD)/examples/%/make_data.o $(CLIP_OBJ) $(BUILD)/libgraft.a
 	$(CC) $(LDFLAGS) -o $@ $^ $(LDLIBS)
 
 deps: ## checks every dependency; names and installs the missing Debian packages

@@ -434,7 +434,6 @@ static void test_processor_refusals(void **state) {
     refuse(x, "", "{\"image_seq_len\": 4}", "chat.json", "", "image_seq_len");
     refuse(x, "", "{\"image_seq_len\": 3}", "chat.json", "", NULL);
     refuse(x, "", "[", "chat.json", "", "processor_config.json");
-    refuse(x, "\"image_processor_type\": \"SiglipImageProcessor\"", "{}", "chat.json", "",
 }
 
 static void test_row_refusals(void **state) {

@@ -1,7 +1,7 @@
 /* Makes the data of the chat example: pictures of coloured shapes, rows that describe them, and rows that ask about
  * them.
  *
- *   make_data DIR SEED PICTURES CAPTIONS QUESTIONS HELD_OUT
+ *   make_chat_data DIR SEED PICTURES CAPTIONS QUESTIONS HELD_OUT
  *
  * DIR/train and DIR/val hold pictures; a picture of val is in no row of train. Rows are in the chat format of Mantis:
  *   DIR/captions.json, captions_val.json      what the pictures show, image by image; the base model is made with them
@@ -278,7 +278,7 @@ static int number(const char *s, struct err *e) {
 int main(int count, char **words) {
     struct err e = {0};
     if (count != 7) {
-        fprintf(stderr, "usage: make_data DIR SEED PICTURES CAPTIONS QUESTIONS HELD_OUT\n");
+        fprintf(stderr, "usage: make_chat_data DIR SEED PICTURES CAPTIONS QUESTIONS HELD_OUT\n");
         return ST_USAGE;
     }
     struct amounts n = {.seed = strtoull(words[2], NULL, 10),
@@ -289,6 +289,6 @@ int main(int count, char **words) {
     if (e.code == ST_OK && write_all(words[1], &n, &e) == ST_OK)
         printf("%s: %d pictures; %d captions and %d questions to train on, %d of each held out\n", words[1],
                n.pictures + 3 * n.held_out, n.captions, n.questions, n.held_out);
-    if (e.code != ST_OK) fprintf(stderr, "make_data: %s\n", e.text);
+    if (e.code != ST_OK) fprintf(stderr, "make_chat_data: %s\n", e.text);
     return e.code;
 }

@@ -61,7 +61,7 @@ mkdir -p "$out"
 cp "$from"/*.yaml "$out"
 
 say '1. Pictures of coloured shapes, captions, and questions about two or three pictures.'
-run "$build/examples/make_data" "$out/data" 1 $amounts
+run "$build/examples/make_chat_data" "$out/data" 1 $amounts
 
 say '2. A base model. It stands for one that you would take from a hub: a small random model of the mllava family is
    trained as a whole on captions, so that it can describe such pictures, and nothing else. It has seen no question.'
