@@ -15,6 +15,7 @@
 #include "cli/model_dir.h"
 #include "cli/out.h"
 #include "cli/verbs.h"
+#include "data/family.h"
 #include "data/mini_tokenizer.h"
 #include "data/tokenizer.h"
 #include "model/preset.h"
@@ -51,21 +52,28 @@ static enum status copy_tokenizer(const char *name, const char *to, struct err *
     return e->code;
 }
 
+enum { ENDS = 4 }; // tokens that may end an answer: of the text, of a turn
+
 /* What the tokenizer in `dir` decides. A small model, and one with another's tokenizer, has exactly its vocabulary. */
-static enum status read_tokens(struct preset_tokens *out, int32_t ends[3], const struct preset *p, const char *dir,
+static enum status read_tokens(struct preset_tokens *out, int32_t ends[ENDS], const struct preset *p, const char *dir,
                                bool taken, struct err *e) {
     struct tokenizer *t = tokenizer_load(dir, e);
     if (!t) return e->code;
+    bool pictures = p->family != FAMILY_TEXT;
     *out = (struct preset_tokens){.vocab = p->published && !taken ? 0 : tokenizer_size(t),
                                   .bos = tokenizer_bos(t),
                                   .eos = tokenizer_eos(t),
                                   .pad = tokenizer_pad(t),
-                                  .image = p->pictures ? tokenizer_id(t, "<image>") : -1};
+                                  .image = pictures ? tokenizer_id(t, "<image>") : -1};
     ends[0] = out->eos;
     ends[1] = tokenizer_id(t, "<|end_of_text|>");
     ends[2] = tokenizer_id(t, "<|eot_id|>");
-    if (p->pictures && out->image < 0)
+    ends[3] = tokenizer_id(t, "<end_of_utterance>");
+    if (pictures && out->image < 0)
         err_set(e, ST_FAIL, "--tokenizer: it has no token <image>, which %s wants for a picture", p->name);
+    if (p->family == FAMILY_IDEFICS2 && (tokenizer_id(t, FAKE_TOKEN) < 0 || ends[3] < 0))
+        err_set(e, ST_FAIL, "--tokenizer: it has no token %s or none <end_of_utterance>, which %s wants", FAKE_TOKEN,
+                p->name);
     tokenizer_free(t);
     return e->code;
 }
@@ -78,11 +86,11 @@ static enum status write_tree(const char *dir, const char *name, cJSON *tree, st
     return e->code;
 }
 
-static cJSON *generation_config(const struct preset_tokens *t, const int32_t ends[3]) {
+static cJSON *generation_config(const struct preset_tokens *t, const int32_t ends[ENDS]) {
     cJSON *tree = cJSON_CreateObject();
     if (t->bos >= 0) cJSON_AddNumberToObject(tree, "bos_token_id", t->bos);
     cJSON *list = cJSON_AddArrayToObject(tree, "eos_token_id");
-    for (int i = 0; i < 3; i++)
+    for (int i = 0; i < ENDS; i++)
         if (ends[i] >= 0 && (i == 0 || ends[i] != ends[0])) cJSON_AddItemToArray(list, cJSON_CreateNumber(ends[i]));
     if (!list->child) cJSON_DeleteItemFromObjectCaseSensitive(tree, "eos_token_id");
     if (t->pad >= 0) cJSON_AddNumberToObject(tree, "pad_token_id", t->pad);
@@ -93,15 +101,16 @@ static cJSON *generation_config(const struct preset_tokens *t, const int32_t end
 static enum status write_files(const struct preset *p, const char *dir, const char *tokenizer, bool half,
                                struct err *e) {
     struct preset_tokens t;
-    int32_t ends[3];
+    int32_t ends[ENDS];
     if (tokenizer)
         copy_tokenizer(tokenizer, dir, e);
     else
-        mini_tokenizer_write(dir, p->pictures, e);
+        mini_tokenizer_write(dir, p->family, e);
     if (e->code != ST_OK || read_tokens(&t, ends, p, dir, tokenizer != NULL, e) != ST_OK) return e->code;
     write_tree(dir, "config.json", preset_config(p, &t, half ? "bfloat16" : "float32"), e);
     if (e->code == ST_OK) write_tree(dir, "generation_config.json", generation_config(&t, ends), e);
     if (e->code == ST_OK && p->processor) write_tree(dir, "preprocessor_config.json", cJSON_Parse(p->processor), e);
+    if (e->code == ST_OK && p->prompts) write_tree(dir, "processor_config.json", cJSON_Parse(p->prompts), e);
     return e->code;
 }
 

@@ -2,6 +2,7 @@
 
 #include <cjson/cJSON.h>
 #include <ctype.h>
+#include <stdbool.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
@@ -162,10 +163,24 @@ static void lesson_free(struct lesson *l) {
 
 /* ---------------------------------------------------------------- tokenizer.json */
 
-static const char *const specials[] = {
-    "<|begin_of_text|>", "<|end_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>",
-    "<image>",           "<|pad|>"};
-enum { TEXT_SPECIALS = 5, ALL_SPECIALS = 7 };
+static const char *const specials[] = {"<|begin_of_text|>", "<|end_of_text|>", "<|start_header_id|>",
+                                       "<|end_header_id|>", "<|eot_id|>",      NULL};
+static const char *const mllava_specials[] = {"<image>", "<|pad|>", NULL};
+static const char *const idefics2_specials[] = {"<fake_token_around_image>", "<image>", "<end_of_utterance>", "<|pad|>",
+                                                NULL};
+static const char *const no_specials[] = {NULL};
+enum { MOST_SPECIALS = 12 };
+
+/* Those of all models, then those of the family; returns how many. */
+static int list_specials(const char *out[MOST_SPECIALS], enum family family) {
+    const char *const *lists[] = {specials, family == FAMILY_MLLAVA     ? mllava_specials
+                                            : family == FAMILY_IDEFICS2 ? idefics2_specials
+                                                                        : no_specials};
+    int n = 0;
+    for (int k = 0; k < 2; k++)
+        for (const char *const *s = lists[k]; *s; s++) out[n++] = *s;
+    return n;
+}
 
 static const char pattern[] = "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}{1,3}|"
                               " ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+";
@@ -205,14 +220,14 @@ static void add_bos(cJSON *post) {
     cJSON_AddItemToObject(o, "tokens", cJSON_CreateStringArray(specials, 1));
 }
 
-static cJSON *tokenizer_tree(const struct lesson *l, int special_count) {
+static cJSON *tokenizer_tree(const struct lesson *l, const char *const *special, int special_count) {
     cJSON *tree = cJSON_Parse(frame), *model = cJSON_GetObjectItemCaseSensitive(tree, "model");
     cJSON *added = cJSON_GetObjectItemCaseSensitive(tree, "added_tokens");
     cJSON *split =
         cJSON_GetObjectItemCaseSensitive(cJSON_GetObjectItemCaseSensitive(tree, "pre_tokenizer"), "pretokenizers")
             ->child;
     cJSON_AddStringToObject(cJSON_GetObjectItemCaseSensitive(split, "pattern"), "Regex", pattern);
-    for (int i = 0; i < special_count; i++) cJSON_AddItemToArray(added, special_entry(specials[i], LEARNED + i));
+    for (int i = 0; i < special_count; i++) cJSON_AddItemToArray(added, special_entry(special[i], LEARNED + i));
     add_bos(cJSON_GetObjectItemCaseSensitive(tree, "post_processor"));
     cJSON *vocab = cJSON_AddObjectToObject(model, "vocab"), *merges = cJSON_AddArrayToObject(model, "merges");
     for (int i = 0; i < LEARNED; i++) cJSON_AddNumberToObject(vocab, l->text[i], i);
@@ -230,16 +245,16 @@ static const char chat_template[] = "{{ bos_token }}{% for message in messages %
                                     "{% endfor %}{% if add_generation_prompt %}"
                                     "{{ '<|start_header_id|>assistant<|end_header_id|>\\n\\n' }}{% endif %}";
 
-static cJSON *config_tree(int special_count) {
+static cJSON *config_tree(const char *const *special, int special_count, bool pictures) {
     cJSON *tree = cJSON_CreateObject(), *added = cJSON_AddObjectToObject(tree, "added_tokens_decoder");
     for (int i = 0; i < special_count; i++) {
         char *id = mem_format("%d", LEARNED + i);
-        cJSON_AddItemToObject(added, id, special_entry(specials[i], -1));
+        cJSON_AddItemToObject(added, id, special_entry(special[i], -1));
         free(id);
     }
     cJSON_AddStringToObject(tree, "bos_token", "<|begin_of_text|>");
     cJSON_AddStringToObject(tree, "eos_token", "<|eot_id|>");
-    if (special_count == ALL_SPECIALS) cJSON_AddStringToObject(tree, "pad_token", "<|pad|>");
+    if (pictures) cJSON_AddStringToObject(tree, "pad_token", "<|pad|>");
     cJSON_AddFalseToObject(tree, "clean_up_tokenization_spaces");
     cJSON_AddNumberToObject(tree, "model_max_length", 1 << 20);
     cJSON_AddStringToObject(tree, "tokenizer_class", "PreTrainedTokenizerFast");
@@ -255,12 +270,13 @@ static enum status write_tree(const char *dir, const char *name, cJSON *tree, st
     return e->code;
 }
 
-enum status mini_tokenizer_write(const char *dir, bool pictures, struct err *e) {
-    int special_count = pictures ? ALL_SPECIALS : TEXT_SPECIALS;
+enum status mini_tokenizer_write(const char *dir, enum family family, struct err *e) {
+    const char *special[MOST_SPECIALS];
+    int count = list_specials(special, family);
     struct lesson l = {0};
     learn(&l);
-    if (write_tree(dir, "tokenizer.json", tokenizer_tree(&l, special_count), e) == ST_OK)
-        write_tree(dir, "tokenizer_config.json", config_tree(special_count), e);
+    if (write_tree(dir, "tokenizer.json", tokenizer_tree(&l, special, count), e) == ST_OK)
+        write_tree(dir, "tokenizer_config.json", config_tree(special, count, family != FAMILY_TEXT), e);
     lesson_free(&l);
     return e->code;
 }

@@ -21,6 +21,15 @@
     " \"image_std\": [0.26862954, 0.26130258, 0.27577711], \"processor_class\": \"MLlavaProcessor\", \"resample\": 3," \
     " \"rescale_factor\": 0.00392156862745098, \"size\": {\"shortest_edge\": " side "}}"
 
+#define IDEFICS2_PROCESSOR(longest, shortest)                                                                          \
+    "{\"do_convert_rgb\": true, \"do_image_splitting\": false, \"do_normalize\": true, \"do_pad\": true,"              \
+    " \"do_rescale\": true, \"do_resize\": true, \"image_mean\": [0.5, 0.5, 0.5],"                                     \
+    " \"image_processor_type\": \"Idefics2ImageProcessor\", \"image_std\": [0.5, 0.5, 0.5],"                           \
+    " \"processor_class\": \"Idefics2Processor\", \"resample\": 2, \"rescale_factor\": 0.00392156862745098,"           \
+    " \"size\": {\"longest_edge\": " longest ", \"shortest_edge\": " shortest "}}"
+
+#define IDEFICS2_PROMPTS(latents) "{\"image_seq_len\": " latents ", \"processor_class\": \"Idefics2Processor\"}"
+
 #define TINY_SHAPE                                                                                                     \
     "\"hidden_size\": 128, \"intermediate_size\": 352, \"num_hidden_layers\": 4, \"num_attention_heads\": 4,"          \
     " \"num_key_value_heads\": 2, \"max_position_embeddings\": 4096, \"hidden_act\": \"silu\", \"vocab_size\": 512"
@@ -31,20 +40,20 @@
     " \"rms_norm_eps\": 1e-05, \"rope_theta\": 500000.0"
 
 static const struct preset presets[] = {
-    {"llama-tiny", false, false, 0,
+    {"llama-tiny", false, FAMILY_TEXT, 0,
      "{\"architectures\": [\"LlamaForCausalLM\"], \"model_type\": \"llama\", " TINY_SHAPE ","
      " \"rms_norm_eps\": 1e-05, \"rope_theta\": 10000.0, \"tie_word_embeddings\": false}",
-     NULL},
-    {"mistral-tiny", false, false, 0,
+     NULL, NULL},
+    {"mistral-tiny", false, FAMILY_TEXT, 0,
      "{\"architectures\": [\"MistralForCausalLM\"], \"model_type\": \"mistral\", " TINY_SHAPE ","
      " \"rms_norm_eps\": 1e-05, \"rope_theta\": 10000.0, \"sliding_window\": 256, \"tie_word_embeddings\": false}",
-     NULL},
-    {"qwen2-tiny", false, false, 0,
+     NULL, NULL},
+    {"qwen2-tiny", false, FAMILY_TEXT, 0,
      "{\"architectures\": [\"Qwen2ForCausalLM\"], \"model_type\": \"qwen2\", " TINY_SHAPE ","
      " \"rms_norm_eps\": 1e-06, \"rope_theta\": 1000000.0, \"use_sliding_window\": false,"
      " \"tie_word_embeddings\": true}",
-     NULL},
-    {"mllava-tiny", false, true, 0,
+     NULL, NULL},
+    {"mllava-tiny", false, FAMILY_MLLAVA, 0,
      "{\"architectures\": [\"LlavaForConditionalGeneration\"], \"model_type\": \"llava\", \"ignore_index\": -100,"
      " \"projector_hidden_act\": \"gelu\", \"vision_feature_layer\": -2,"
      " \"vision_feature_select_strategy\": \"default\", \"vocab_size\": 512,"
@@ -53,8 +62,8 @@ static const struct preset presets[] = {
      " \"vision_config\": {\"model_type\": \"siglip_vision_model\", \"hidden_size\": 64, \"intermediate_size\": 128,"
      " \"num_hidden_layers\": 3, \"num_attention_heads\": 4, \"image_size\": 56, \"patch_size\": 14,"
      " \"layer_norm_eps\": 1e-06, \"hidden_act\": \"gelu_pytorch_tanh\", \"vision_use_head\": false}}",
-     SIGLIP_PROCESSOR("56")},
-    {"mllava-clip-tiny", false, true, 0,
+     SIGLIP_PROCESSOR("56"), NULL},
+    {"mllava-clip-tiny", false, FAMILY_MLLAVA, 0,
      "{\"architectures\": [\"LlavaForConditionalGeneration\"], \"model_type\": \"llava\", \"ignore_index\": -100,"
      " \"projector_hidden_act\": \"gelu\", \"vision_feature_layer\": -2,"
      " \"vision_feature_select_strategy\": \"default\", \"vocab_size\": 512,"
@@ -63,32 +72,43 @@ static const struct preset presets[] = {
      " \"vision_config\": {\"model_type\": \"clip_vision_model\", \"hidden_size\": 64, \"intermediate_size\": 128,"
      " \"num_hidden_layers\": 3, \"num_attention_heads\": 4, \"image_size\": 56, \"patch_size\": 14,"
      " \"layer_norm_eps\": 1e-05, \"hidden_act\": \"quick_gelu\"}}",
-     CLIP_PROCESSOR("56")},
-    {"smollm2-135m", true, false, 0.041666666666666664,
+     CLIP_PROCESSOR("56"), NULL},
+    {"idefics2-tiny", false, FAMILY_IDEFICS2, 0,
+     "{\"architectures\": [\"Idefics2ForConditionalGeneration\"], \"model_type\": \"idefics2\","
+     " \"tie_word_embeddings\": false,"
+     " \"text_config\": {\"model_type\": \"mistral\", " TINY_SHAPE ", \"rms_norm_eps\": 1e-05,"
+     " \"rope_theta\": 10000.0, \"sliding_window\": 4096, \"tie_word_embeddings\": false},"
+     " \"vision_config\": {\"model_type\": \"idefics2\", \"hidden_size\": 64, \"intermediate_size\": 128,"
+     " \"num_hidden_layers\": 3, \"num_attention_heads\": 4, \"image_size\": 112, \"patch_size\": 14,"
+     " \"layer_norm_eps\": 1e-06, \"hidden_act\": \"gelu_pytorch_tanh\"},"
+     " \"perceiver_config\": {\"model_type\": \"idefics2\", \"resampler_n_latents\": 8, \"resampler_depth\": 2,"
+     " \"resampler_n_heads\": 4, \"resampler_head_dim\": 16, \"num_key_value_heads\": 2, \"hidden_act\": \"silu\"}}",
+     IDEFICS2_PROCESSOR("112", "28"), IDEFICS2_PROMPTS("8")},
+    {"smollm2-135m", true, FAMILY_TEXT, 0.041666666666666664,
      "{\"architectures\": [\"LlamaForCausalLM\"], \"model_type\": \"llama\", \"hidden_size\": 576,"
      " \"intermediate_size\": 1536, \"num_hidden_layers\": 30, \"num_attention_heads\": 9,"
      " \"num_key_value_heads\": 3, \"max_position_embeddings\": 8192, \"hidden_act\": \"silu\","
      " \"rms_norm_eps\": 1e-05, \"rope_theta\": 100000, \"tie_word_embeddings\": true, \"vocab_size\": 49152}",
-     NULL},
-    {"qwen2.5-0.5b", true, false, 0.02,
+     NULL, NULL},
+    {"qwen2.5-0.5b", true, FAMILY_TEXT, 0.02,
      "{\"architectures\": [\"Qwen2ForCausalLM\"], \"model_type\": \"qwen2\", \"hidden_size\": 896,"
      " \"intermediate_size\": 4864, \"num_hidden_layers\": 24, \"num_attention_heads\": 14,"
      " \"num_key_value_heads\": 2, \"max_position_embeddings\": 32768, \"hidden_act\": \"silu\","
      " \"rms_norm_eps\": 1e-06, \"rope_theta\": 1000000.0, \"sliding_window\": 32768, \"max_window_layers\": 24,"
      " \"use_sliding_window\": false, \"tie_word_embeddings\": true, \"vocab_size\": 151936}",
-     NULL},
-    {"llama-3-8b", true, false, 0.02,
+     NULL, NULL},
+    {"llama-3-8b", true, FAMILY_TEXT, 0.02,
      "{\"architectures\": [\"LlamaForCausalLM\"], \"model_type\": \"llama\", " LLAMA3_8B_SHAPE ","
      " \"tie_word_embeddings\": false, \"vocab_size\": 128256}",
-     NULL},
-    {"mistral-7b", true, false, 0.02,
+     NULL, NULL},
+    {"mistral-7b", true, FAMILY_TEXT, 0.02,
      "{\"architectures\": [\"MistralForCausalLM\"], \"model_type\": \"mistral\", \"hidden_size\": 4096,"
      " \"intermediate_size\": 14336, \"num_hidden_layers\": 32, \"num_attention_heads\": 32,"
      " \"num_key_value_heads\": 8, \"max_position_embeddings\": 32768, \"hidden_act\": \"silu\","
      " \"rms_norm_eps\": 1e-05, \"rope_theta\": 10000.0, \"sliding_window\": 4096, \"tie_word_embeddings\": false,"
      " \"vocab_size\": 32000}",
-     NULL},
-    {"mantis-8b-siglip-llama3", true, true, 0.02,
+     NULL, NULL},
+    {"mantis-8b-siglip-llama3", true, FAMILY_MLLAVA, 0.02,
      "{\"architectures\": [\"LlavaForConditionalGeneration\"], \"model_type\": \"llava\", \"ignore_index\": -100,"
      " \"projector_hidden_act\": \"gelu\", \"vision_feature_layer\": -2,"
      " \"vision_feature_select_strategy\": \"default\", \"vocab_size\": 128258,"
@@ -98,8 +118,8 @@ static const struct preset presets[] = {
      " \"vision_config\": {\"model_type\": \"siglip_vision_model\", \"hidden_size\": 1152,"
      " \"intermediate_size\": 4304, \"num_hidden_layers\": 27, \"num_attention_heads\": 16, \"image_size\": 384,"
      " \"patch_size\": 14, \"layer_norm_eps\": 1e-06, \"hidden_act\": \"gelu_pytorch_tanh\"}}",
-     SIGLIP_PROCESSOR("384")},
-    {"mantis-8b-clip-llama3", true, true, 0.02,
+     SIGLIP_PROCESSOR("384"), NULL},
+    {"mantis-8b-clip-llama3", true, FAMILY_MLLAVA, 0.02,
      "{\"architectures\": [\"LlavaForConditionalGeneration\"], \"model_type\": \"llava\", \"ignore_index\": -100,"
      " \"projector_hidden_act\": \"gelu\", \"vision_feature_layer\": -2,"
      " \"vision_feature_select_strategy\": \"default\", \"vocab_size\": 128258,"
@@ -109,7 +129,21 @@ static const struct preset presets[] = {
      " \"vision_config\": {\"model_type\": \"clip_vision_model\", \"hidden_size\": 1024,"
      " \"intermediate_size\": 4096, \"num_hidden_layers\": 24, \"num_attention_heads\": 16, \"image_size\": 336,"
      " \"patch_size\": 14, \"layer_norm_eps\": 1e-05, \"hidden_act\": \"quick_gelu\", \"projection_dim\": 768}}",
-     CLIP_PROCESSOR("336")},
+     CLIP_PROCESSOR("336"), NULL},
+    {"mantis-8b-idefics2", true, FAMILY_IDEFICS2, 0.02,
+     "{\"architectures\": [\"Idefics2ForConditionalGeneration\"], \"model_type\": \"idefics2\","
+     " \"tie_word_embeddings\": false,"
+     " \"text_config\": {\"model_type\": \"mistral\", \"hidden_size\": 4096, \"intermediate_size\": 14336,"
+     " \"num_hidden_layers\": 32, \"num_attention_heads\": 32, \"num_key_value_heads\": 8, \"hidden_act\": \"silu\","
+     " \"max_position_embeddings\": 32768, \"rms_norm_eps\": 1e-05, \"rope_theta\": 10000.0,"
+     " \"sliding_window\": 4096, \"tie_word_embeddings\": false, \"vocab_size\": 32003},"
+     " \"vision_config\": {\"model_type\": \"idefics2\", \"hidden_size\": 1152, \"intermediate_size\": 4304,"
+     " \"num_hidden_layers\": 27, \"num_attention_heads\": 16, \"image_size\": 980, \"patch_size\": 14,"
+     " \"layer_norm_eps\": 1e-06, \"hidden_act\": \"gelu_pytorch_tanh\"},"
+     " \"perceiver_config\": {\"model_type\": \"idefics2\", \"resampler_n_latents\": 64, \"resampler_depth\": 3,"
+     " \"resampler_n_heads\": 16, \"resampler_head_dim\": 96, \"num_key_value_heads\": 4,"
+     " \"hidden_act\": \"silu\"}}",
+     IDEFICS2_PROCESSOR("980", "378"), IDEFICS2_PROMPTS("64")},
 };
 enum { PRESETS = sizeof presets / sizeof *presets };
 
@@ -140,12 +174,13 @@ static void set_number(cJSON *o, const char *key, double value) {
 cJSON *preset_config(const struct preset *p, const struct preset_tokens *t, const char *dtype) {
     cJSON *tree = cJSON_Parse(p->config), *nested = cJSON_GetObjectItemCaseSensitive(tree, "text_config");
     cJSON *text = nested ? nested : tree;
-    if (t->vocab) set_number(tree, "vocab_size", (double)t->vocab);
+    if (t->vocab && p->family != FAMILY_IDEFICS2) set_number(tree, "vocab_size", (double)t->vocab);
     if (t->vocab) set_number(text, "vocab_size", (double)t->vocab);
     if (t->bos >= 0) set_number(text, "bos_token_id", t->bos);
     if (t->eos >= 0) set_number(text, "eos_token_id", t->eos);
     if (t->pad >= 0) set_number(tree, "pad_token_id", t->pad);
-    if (p->pictures) set_number(tree, "image_token_index", t->image);
+    if (p->family == FAMILY_MLLAVA) set_number(tree, "image_token_index", t->image);
+    if (p->family == FAMILY_IDEFICS2) set_number(tree, "image_token_id", t->image);
     if (p->deviation > 0) set_number(text, "initializer_range", p->deviation);
     cJSON_AddStringToObject(tree, "torch_dtype", dtype);
     return tree;
@@ -257,12 +292,45 @@ static int compare_names(const void *a, const void *b) {
     return strcmp(x->entry.name, y->entry.name);
 }
 
+static void add_gated(struct maker *m, const char *prefix, int64_t out, int64_t ffn, int64_t in) {
+    add_linear(m, prefix, "gate_proj", ffn, in, false);
+    add_linear(m, prefix, "up_proj", ffn, in, false);
+    add_linear(m, prefix, "down_proj", out, ffn, false);
+}
+
+static void add_connector(struct maker *m, const struct model_config *c, const char *prefix) {
+    const struct perceiver_config *p = &c->perceiver;
+    int64_t C = c->text.dim, Q = p->heads * p->head_dim, KV = p->kv_heads * p->head_dim;
+    char *project = mem_format("%s.modality_projection", prefix);
+    char *perceiver = mem_format("%s.perceiver_resampler", prefix);
+    add_gated(m, project, C, c->text.ffn, c->vision.dim);
+    add_matrix(m, perceiver, "latents", p->latents, C, 1);
+    for (int64_t i = 0; i < p->depth; i++) {
+        char *layer = mem_format("%s.layers.%lld", perceiver, (long long)i), *mlp = mem_format("%s.mlp", layer);
+        add_vector(m, layer, "input_latents_norm.weight", FILL_ONE, C);
+        add_vector(m, layer, "input_context_norm.weight", FILL_ONE, C);
+        add_linear(m, layer, "self_attn.q_proj", Q, C, false);
+        add_linear(m, layer, "self_attn.k_proj", KV, C, false);
+        add_linear(m, layer, "self_attn.v_proj", KV, C, false);
+        add_linear(m, layer, "self_attn.o_proj", C, Q, false);
+        add_vector(m, layer, "post_attention_layernorm.weight", FILL_ONE, C);
+        add_gated(m, mlp, C, p->ffn, C);
+        free(layer), free(mlp);
+    }
+    add_vector(m, perceiver, "norm.weight", FILL_ONE, C);
+    free(project), free(perceiver);
+}
+
 void preset_tensors(struct new_tensors *t, const struct model_config *c, enum st_type type, bool head) {
     struct maker m = {.t = t, .type = type};
     static const char tower[] = "vision_tower.vision_model", projector[] = "multi_modal_projector";
     *t = (struct new_tensors){0};
     if (c->family == FAMILY_TEXT) {
         add_text(&m, &c->text, "model", "lm_head");
+    } else if (c->family == FAMILY_IDEFICS2) {
+        add_text(&m, &c->text, "model.text_model", "lm_head");
+        add_vision(&m, &c->vision, "model.vision_model");
+        add_connector(&m, c, "model.connector");
     } else {
         add_text(&m, &c->text, "language_model.model", "language_model.lm_head");
         add_vision(&m, &c->vision, tower);

@@ -13,10 +13,11 @@
 struct preset {
     const char *name;
     bool published; // the shape of a published model; else a small one
-    bool pictures;
+    enum family family;
     double deviation;      // of random weights; 0: 1 / sqrt(inputs), with which a model of any depth learns at once
     const char *config;    // JSON of config.json without what the tokenizer decides
     const char *processor; // of preprocessor_config.json, or NULL
+    const char *prompts;   // of processor_config.json, or NULL
 };
 
 const struct preset *preset_find(const char *name, struct err *e); // names the known ones when it fails

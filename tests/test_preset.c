@@ -14,7 +14,7 @@
 
 /* Parameters of a preset with the vocabulary of its shape. */
 static int64_t count_parameters(const struct preset *p) {
-    const struct preset_tokens tokens = {.bos = 1, .eos = 2, .pad = -1, .image = p->pictures ? 3 : -1};
+    const struct preset_tokens tokens = {.bos = 1, .eos = 2, .pad = -1, .image = p->family == FAMILY_TEXT ? -1 : 3};
     const char *tmp = getenv("TMPDIR");
     struct err e = {0};
     char *dir = path_join(tmp && *tmp ? tmp : "/tmp", "graft-preset-XXXXXX");
@@ -82,6 +82,22 @@ static void test_mantis_is_the_sum_of_its_parts(void **state) {
     }
 }
 
+/* Mistral-7B with three tokens more, SigLIP so400m for 70 x 70 positions and without its pooling head, and the connector:
+ * a gated product on each patch, then three layers of latents. */
+static void test_idefics2_is_the_sum_of_its_parts(void **state) {
+    (void)state;
+    struct err e = {0};
+    const int64_t C = 4096, W = 1152, F = 4304, language = 7241732096 + 2 * 3 * C;
+    const int64_t block = 4 * (W * W + W) + 4 * W + W * F + F + F * W + W;
+    const int64_t tower = 3 * 14 * 14 * W + W + 4900 * W + 27 * block + 2 * W;
+    const int64_t layer = 3 * C + 2 * C * 16 * 96 + 2 * C * 4 * 96 + 3 * C * 4 * C;
+    const int64_t connector = 2 * W * 14336 + 14336 * C + 64 * C + 3 * layer + C;
+    const struct preset *p = preset_find("mantis-8b-idefics2", &e);
+    assert_non_null(p);
+    assert_int_equal(count_parameters(p), language + tower + connector);
+    assert_int_equal(language + tower + connector, 8402768112); // of the published model
+}
+
 static void test_unknown_names_the_nearest(void **state) {
     (void)state;
     struct err e = {0};
@@ -92,9 +108,8 @@ static void test_unknown_names_the_nearest(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_every_preset_is_read),
-        cmocka_unit_test(test_published_counts),
-        cmocka_unit_test(test_mantis_is_the_sum_of_its_parts),
+        cmocka_unit_test(test_every_preset_is_read),           cmocka_unit_test(test_published_counts),
+        cmocka_unit_test(test_mantis_is_the_sum_of_its_parts), cmocka_unit_test(test_idefics2_is_the_sum_of_its_parts),
         cmocka_unit_test(test_unknown_names_the_nearest),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
