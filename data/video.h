@@ -1,5 +1,5 @@
-/* Frames of a video file as PyAV gives them: decoded by FFmpeg one after the other, converted to RGB with the matrix and
- * range that the stream names. A display rotation is left alone, as frame.to_image() does; alpha is dropped.
+/* Frames of a video file as PyAV gives them: decoded by FFmpeg one after the other, converted to RGB with the matrix
+ * and range that the stream names. A display rotation is left alone, as frame.to_image() does; alpha is dropped.
  *
  * mp4, mov, avi, webm, mkv, gif and what else FFmpeg's container formats hold. The file is read from memory: nothing
  * that it names (playlists, references to other files, addresses) is opened. The first video stream counts.

@@ -84,6 +84,19 @@ static const struct preset presets[] = {
      " \"perceiver_config\": {\"model_type\": \"idefics2\", \"resampler_n_latents\": 8, \"resampler_depth\": 2,"
      " \"resampler_n_heads\": 4, \"resampler_head_dim\": 16, \"num_key_value_heads\": 2, \"hidden_act\": \"silu\"}}",
      IDEFICS2_PROCESSOR("112", "28"), IDEFICS2_PROMPTS("8")},
+    {"idefics2-clips", false, FAMILY_IDEFICS2, 0,
+     "{\"architectures\": [\"Idefics2ForConditionalGeneration\"], \"model_type\": \"idefics2\","
+     " \"tie_word_embeddings\": false,"
+     " \"text_config\": {\"model_type\": \"mistral\", \"hidden_size\": 192, \"intermediate_size\": 512,"
+     " \"num_hidden_layers\": 4, \"num_attention_heads\": 6, \"num_key_value_heads\": 3,"
+     " \"max_position_embeddings\": 4096, \"hidden_act\": \"silu\", \"rms_norm_eps\": 1e-05,"
+     " \"rope_theta\": 10000.0, \"sliding_window\": 4096, \"tie_word_embeddings\": false, \"vocab_size\": 512},"
+     " \"vision_config\": {\"model_type\": \"idefics2\", \"hidden_size\": 128, \"intermediate_size\": 256,"
+     " \"num_hidden_layers\": 4, \"num_attention_heads\": 4, \"image_size\": 48, \"patch_size\": 8,"
+     " \"layer_norm_eps\": 1e-06, \"hidden_act\": \"gelu_pytorch_tanh\"},"
+     " \"perceiver_config\": {\"model_type\": \"idefics2\", \"resampler_n_latents\": 4, \"resampler_depth\": 2,"
+     " \"resampler_n_heads\": 4, \"resampler_head_dim\": 32, \"num_key_value_heads\": 2, \"hidden_act\": \"silu\"}}",
+     IDEFICS2_PROCESSOR("48", "48"), IDEFICS2_PROMPTS("4")},
     {"smollm2-135m", true, FAMILY_TEXT, 0.041666666666666664,
      "{\"architectures\": [\"LlamaForCausalLM\"], \"model_type\": \"llama\", \"hidden_size\": 576,"
      " \"intermediate_size\": 1536, \"num_hidden_layers\": 30, \"num_attention_heads\": 9,"

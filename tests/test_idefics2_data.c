@@ -1,5 +1,5 @@
-/* Idefics2's rows against transformers, tokenizers, jinja2 and torch (golden/make_idefics2_data.py): expanded text, labels,
- * pictures of a row and the patches that the tower sees of each. */
+/* Idefics2's rows against transformers, tokenizers, jinja2 and torch (golden/make_idefics2_data.py): expanded text,
+ * labels, pictures of a row and the patches that the tower sees of each. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>

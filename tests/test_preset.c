@@ -82,8 +82,8 @@ static void test_mantis_is_the_sum_of_its_parts(void **state) {
     }
 }
 
-/* Mistral-7B with three tokens more, SigLIP so400m for 70 x 70 positions and without its pooling head, and the connector:
- * a gated product on each patch, then three layers of latents. */
+/* Mistral-7B with three tokens more, SigLIP so400m for 70 x 70 positions and without its pooling head, and the
+ * connector: a gated product on each patch, then three layers of latents. */
 static void test_idefics2_is_the_sum_of_its_parts(void **state) {
     (void)state;
     struct err e = {0};

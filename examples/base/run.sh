@@ -21,5 +21,5 @@ run() {
 mkdir -p "$out"
 cp "$from"/*.yaml "$out"
 [ -f "$out/data/val.json" ] || run "$build/examples/make_base_data" "$out/data" 1 $amounts
-[ -f "$out/start/config.json" ] || run "$graft" init idefics2-tiny --out "$out/start" --seed 1 --quiet
+[ -f "$out/start/config.json" ] || run "$graft" init idefics2-clips --out "$out/start" --seed 1 --quiet
 run "$graft" train "$out/config.yaml" --dtype bf16 $steps

@@ -20,6 +20,7 @@
 #include "base/memory.h"
 #include "base/rng.h"
 #include "base/text.h"
+#include "examples/clips/words.h"
 
 enum { SIDE = 96, FINE = 4, MOST = 3 }; // pixels of a picture, samples of a pixel each way, pictures of a row
 
@@ -268,13 +269,6 @@ static enum status write_all(const char *dir, const struct amounts *n, struct er
     return e->code;
 }
 
-static int number(const char *s, struct err *e) {
-    char *end;
-    long n = strtol(s, &end, 10);
-    if (*end || n < 20 || n > 100000) err_set(e, ST_USAGE, "%.40s: wanted a number from 20 to 100000", s);
-    return (int)n;
-}
-
 int main(int count, char **words) {
     struct err e = {0};
     if (count != 7) {
@@ -282,10 +276,10 @@ int main(int count, char **words) {
         return ST_USAGE;
     }
     struct amounts n = {.seed = strtoull(words[2], NULL, 10),
-                        .pictures = number(words[3], &e),
-                        .captions = number(words[4], &e),
-                        .questions = number(words[5], &e),
-                        .held_out = number(words[6], &e)};
+                        .pictures = word_count(words[3], 20, &e),
+                        .captions = word_count(words[4], 20, &e),
+                        .questions = word_count(words[5], 20, &e),
+                        .held_out = word_count(words[6], 20, &e)};
     if (e.code == ST_OK && write_all(words[1], &n, &e) == ST_OK)
         printf("%s: %d pictures; %d captions and %d questions to train on, %d of each held out\n", words[1],
                n.pictures + 3 * n.held_out, n.captions, n.questions, n.held_out);

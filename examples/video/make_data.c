@@ -20,6 +20,7 @@
 #include "base/rng.h"
 #include "examples/clips/faults.h"
 #include "examples/clips/film.h"
+#include "examples/clips/words.h"
 
 enum { VISUAL, TEMPORAL, DYNAMIC, TEXT, FACTUAL, SCORES };
 static const char *const score_names[SCORES] = {"visual quality", "temporal consistency", "dynamic degree",
@@ -146,8 +147,9 @@ int main(int argc, char **argv) {
         return ST_USAGE;
     }
     uint64_t seed = strtoull(argv[2], NULL, 10);
-    make_split(argv[1], "train", atoi(argv[3]), seed, &e);
-    make_split(argv[1], "val", atoi(argv[4]), seed, &e);
+    int train = word_count(argv[3], 1, &e), val = word_count(argv[4], 1, &e);
+    if (e.code == ST_OK) make_split(argv[1], "train", train, seed, &e);
+    if (e.code == ST_OK) make_split(argv[1], "val", val, seed, &e);
     if (e.code != ST_OK) fprintf(stderr, "make_video_data: %s\n", e.text);
     return (int)e.code;
 }
