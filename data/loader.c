@@ -54,11 +54,28 @@ int64_t loader_row(const struct loader *l, int64_t position) {
     return row;
 }
 
+/* The model's memory was planned for the pictures that the check saw. */
+static enum status check_pictures(const struct dataset *d, int64_t row, const struct row *r, struct err *e) {
+    struct row_size planned = dataset_row_size(d, row);
+    struct patch_count now = image_set_count(r->image, r->images, &d->family);
+    if (now.patches <= planned.patches && now.most <= planned.most_patches) return ST_OK;
+    return err_set(e, ST_FAIL,
+                   "%s: row %lld: its pictures have %lld patches, %lld when they were checked; a file has changed "
+                   "since, start again",
+                   r->file, (long long)r->index, (long long)now.patches, (long long)planned.patches);
+}
+
+static enum status read_row(const struct dataset *d, int64_t row, struct row *out, struct err *e) {
+    if (dataset_row(d, row, true, out, e) != ST_OK) return e->code;
+    if (check_pictures(d, row, out, e) != ST_OK) row_free(out);
+    return e->code;
+}
+
 static enum status make_batch(const struct loader *l, int64_t number, struct batch *b, struct err *e) {
     int64_t count = l->o.rows_per_batch, first = (l->o.first_batch + number) * count, read = 0;
     struct row *rows = mem_alloc((size_t)count * sizeof *rows);
     for (; read < count; read++)
-        if (dataset_row(l->d, loader_row(l, first + read), true, &rows[read], e) != ST_OK) break;
+        if (read_row(l->d, loader_row(l, first + read), &rows[read], e) != ST_OK) break;
     if (e->code == ST_OK) {
         batch_build(b, rows, count, &l->d->family);
         for (int64_t i = 0; i < count; i++) b->row_index[i] = loader_row(l, first + i);
