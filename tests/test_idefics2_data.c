@@ -313,6 +313,40 @@ static void test_limits_are_reached(void **state) {
     dataset_free(d);
 }
 
+static void copy_picture(const char *from, const char *to) {
+    struct err e = {0};
+    char *data;
+    size_t size;
+    assert_int_equal(file_read(from, &data, &size, &e), ST_OK);
+    assert_int_equal(file_write(to, data, size, &e), ST_OK);
+    free(data);
+}
+
+/* A picture that grows after the check would not fit the memory that was planned. */
+static void test_changed_picture(void **state) {
+    struct fixture *x = *state;
+    const struct data_family f = family_of(x, GOLDEN "/as_it_is");
+    char *rows = path_join(x->folder, "chat_one.json"), *picture = path_join(x->folder, "p.png");
+    const char *text = "[{\"image\": \"p.png\", \"conversation\": [{\"role\": \"user\", \"content\": \"a\"}, "
+                       "{\"role\": \"assistant\", \"content\": \"b\"}]}]";
+    struct err e = {0};
+    const struct batch *b;
+    assert_int_equal(file_write(rows, text, strlen(text), &e), ST_OK);
+    copy_picture(GOLDEN "/0.png", picture);
+    struct dataset *d = open_good(x, rows, "", &f);
+    struct loader_options o = {.rows_per_batch = 1, .workers = 1, .batches = 1};
+    struct loader *l = loader_new(d, &o);
+    assert_int_equal(loader_next(l, &b, &e), ST_OK);
+    loader_free(l);
+    copy_picture(GOLDEN "/6.png", picture);
+    l = loader_new(d, &o);
+    assert_int_equal(loader_next(l, &b, &e), ST_FAIL);
+    assert_contains(e.text, "a file has changed");
+    loader_free(l);
+    dataset_free(d);
+    free(rows), free(picture);
+}
+
 static void test_sides_without_pixels(void **state) {
     (void)state;
     static const int64_t sides[] = {1, 2, 9, 15, 16, 17, 39, 40, 41, 133, 300};
@@ -518,6 +552,7 @@ int main(void) {
         cmocka_unit_test(test_positions_as_torch),
         cmocka_unit_test(test_partial_patches),
         cmocka_unit_test(test_limits_are_reached),
+        cmocka_unit_test(test_changed_picture),
         cmocka_unit_test(test_sides_without_pixels),
         cmocka_unit_test(test_prompts),
         cmocka_unit_test(test_prompt_pictures),
