@@ -215,6 +215,12 @@ static enum status open_adapter(struct session *s, struct err *e) {
     return init ? adapter_read(s->adapter, init, e) : ST_OK;
 }
 
+static void settle_targets(struct session *s) {
+    const char *own = s->config.default_targets ? s->config.default_targets : "all-linear";
+    if (settings_get(&s->settings, "target_modules")) return;
+    cJSON_ReplaceItemInObjectCaseSensitive(s->settings.values, "target_modules", cJSON_CreateString(own));
+}
+
 static void set_window(struct session *s) {
     if (!settings_get(&s->settings, "attn_window")) return;
     for (int64_t i = 0; i < s->model->config.text.layers; i++)
@@ -232,6 +238,7 @@ enum status session_open_training(struct session *s, const struct flags *f, cons
     if (settings_read(&s->settings, f->words[0], f->given, e) != ST_OK || check_blocksize(&s->settings, e) != ST_OK)
         return e->code;
     if (session_open(s, f, settings_text(&s->settings, "model_name_or_path"), e) != ST_OK) return e->code;
+    settle_targets(s);
     if (check_whole(s, e) != ST_OK || choose_training_head(s, e) != ST_OK || open_data(s, f, e) != ST_OK)
         return e->code;
     struct load_options load_as = load_options_of(&s->settings);

@@ -31,7 +31,7 @@ const struct flag training_keys[TRAINING_KEYS] = {
     {"use_dora", FLAG_BOOL, "false", NULL, "train magnitudes of the rows too"},
     {"use_rslora", FLAG_BOOL, "false", NULL, "alpha / sqrt(r) instead"},
     {"init_lora_weights", FLAG_ANY, "true", "true|gaussian", "how A begins"},
-    {"target_modules", FLAG_ANY, "all-linear", NULL, "list of suffixes, one regex, or all-linear"},
+    {"target_modules", FLAG_ANY, NULL, NULL, "list of suffixes, one regex, all-linear; unset: the model's own"},
     {"exclude_modules", FLAG_ANY, NULL, NULL, "list or regex of modules left out"},
     {"layers_to_transform", FLAG_ANY, NULL, NULL, "a layer or a list of them"},
     {"rank_pattern", FLAG_ANY, NULL, NULL, "regex: rank"},

@@ -315,6 +315,8 @@ static void read_idefics2(struct model_config *c, const struct section *s) {
     c->family = FAMILY_IDEFICS2;
     c->pooling = POOL_BEFORE_FIRST_PAD;
     c->default_template = "idefics_2";
+    c->default_targets = ".*(text_model|modality_projection|perceiver_resampler).*"
+                         "(down_proj|gate_proj|up_proj|k_proj|q_proj|v_proj|o_proj).*$";
     read_text(&c->text, &text, text.o ? find_defaults("mistral") : &alone, false);
     c->text.tied = flag(s, "tie_word_embeddings", false); // the one of text_config is not looked at
     read_tower(&c->vision, &vision, find_tower("idefics2"));

@@ -63,6 +63,7 @@ struct model_config {
     struct perceiver_config perceiver; // idefics2
     int32_t image_token;               // mllava, idefics2
     const char *default_template;      // Mantis' template for this model; NULL: the tokenizer's own
+    const char *default_targets;       // regex of the layers that Mantis adapts in it; NULL: all linear ones
     enum problem problem;              // generation: the head is lm_head; else a Linear called score
     int64_t num_labels;                // outputs of score
     const char *const *label_names;    // (num_labels), by id2label; NULL: it has none but LABEL_0, LABEL_1, ...
