@@ -215,7 +215,7 @@ static int run_chat(const struct flags *f, struct err *e) {
     for (const cJSON *p = paths && e->code == ST_OK ? paths->child : NULL; p && e->code == ST_OK; p = p->next)
         add_image(&s, p->valuestring, e);
     s.g.interruptible = true;
-    if (e->code == ST_OK && generation_load(&s.g, positions_of(&s.g), CHAT_PICTURES, e) == ST_OK) converse(&s, e);
+    if (e->code == ST_OK && generation_load(&s.g, positions_of(&s.g), CHAT_PICTURES, NULL, e) == ST_OK) converse(&s, e);
     drop_images(&s);
     cJSON_Delete(s.messages);
     generation_close(&s.g);

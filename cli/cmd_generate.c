@@ -83,7 +83,7 @@ static int run_generate(const struct flags *f, struct err *e) {
     struct row prompt = {0};
     if (check_flags(f, e) != ST_OK) return e->code;
     if (generation_open(&g, f, flag_given(f, "prompt"), e) == ST_OK && read_prompt(&prompt, &g, e) == ST_OK &&
-        generation_load(&g, prompt.positions + flag_int(f, "max_new_tokens"), prompt.images, e) == ST_OK)
+        generation_load(&g, prompt.positions + flag_int(f, "max_new_tokens"), prompt.images, &prompt, e) == ST_OK)
         answer(&g, &prompt, e);
     row_free(&prompt);
     generation_close(&g);

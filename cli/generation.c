@@ -56,14 +56,27 @@ enum status generation_open(struct generation *g, const struct flags *f, bool ra
     return ST_OK;
 }
 
-enum status generation_load(struct generation *g, int64_t room, int64_t pictures, struct err *e) {
+/* Patches of the largest picture; 0: not known, or of one known size. */
+static int64_t most_patches(const struct generation *g, const struct row *prompt) {
+    const struct processor *p = &g->prompter.processor;
+    if (g->family.family != FAMILY_IDEFICS2) return 0;
+    if (prompt) return image_set_count(prompt->image, prompt->images, &g->family).most;
+    if (!p->do_resize || !p->longest_edge) return 0;
+    int64_t side = p->longest_edge > p->shortest_edge ? p->longest_edge : p->shortest_edge;
+    int64_t patches = (side + g->family.patch_size - 1) / g->family.patch_size;
+    return patches * patches;
+}
+
+enum status generation_load(struct generation *g, int64_t room, int64_t pictures, const struct row *prompt,
+                            struct err *e) {
     const struct flags *f = g->f;
     const char *adapter = flag_text(f, "adapter");
     const struct load_options as_it_is = {.quantize.type = F32};
     g->be = backend_new(flag_text(f, "device"), (int)flag_int(f, "threads"), e);
     if (!g->be || model_load(&g->model, g->dir, g->be, &as_it_is, e) != ST_OK) return e->code;
     if (adapter && adapter_open(&g->adapter, g->model, adapter, e) != ST_OK) return e->code;
-    const struct generator_options o = {.room = room, .pictures = pictures, .act = cli_dtype(f, &g->config)};
+    const struct generator_options o = {
+        .room = room, .pictures = pictures, .most_patches = most_patches(g, prompt), .act = cli_dtype(f, &g->config)};
     if (generator_new(&g->generator, g->model, &o, e) != ST_OK) return e->code;
     g->sampler = sampler_new(g->config.text.vocab, flag_number(f, "temperature"), flag_number(f, "top_p"),
                              (uint64_t)flag_int(f, "seed"));
@@ -126,6 +139,14 @@ static void show(struct answer *a, const struct generation *g, size_t *shown, bo
     }
 }
 
+/* Whether pictures that are in the cache would come out the same: a larger one beside them changes how they are cut. */
+static bool reusable(struct generation *g, const struct row *prompt) {
+    struct sides before = g->largest;
+    g->largest = image_set_largest(prompt->image, prompt->images);
+    bool same = g->largest.cols == before.cols && g->largest.rows == before.rows;
+    return g->family.family != FAMILY_IDEFICS2 || same;
+}
+
 static enum status feed_prompt(struct answer *a, struct generation *g, const struct row *prompt, struct err *e) {
     struct row row = {
         .ids = prompt->ids, .labels = prompt->labels, .images = prompt->images, .positions = prompt->positions};
@@ -134,7 +155,7 @@ static enum status feed_prompt(struct answer *a, struct generation *g, const str
     row.image = pixels;
     struct batch b;
     batch_build(&b, &row, 1, &g->family);
-    int64_t had = generator_common(g->generator, b.ids, b.N), pictures = 0;
+    int64_t had = reusable(g, prompt) ? generator_common(g->generator, b.ids, b.N) : 0, pictures = 0;
     for (int64_t i = 0; i < had; i++) pictures += b.ids[i] < 0;
     if (pictures) pictures /= g->family.tokens_per_image;
     generator_keep(g->generator, had);

@@ -4,6 +4,7 @@
 
 #include "cli/family.h"
 #include "cli/flags.h"
+#include "data/image_set.h"
 #include "data/prompt.h"
 #include "lora/adapter.h"
 #include "model/generate.h"
@@ -20,6 +21,7 @@ struct generation {
     struct model *model;
     struct adapter *adapter;
     struct generator *generator;
+    struct sides largest; // of the last prompt's pictures, within which those of any size are cut
     struct sampler sampler;
     uint64_t drawn; // tokens that were chosen so far
     int32_t *stops; // (stop_count) tokens that end an answer
@@ -31,8 +33,10 @@ struct generation {
  * dtype are read from f. raw: see prompter_open. generation_close after any outcome. */
 enum status generation_open(struct generation *g, const struct flags *f, bool raw, struct err *e);
 
-/* Loads the model and plans its memory for `room` positions and prompts of as many pictures. */
-enum status generation_load(struct generation *g, int64_t room, int64_t pictures, struct err *e);
+/* Loads the model and plans its memory for `room` positions and prompts of as many pictures: those of one prompt, or
+ * where it is NULL as large as the processor makes them. */
+enum status generation_load(struct generation *g, int64_t room, int64_t pictures, const struct row *prompt,
+                            struct err *e);
 void generation_close(struct generation *g);
 
 struct answer {
