@@ -137,7 +137,6 @@ void connector_acts_layout(struct connector_acts *a, struct arena *m, const stru
     places->images = images, places->longest = longest;
     a->gate = arena_tensor2(m, act, N, G);
     a->up = arena_tensor2(m, act, N, G);
-    a->gated = arena_tensor2(m, act, N, G);
     a->context = arena_tensor2(m, act, N, C);
     a->last = arena_tensor2(m, act, M, C);
     a->rstd = arena_tensor1(m, F32, M);
@@ -286,32 +285,43 @@ static void attention_backward(const struct pass *p, const struct tensor *dx, co
 
 /* --- the connector ----------------------------------------------------------------------------------------------- */
 
+/* The gated product is wide and cheap: it is made where it is wanted. */
+static void projection_forward(const struct pass *p, struct connector_acts *a, const struct tensor *x,
+                               const struct connector *c, enum activation act) {
+    size_t mark = p->scratch->used;
+    struct tensor gated = arena_tensor2(p->scratch, a->gate.type, a->gate.dim[0], a->gate.dim[1]);
+    linear_forward(p, &a->lgate, &a->gate, x, &c->gate);         // 1
+    linear_forward(p, &a->lup, &a->up, x, &c->up);               // 2
+    op_glu_forward(p->be, &gated, &a->gate, &a->up, act);        // 3
+    linear_forward(p, &a->ldown, &a->context, &gated, &c->down); // 4
+    p->scratch->used = mark;
+}
+
+/* gate and up become their own gradients. */
+static void projection_backward(const struct pass *p, const struct tensor *dx, const struct tensor *dcontext,
+                                struct connector_acts *a, const struct tensor *x, const struct connector *c,
+                                enum activation act) {
+    size_t mark = p->scratch->used;
+    struct tensor gated = arena_tensor2(p->scratch, a->gate.type, a->gate.dim[0], a->gate.dim[1]);
+    struct tensor dgated = arena_tensor2(p->scratch, a->gate.type, a->gate.dim[0], a->gate.dim[1]);
+    op_glu_forward(p->be, &gated, &a->gate, &a->up, act);                     // 3, again
+    linear_backward(p, &dgated, 0, dcontext, &gated, &a->ldown, &c->down);    // 4'
+    op_glu_backward(p->be, &a->gate, &a->up, &dgated, &a->gate, &a->up, act); // 3'
+    linear_backward(p, dx, 0, &a->up, x, &a->lup, &c->up);                    // 2'
+    linear_backward(p, dx, 1, &a->gate, x, &a->lgate, &c->gate);              // 1'
+    p->scratch->used = mark;
+}
+
 void connector_forward(const struct pass *p, struct connector_acts *a, const struct tensor *y, const struct tensor *x,
                        const struct connector *c, const struct model_config *config) {
     struct backend *be = p->be;
-    linear_forward(p, &a->lgate, &a->gate, x, &c->gate);                      // 1
-    linear_forward(p, &a->lup, &a->up, x, &c->up);                            // 2
-    op_glu_forward(be, &a->gated, &a->gate, &a->up, config->text.act);        // 3
-    linear_forward(p, &a->ldown, &a->context, &a->gated, &c->down);           // 4
+    projection_forward(p, a, x, c, config->text.act);                         // 1 2 3 4
     op_embed_forward(be, &a->layers[0].input, &c->latents, &a->places.which); // 5
     for (int64_t i = 0; i < c->depth; i++) {                                  // 6
         const struct tensor *out = i + 1 < c->depth ? &a->layers[i + 1].input : &a->last;
         layer_forward(p, &a->layers[i], out, &a->context, &c->layers[i], &config->perceiver, &a->places);
     }
     op_rmsnorm_forward(be, y, &a->rstd, &a->last, &c->norm, config->perceiver.eps); // 7
-}
-
-/* Lines 4 to 1, backwards. gate and up become their own gradients. */
-static void projection_backward(const struct pass *p, const struct tensor *dx, const struct tensor *dcontext,
-                                struct connector_acts *a, const struct tensor *x, const struct connector *c,
-                                enum activation act) {
-    size_t mark = p->scratch->used;
-    struct tensor dgated = arena_tensor2(p->scratch, a->gated.type, a->gated.dim[0], a->gated.dim[1]);
-    linear_backward(p, &dgated, 0, dcontext, &a->gated, &a->ldown, &c->down); // 4'
-    op_glu_backward(p->be, &a->gate, &a->up, &dgated, &a->gate, &a->up, act); // 3'
-    linear_backward(p, dx, 0, &a->up, x, &a->lup, &c->up);                    // 2'
-    linear_backward(p, dx, 1, &a->gate, x, &a->lgate, &c->gate);              // 1'
-    p->scratch->used = mark;
 }
 
 static bool context_norms_are_trained(const struct connector *c) {

@@ -51,7 +51,7 @@ struct perceiver_places {
 
 struct connector_acts {
     struct perceiver_places places;
-    struct tensor gate, up, gated; // (N,G)
+    struct tensor gate, up;        // (N,G)
     struct tensor context;         // (N,C)
     struct perceiver_acts *layers; // (depth)
     struct tensor last, rstd;      // (M,C) (M): of the last layer
