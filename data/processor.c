@@ -203,34 +203,35 @@ static enum status read_steps(struct processor *p, const cJSON *o, const char *w
     return ST_OK;
 }
 
-/* What the text side of a processor is told, in a file of its own. */
-static enum status read_seq_len(struct processor *p, const char *dir, struct err *e) {
-    char *path = path_join(dir, "processor_config.json");
-    cJSON *o = file_exists(path) ? json_read(path, e) : NULL;
-    if (o) json_int(o, path, "image_seq_len", 0, &p->image_seq_len, e);
-    cJSON_Delete(o);
-    free(path);
+static enum status read_settings(struct processor *p, const cJSON *o, const char *where, struct err *e) {
+    if (!cJSON_IsObject(o)) return err_set(e, ST_FAIL, "%s: not a JSON object", where);
+    enum status st = read_kind(p, o, where, e);
+    if (st == ST_OK) st = check_keys(p, o, where, e);
+    if (st == ST_OK) st = read_steps(p, o, where, e);
+    if (st == ST_OK) st = read_shape(p, o, where, e);
+    return st == ST_OK ? read_numbers(p, o, where, e) : st;
+}
+
+/* processor_config.json tells the text side of a processor and, where transformers 5 wrote it, holds the image side. */
+static enum status read_both(struct processor *p, const cJSON *both, const char *both_path, const char *path,
+                             struct err *e) {
+    const cJSON *nested = json_get(both, "image_processor");
+    cJSON *alone = nested ? NULL : json_read(path, e);
+    if (nested || alone) read_settings(p, nested ? nested : alone, nested ? both_path : path, e);
+    if (e->code == ST_OK && p->kind == PROCESSOR_IDEFICS2 && both)
+        json_int(both, both_path, "image_seq_len", 0, &p->image_seq_len, e);
+    cJSON_Delete(alone);
     return e->code;
 }
 
 enum status processor_load(struct processor *p, const char *dir, struct err *e) {
     *p = (struct processor){0};
-    char *path = path_join(dir, "preprocessor_config.json");
-    enum status st = ST_OK;
-    cJSON *o = json_read(path, e);
-    if (!o)
-        st = e->code;
-    else if (!cJSON_IsObject(o))
-        st = err_set(e, ST_FAIL, "%s: not a JSON object", path);
-    if (st == ST_OK) st = read_kind(p, o, path, e);
-    if (st == ST_OK) st = check_keys(p, o, path, e);
-    if (st == ST_OK) st = read_steps(p, o, path, e);
-    if (st == ST_OK) st = read_shape(p, o, path, e);
-    if (st == ST_OK) st = read_numbers(p, o, path, e);
-    if (st == ST_OK && p->kind == PROCESSOR_IDEFICS2) st = read_seq_len(p, dir, e);
-    cJSON_Delete(o);
-    free(path);
-    return st;
+    char *path = path_join(dir, "preprocessor_config.json"), *both_path = path_join(dir, "processor_config.json");
+    cJSON *both = file_exists(both_path) ? json_read(both_path, e) : NULL;
+    if (e->code == ST_OK) read_both(p, both, both_path, path, e);
+    cJSON_Delete(both);
+    free(path), free(both_path);
+    return e->code;
 }
 
 /* CLIP: the short side becomes the edge, the long one int(edge * long / short). */

@@ -468,6 +468,11 @@ static void test_processor_refusals(void **state) {
     refuse(x, "", "{\"image_seq_len\": 4}", "chat.json", "", "image_seq_len");
     refuse(x, "", "{\"image_seq_len\": 3}", "chat.json", "", NULL);
     refuse(x, "", "[", "chat.json", "", "processor_config.json");
+    refuse(x, "\"do_split\": 1", "{\"image_processor\": {\"image_processor_type\": \"Idefics2ImageProcessor\"}}",
+           "chat.json", "", NULL); // the nested one counts
+    refuse(x, "", "{\"image_processor\": {\"image_processor_type\": \"Idefics2ImageProcessor\", \"size\": 2}}",
+           "chat.json", "", "processor_config.json: size");
+    refuse(x, "", "{\"image_processor\": 2}", "chat.json", "", "not a JSON object");
 }
 
 static void test_row_refusals(void **state) {
