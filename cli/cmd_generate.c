@@ -4,6 +4,7 @@
 #include <unistd.h>
 
 #include "base/json.h"
+#include "base/memory.h"
 #include "cli/generation.h"
 #include "cli/out.h"
 #include "cli/verbs.h"
@@ -12,7 +13,8 @@ static const struct flag generate_flags[] = {
     {"prompt", FLAG_TEXT, NULL, NULL, "text to continue; with pictures or a conv_template: the user's turn"},
     {"messages", FLAG_TEXT, NULL, NULL, "JSON file of messages, each with role and content"},
     {"image", FLAG_LIST, NULL, NULL, "picture, in the order of <image> in the text"},
-    {"video", FLAG_LIST, NULL, NULL, "no family that is here takes videos"},
+    {"video", FLAG_LIST, NULL, NULL, "file or folder of frames, which follow the pictures"},
+    {"num_frames", FLAG_INT, "8", NULL, "frames that are taken of a video, evenly spread; 0: all"},
     {"adapter", FLAG_TEXT, NULL, NULL, "PEFT folder"},
     {"max_new_tokens", FLAG_INT, "256", NULL, "longest answer"},
     {"temperature", FLAG_NUMBER, "0", NULL, "of sampling; 0: the most probable token"},
@@ -24,35 +26,64 @@ static const struct flag generate_flags[] = {
 static enum status check_flags(const struct flags *f, struct err *e) {
     if (flag_given(f, "prompt") == flag_given(f, "messages"))
         return err_set(e, ST_USAGE, "wanted one of --prompt TEXT and --messages FILE.json");
-    if (flag_list(f, "video"))
-        return err_set(e, ST_FAIL, "--video: this model's family takes no videos; give frames with --image instead");
+    if (flag_int(f, "num_frames") < 0)
+        return err_set(e, ST_USAGE, "--num_frames is %lld, wanted 0 (all) or more",
+                       (long long)flag_int(f, "num_frames"));
     return ST_OK;
 }
 
-static enum status read_images(struct row *prompt, const struct generation *g, const cJSON *paths, struct err *e) {
-    const cJSON *path = paths ? paths->child : NULL;
-    int64_t pieces = prompter_pieces(&g->prompter);
-    for (int64_t i = 0; i < prompt->images && e->code == ST_OK; i += pieces, path = path->next)
-        prompt_read_image(&prompt->image[i], &g->prompter, path->valuestring, e);
+/* What --image and --video bring, in this order. */
+struct media {
+    const cJSON *paths;
+    struct chat_row *video; // (videos)
+    int videos;
+    int64_t pictures; // with the frames
+};
+
+static enum status open_media(struct media *m, const struct flags *f, struct err *e) {
+    const cJSON *videos = flag_list(f, "video");
+    m->paths = flag_list(f, "image");
+    m->pictures = m->paths ? cJSON_GetArraySize(m->paths) : 0;
+    m->video = mem_alloc((size_t)(videos ? cJSON_GetArraySize(videos) : 0) * sizeof *m->video);
+    for (const cJSON *v = videos ? videos->child : NULL; v && e->code == ST_OK; v = v->next, m->videos++)
+        if (prompt_open_video(&m->video[m->videos], v->valuestring, flag_int(f, "num_frames"), e) == ST_OK)
+            m->pictures += (int64_t)m->video[m->videos].image_count;
+    return e->code;
+}
+
+static void close_media(struct media *m) {
+    for (int i = 0; i < m->videos; i++) chat_row_free(&m->video[i]);
+    free(m->video);
+}
+
+static enum status read_pixels(struct row *prompt, const struct generation *g, const struct media *m, struct err *e) {
+    const cJSON *path = m->paths ? m->paths->child : NULL;
+    int64_t at = 0, pieces = prompter_pieces(&g->prompter);
+    for (; path && at < prompt->images && e->code == ST_OK; at += pieces, path = path->next)
+        prompt_read_image(&prompt->image[at], &g->prompter, path->valuestring, e);
+    for (int i = 0; i < m->videos; i++)
+        for (size_t k = 0; k < m->video[i].image_count && at < prompt->images && e->code == ST_OK; k++, at += pieces)
+            prompt_read_frame(&prompt->image[at], &g->prompter, &m->video[i], (int64_t)k, e);
     return e->code;
 }
 
 /* The prompt's ids and pixels, before the weights are read: what is wrong with it shows at once. */
 static enum status read_prompt(struct row *out, const struct generation *g, struct err *e) {
     const char *file = flag_text(g->f, "messages");
-    const cJSON *paths = flag_list(g->f, "image");
+    struct media m = {0};
     cJSON *tree = file ? json_read(file, e) : NULL;
-    if (e->code != ST_OK) return e->code;
+    if (e->code == ST_OK) open_media(&m, g->f, e);
     struct prompt p = {
         .text = flag_text(g->f, "prompt"),
         .messages = cJSON_IsObject(tree) ? json_get(tree, "messages") : tree,
         .where = file,
-        .images = paths ? cJSON_GetArraySize(paths) : 0,
+        .images = m.pictures,
         .max_seq_len = flag_int(g->f, "max_seq_len"),
     };
-    if (prompt_encode(out, &g->prompter, &p, e) == ST_OK && read_images(out, g, paths, e) == ST_OK)
+    if (e->code == ST_OK && prompt_encode(out, &g->prompter, &p, e) == ST_OK && read_pixels(out, g, &m, e) == ST_OK)
         image_set_check(out->image, out->images, &g->prompter.processor, &g->family, e);
     cJSON_Delete(tree);
+    close_media(&m);
     if (e->code == ST_OK && out->images < p.images)
         out_note(g->f, "note: --max_seq_len leaves %lld of %lld pictures", (long long)out->images, (long long)p.images);
     return e->code;
@@ -92,7 +123,7 @@ static int run_generate(const struct flags *f, struct err *e) {
 
 const struct verb verb_generate = {
     .name = "generate",
-    .arguments = "MODEL [--adapter A] (--prompt TEXT | --messages FILE.json) [--image F]...",
+    .arguments = "MODEL [--adapter A] (--prompt TEXT | --messages FILE.json) [--image F]... [--video F]...",
     .about = "one answer; greedy unless --temperature is given",
     .flags = generate_flags,
     .flag_count = sizeof generate_flags / sizeof *generate_flags,

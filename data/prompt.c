@@ -200,6 +200,22 @@ enum status prompt_read_image(struct batch_image *out, const struct prompter *p,
     return e->code;
 }
 
+enum status prompt_open_video(struct chat_row *v, const char *path, int64_t most, struct err *e) {
+    const struct frame_rule rule = {.most = most};
+    *v = (struct chat_row){.where = mem_text("--video"), .media = path};
+    return row_choose_frames(v, "", &rule, false, 0, e);
+}
+
+enum status prompt_read_frame(struct batch_image *out, const struct prompter *p, const struct chat_row *v, int64_t k,
+                              struct err *e) {
+    if (!v->video) return prompt_read_image(out, p, v->images[k], e);
+    struct image im = {0};
+    for (int64_t i = 0; i < prompter_pieces(p); i++) out[i] = (struct batch_image){0};
+    if (row_read_frame(&im, v, k, e) == ST_OK) image_set_process(out, &p->processor, &im, v->media, e);
+    image_free(&im);
+    return e->code;
+}
+
 /* ---------------------------------------------------------------- ids */
 
 static enum status fill_row(struct row *out, const struct prompter *p, const struct prompt *prompt, struct err *e) {

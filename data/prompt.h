@@ -22,6 +22,7 @@
 #include "data/dataset.h"
 #include "data/image_set.h"
 #include "data/processor.h"
+#include "data/rows.h"
 
 struct prompter {
     struct chat chat; // conv and own NULL: texts are raw
@@ -50,6 +51,12 @@ enum status prompt_encode(struct row *out, const struct prompter *p, const struc
 /* A picture as the processor makes it: out (prompter_pieces); batch_image_free each after any outcome. */
 int64_t prompter_pieces(const struct prompter *p);
 enum status prompt_read_image(struct batch_image *out, const struct prompter *p, const char *path, struct err *e);
+
+/* Frames of a video (a file, or a folder of frames) as pictures: v->image_count of them, at most `most` unless that is
+ * 0; chat_row_free(v) after any outcome. path has to outlive v. They are read in order, each as prompt_read_image. */
+enum status prompt_open_video(struct chat_row *v, const char *path, int64_t most, struct err *e);
+enum status prompt_read_frame(struct batch_image *out, const struct prompter *p, const struct chat_row *v, int64_t k,
+                              struct err *e);
 
 /* A message of text behind the others; `<image>` in it stands for a picture. */
 void messages_add(cJSON *messages, const char *role, const char *text);

@@ -5,7 +5,6 @@
 #include "base/memory.h"
 #include "data/dataset_parts.h"
 #include "data/image.h"
-#include "data/video.h"
 
 /* Targets are the labels of the expanded row moved by one: the first position is no target, a picture's have no
  * label. */
@@ -99,19 +98,10 @@ static enum status measure(struct row *out, const struct dataset *d, const struc
     return row_measure_picture(out, d, s, picture, width, height, name, e);
 }
 
-/* Memory was planned for frames of the size that the head tells. */
-static enum status read_frame(struct image *im, const struct chat_row *r, int64_t picture, const char *name,
-                              struct err *e) {
-    if (video_frame(r->video, r->frame[picture], im, e) != ST_OK) return e->code;
-    if (im->width == r->video_width && im->height == r->video_height) return ST_OK;
-    return err_set(e, ST_FAIL, "%s: is %lld x %lld pixels, the file's head says %lld x %lld", name,
-                   (long long)im->width, (long long)im->height, (long long)r->video_width, (long long)r->video_height);
-}
-
 static enum status process(struct row *out, const struct dataset *d, const struct set *s, const struct chat_row *r,
                            int64_t picture, const char *name, struct err *e) {
     struct image im = {0};
-    enum status st = r->video ? read_frame(&im, r, picture, name, e) : image_read(&im, name, e);
+    enum status st = r->video ? row_read_frame(&im, r, picture, e) : image_read(&im, name, e);
     if (st == ST_OK) row_process_picture(out, d, s, picture, &im, name, e);
     image_free(&im);
     return e->code;

@@ -12,6 +12,7 @@
 #include "base/status.h"
 #include "data/conversation.h"
 #include "data/frames.h"
+#include "data/image.h"
 
 struct video;
 
@@ -72,6 +73,9 @@ enum status video_row_read(struct chat_row *c, const struct rows *r, int64_t ind
  * the same row's file, 0: not known. */
 enum status row_choose_frames(struct chat_row *c, const char *folder, const struct frame_rule *rule, bool lists,
                               int64_t frames, struct err *e);
+
+/* Picture k of a row with a video, in growing order. */
+enum status row_read_frame(struct image *im, const struct chat_row *c, int64_t k, struct err *e);
 
 /* Where, tree, id and pictures: what all kinds of rows have. */
 enum status row_open(struct chat_row *c, const struct rows *r, int64_t index, struct err *e);

@@ -166,3 +166,14 @@ enum status row_choose_frames(struct chat_row *c, const char *folder, const stru
     free(path);
     return e->code;
 }
+
+/* Memory is planned for frames of the size that the head tells. */
+enum status row_read_frame(struct image *im, const struct chat_row *c, int64_t k, struct err *e) {
+    if (video_frame(c->video, c->frame[k], im, e) != ST_OK) return e->code;
+    if (im->width == c->video_width && im->height == c->video_height) return ST_OK;
+    err_set(e, ST_FAIL, "%s: frame %lld is %lld x %lld pixels, the file's head says %lld x %lld", c->media,
+            (long long)c->frame[k], (long long)im->width, (long long)im->height, (long long)c->video_width,
+            (long long)c->video_height);
+    image_free(im);
+    return e->code;
+}
