@@ -232,7 +232,7 @@ static void test_config_refusals(void **state) {
     } cases[] = {
         {"path: rows.json, name: a, split: train", "format is missing"},
         {"path: rows.json, name: a, split: train, format: caht", "did you mean chat?"},
-        {"path: rows.json, name: a, split: train, format: chat_video", "format chat_video cannot be read yet"},
+        {"path: rows.json, name: a, split: train, format: siglip_video", "format siglip_video cannot be read yet"},
         {"path: rows.json, name: a, split: trian, format: chat", "did you mean train?"},
         {"path: rows.json, name: a, split: train, format: chat, max_sise: 3", "did you mean max_size?"},
         {"path: rows.json, name: a, split: train, format: chat, max_size: -1", "max_size is -1"},
