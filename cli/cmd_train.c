@@ -49,10 +49,14 @@ static void show_step(void *arg, const struct trainer *t, const struct step_repo
 
 static void show_evaluation(void *arg, const struct trainer *t, const struct evaluation *e) {
     struct view *v = arg;
+    char metric[64] = "";
+    const struct outcome *o = e->outcome;
     if (v->quiet) return;
-    fprintf(stderr, "%sval  %*lld/%lld  loss %8.4f  (%lld rows)%s\n", v->terminal ? "\r\033[K" : "",
+    if (o)
+        snprintf(metric, sizeof metric, "%s %7.4f  ", metric_name(o->problem, 0), metric_value(o, 0, ALL_COLUMNS));
+    fprintf(stderr, "%sval  %*lld/%lld  loss %8.4f  %s(%lld rows)%s\n", v->terminal ? "\r\033[K" : "",
             t->steps > 9999 ? 6 : 4, (long long)t->step, (long long)t->steps,
-            e->loss_sum / (double)(e->scored ? e->scored : 1), (long long)e->rows,
+            e->loss_sum / (double)(e->scored ? e->scored : 1), metric, (long long)e->rows,
             t->best_step == t->step ? "  best so far" : "");
 }
 
