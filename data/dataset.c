@@ -46,7 +46,7 @@ static enum status check_row(const struct check *c, int64_t index, struct chat_r
     }
     struct row row = {0};
     if (row_encode(&row, c->d, c->s, r, index, e) == ST_OK && row_measure_images(&row, c->d, c->s, r, e) == ST_OK &&
-        (!c->o->decode_images || row_read_images(&row, c->d, c->s, r, e) == ST_OK)) {
+        (!c->o->decode_images || row_read_images(&row, c->d, c->s, r, false, e) == ST_OK)) {
         struct patch_count count = image_set_count(row.image, row.images, &c->d->family);
         out->verdict = VERDICT_KEPT;
         out->entry = (struct entry){.row = (int32_t)index,

@@ -76,9 +76,9 @@ enum status row_measure_picture(struct row *out, const struct dataset *d, const 
 enum status row_process_picture(struct row *out, const struct dataset *d, const struct set *s, int64_t picture,
                                 struct image *im, const char *where, struct err *e);
 
-/* The pixels of the row's pictures. */
+/* The pixels of the row's pictures. keep false: only to see that they can be had, one after the other. */
 enum status row_read_images(struct row *out, const struct dataset *d, const struct set *s,
-                            const struct chat_row *chat_row, struct err *e);
+                            const struct chat_row *chat_row, bool keep, struct err *e);
 
 /* The path of picture i; the caller frees. */
 char *row_image_path(const struct set *s, const struct chat_row *chat_row, int64_t i);

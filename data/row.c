@@ -120,14 +120,23 @@ enum status row_measure_images(struct row *out, const struct dataset *d, const s
     return check_together(out, d, chat_row, e);
 }
 
+static void drop_pixels(struct batch_image *image, int64_t n) {
+    for (int64_t i = 0; i < n; i++) {
+        free(image[i].pixels);
+        image[i].pixels = NULL;
+    }
+}
+
 enum status row_read_images(struct row *out, const struct dataset *d, const struct set *s,
-                            const struct chat_row *chat_row, struct err *e) {
-    for (int64_t i = 0; i < out->images; i += processor_pieces(&d->processor)) {
-        int64_t picture = i / processor_pieces(&d->processor);
+                            const struct chat_row *chat_row, bool keep, struct err *e) {
+    int64_t pieces = processor_pieces(&d->processor);
+    for (int64_t i = 0; i < out->images; i += pieces) {
+        int64_t picture = i / pieces;
         char *name = name_picture(s, chat_row, picture);
         struct err inner = {0};
         if (process(out, d, s, chat_row, picture, name, &inner) != ST_OK)
             err_set(e, inner.code, "%s: %s", chat_row->where, inner.text);
+        if (!keep) drop_pixels(out->image + i, pieces);
         free(name);
         if (e->code != ST_OK) return e->code;
     }
@@ -161,7 +170,7 @@ enum status dataset_row(const struct dataset *d, int64_t row, bool pixels, struc
     if (set_row_read(s, &chat_row, index, entry->frames, e) == ST_OK &&
         row_encode(out, d, s, &chat_row, index, e) == ST_OK) {
         if (pixels)
-            row_read_images(out, d, s, &chat_row, e);
+            row_read_images(out, d, s, &chat_row, true, e);
         else if (d->family.family == FAMILY_IDEFICS2)
             row_measure_images(out, d, s, &chat_row, e);
     }
