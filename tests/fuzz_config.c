@@ -5,11 +5,24 @@
 #include <unistd.h>
 
 #include "base/file.h"
-#include "data/processor.h"
+#include "data/image_set.h"
 #include "lora/settings.h"
 #include "model/config.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
+
+/* The sizes that pictures of some shapes become are refused or possible. */
+static void measure(const struct processor *p, size_t size) {
+    static const int64_t sides[] = {1, 2, 17, 900, 178000000};
+    for (int i = 0; i < 25; i++) {
+        struct batch_image image[5];
+        struct err e = {0};
+        int64_t width = sides[i % 5], height = i / 5 ? sides[i / 5] : (int64_t)size + 1;
+        if (image_set_measure(image, p, width, height, "a picture", &e) != ST_OK) continue;
+        for (int64_t k = 0; k < processor_pieces(p); k++)
+            if (image[k].width < 1 || image[k].height < 1) abort();
+    }
+}
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     char dir[] = "/tmp/fuzz_config_XXXXXX";
@@ -23,7 +36,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
         struct settings s;
         model_config_read(&model, dir, &one);
         model_config_free(&model);
-        processor_load(&p, dir, &two);
+        if (processor_load(&p, dir, &two) == ST_OK) measure(&p, size);
         settings_read(&s, config, NULL, &three);
         settings_free(&s);
     }
