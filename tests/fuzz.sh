@@ -6,6 +6,7 @@ seeds_of() {
     case $1 in
     safetensors) find tests/golden -name '*.safetensors' -size -64k ;;
     tokenizer) find tests/golden -name 'tokenizer.json' -size -64k ;;
+    video) find tests/golden/video -type f -size -16k ! -name '*.rgb' ! -name '*.csv' ;;
     image) find tests/golden/image -type f -size -16k ;;
     jinja) find tests/golden -name '*.jinja' ;;
     rows) find tests/golden -name 'rows.json*' -size -64k ;;

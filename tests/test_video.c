@@ -155,8 +155,8 @@ struct lossless {
     struct clip_options o;
 };
 
-/* 33 pixels in a line: whoever writes behind its end shows under AddressSanitizer. The containers differ in whether they
- * say how many frames they hold. */
+/* 33 pixels in a line: whoever writes behind its end shows under AddressSanitizer. The containers differ in whether
+ * they say how many frames they hold. */
 static const struct lossless clips[] = {
     {"png.mov", {"png", "rgb24", 33, 21, 12, 10, NULL, NULL}},
     {"ffv1.mkv", {"ffv1", "bgr0", 33, 21, 12, 10, NULL, NULL}},
