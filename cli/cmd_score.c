@@ -25,6 +25,7 @@ static const struct flag score_flags[] = {
     {"prompts", FLAG_TEXT, NULL, NULL, "CSV or JSON with columns video, prompt: a text for each clip"},
     {"prompt_file", FLAG_TEXT, NULL, NULL, "a text around the prompt, which stands at {text_prompt}"},
     {"num_frames", FLAG_INT, "16", NULL, "frames that are taken of a clip, evenly spread; 0: all"},
+    {"labels", FLAG_TEXT, NULL, NULL, "names of the outputs, with commas; videoscore: those of VideoScore"},
     {"csv", FLAG_TEXT, NULL, NULL, "writes the outputs as a table, one row a line"},
     {"workers", FLAG_INT, "2", NULL, "threads that prepare rows ahead"},
     {"adapter", FLAG_TEXT, NULL, NULL, "a PEFT folder"},
@@ -98,6 +99,28 @@ static void show_row(void *arg, const struct row_loss *r) {
     row_free(&row);
 }
 
+static const char videoscore[] =
+    "visual quality,temporal consistency,dynamic degree,text-to-video alignment,factual consistency";
+
+/* --labels in place of the names that model and data have. */
+static enum status rename_outputs(struct scoring *s, struct err *e) {
+    const char *given = flag_text(s->f, "labels"), *at = given;
+    if (!given) return ST_OK;
+    if (strcmp(given, "videoscore") == 0) at = videoscore;
+    int64_t n = 1;
+    for (const char *c = at; *c; c++) n += *c == ',';
+    if (n != s->outputs)
+        return err_set(e, ST_FAIL, "--labels has %lld names, the model has %lld outputs", (long long)n,
+                       (long long)s->outputs);
+    for (int64_t i = 0; i < n; i++) {
+        size_t length = strcspn(at, ",");
+        free(s->names[i]);
+        s->names[i] = mem_text_n(at, length);
+        at += length + 1;
+    }
+    return ST_OK;
+}
+
 static struct scoring scoring_of(struct session *s, const struct flags *f, struct err *e) {
     return (struct scoring){.f = f,
                             .data = s->val,
@@ -113,6 +136,7 @@ static enum status score_rows(struct session *s, const struct flags *f, struct t
     struct evaluator *ev = NULL;
     struct evaluation v;
     struct scoring all = scoring_of(s, f, e);
+    if (rename_outputs(&all, e) != ST_OK) return names_free(all.names, (size_t)all.outputs), e->code;
     all.progress = progress_new(f, "scoring", dataset_rows(s->val));
     all.table = table;
     if (!table->len) add_head(&all, flag_given(f, "data") ? "id" : "video");
@@ -201,7 +225,7 @@ static enum status score_prompt(struct session *s, const struct flags *f, struct
         model_forward(&p, w, &b);
         head_loss(&p, w, NULL, 1);
         backend_download(s->be, outputs, &w->acts.outputs);
-        if (backend_sync(s->be, e) == ST_OK) show(&one, NULL, outputs);
+        if (backend_sync(s->be, e) == ST_OK && rename_outputs(&one, e) == ST_OK) show(&one, NULL, outputs);
         names_free(one.names, (size_t)one.outputs);
         free(outputs);
     }
