@@ -426,6 +426,31 @@ static void test_config_defaults(void **state) {
     model_config_free(&c);
 }
 
+/* What a later transformers writes means the same. */
+static void test_config_of_transformers_5(void **state) {
+    struct fixture *f = *state;
+    struct model_config a, b;
+    model_config_read(&a, GOLDEN "/model", &f->e);
+    model_config_read(&b, GOLDEN "/five", &f->e);
+    expect_good(&f->e);
+    const struct text_config *t = &a.text, *u = &b.text;
+    const struct vision_config *v = &a.vision, *w = &b.vision;
+    const struct perceiver_config *p = &a.perceiver, *q = &b.perceiver;
+    const int64_t one[] = {t->vocab, t->dim, t->ffn,    t->layers,        t->heads,      t->kv_heads,   t->head_dim,
+                           t->tied,  t->act, v->dim,    v->ffn,           v->layers,     v->heads,      v->image_size,
+                           v->patch, v->act, p->depth,  p->latents,       p->heads,      p->kv_heads,   p->head_dim,
+                           p->ffn,   p->act, t->window, t->max_positions, a.image_token, v->used_layers};
+    const int64_t two[] = {u->vocab, u->dim, u->ffn,    u->layers,        u->heads,      u->kv_heads,   u->head_dim,
+                           u->tied,  u->act, w->dim,    w->ffn,           w->layers,     w->heads,      w->image_size,
+                           w->patch, w->act, q->depth,  q->latents,       q->heads,      q->kv_heads,   q->head_dim,
+                           q->ffn,   q->act, u->window, u->max_positions, b.image_token, w->used_layers};
+    assert_memory_equal(one, two, sizeof one);
+    assert_true(t->eps == u->eps && v->eps == w->eps && p->eps == q->eps && p->eps == 3e-4f);
+    assert_true(t->rope.theta == u->rope.theta && t->rope.kind == u->rope.kind);
+    model_config_free(&a);
+    model_config_free(&b);
+}
+
 /* --- from nothing to a merged model ------------------------------------------------------------------------------ */
 
 static void graft(const struct training *t, const char *words, struct command_result *r) {
@@ -479,12 +504,19 @@ static void test_train_and_merge(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_full_gradients),   cmocka_unit_test(test_lora_gradients),
-        cmocka_unit_test(test_dora_gradients),   cmocka_unit_test(test_tower_gradients),
-        cmocka_unit_test(test_head_gradients),   cmocka_unit_test(test_evaluation),
-        cmocka_unit_test(test_memory),           cmocka_unit_test(test_generation),
-        cmocka_unit_test(test_quantised_layers), cmocka_unit_test(test_targets),
-        cmocka_unit_test(test_refused_configs),  cmocka_unit_test(test_config_defaults),
+        cmocka_unit_test(test_full_gradients),
+        cmocka_unit_test(test_lora_gradients),
+        cmocka_unit_test(test_dora_gradients),
+        cmocka_unit_test(test_tower_gradients),
+        cmocka_unit_test(test_head_gradients),
+        cmocka_unit_test(test_evaluation),
+        cmocka_unit_test(test_memory),
+        cmocka_unit_test(test_generation),
+        cmocka_unit_test(test_quantised_layers),
+        cmocka_unit_test(test_targets),
+        cmocka_unit_test(test_refused_configs),
+        cmocka_unit_test(test_config_defaults),
+        cmocka_unit_test(test_config_of_transformers_5),
         cmocka_unit_test(test_train_and_merge),
     };
     struct CMUnitTest each[sizeof tests / sizeof *tests];

@@ -2,6 +2,7 @@
 """Writes tests/golden/idefics2: a tiny Idefics2 and its gradients as transformers, PEFT and autograd give them.
 
 model/                 config.json in the layout of transformers 4.45, weights
+five/                  the same configuration as transformers 5 writes it
 NAME/                  PEFT folders: lora, dora (text and connector, as Mantis trains), vision (the tower), score (with
                        a head that the base does not have)
 expected.safetensors   two rows end to end: ids (-1 where a picture's feature stands), offsets, targets; pictures of
@@ -188,6 +189,8 @@ def main():
     (OUT / "model").mkdir(parents=True)
     model, rows = make_model(), make_rows()
     write_config(model.config)
+    model.config.architectures = ["Idefics2ForConditionalGeneration"]
+    model.config.save_pretrained(OUT / "five")
     weights = {k: v.contiguous() for k, v in model.state_dict().items() if not k.startswith("score")}
     save_file(weights, OUT / "model/model.safetensors", metadata={"format": "pt"})
     pictures, labels = [p for row in rows for p in row[2]], 1 + 3 * torch.rand(len(rows), LABELS)
