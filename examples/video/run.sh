@@ -77,6 +77,7 @@ say 'What it learned: Spearman correlation with the scores of held-out clips'
 printf '  %-26s %10s %13s %8s\n' '' 'new head' 'linear probe' QLoRA
 paste "$out/untrained.tsv" "$out/probe.tsv" "$out/adapter.tsv" |
     awk -F'\t' '$1 != "all" { printf "  %-26s %10s %13s %8s\n", $1, $2, $4, $6 }'
-printf '  %-26s %10s %13s %8s\n' mean "$(mean "$out/untrained.tsv")" "$(mean "$out/probe.tsv")" "$(mean "$out/adapter.tsv")"
+printf '  %-26s %10s %13s %8s\n' mean \
+    "$(mean "$out/untrained.tsv")" "$(mean "$out/probe.tsv")" "$(mean "$out/adapter.tsv")"
 printf '\n  adapter   %s (PEFT layout)\n  report    %s\n  scores    %s\n  time      %s s\n' \
     "$out/adapter" "$out/adapter/report.html" "$out/scores.csv" $(($(date +%s) - began))
