@@ -1,4 +1,4 @@
-/* One row of a chat set: what Mantis accepts (mantis-spec 1.3), and a sentence for what it does not. */
+/* One row of a chat set: what Mantis accepts, and a sentence for what it does not. */
 #include <stdlib.h>
 #include <string.h>
 

@@ -1,4 +1,4 @@
-/* One row of a classification set (mantis-spec 1.5): a prompt, pictures, and labels that are numbers by name. */
+/* One row of a classification set, as Mantis reads it: a prompt, pictures, and labels that are numbers by name. */
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>

@@ -1,4 +1,4 @@
-/* The Mantis data YAML (mantis-spec 1.1): one key, `data:`, a list of data sets. Every field is honoured or refused by
+/* The Mantis data YAML: one key, `data:`, a list of data sets. Every field is honoured or refused by
  * name; formats that are known but not read yet are refused by name too. */
 #ifndef DATA_CONFIG_H
 #define DATA_CONFIG_H

@@ -1,4 +1,4 @@
-/* Mantis' conversation templates by name, and which tokens of a rendered conversation are trained (mantis-spec 2). */
+/* Mantis' conversation templates by name, and which tokens of a rendered conversation are trained. */
 #ifndef DATA_CONVERSATION_H
 #define DATA_CONVERSATION_H
 

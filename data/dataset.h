@@ -6,7 +6,7 @@
  *   loader_next    the next micro-batch, made by worker threads ahead of time; bytes in, same bits out, for any number
  * of workers
  *
- * Fields of the YAML (mantis-spec 1.1) are honoured or refused by name, never ignored. */
+ * Fields of the YAML are honoured or refused by name, never ignored. */
 #ifndef DATA_DATASET_H
 #define DATA_DATASET_H
 

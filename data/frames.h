@@ -1,4 +1,4 @@
-/* Which frames of a video a row takes (mantis-spec 1.4). T frames, at most M of them:
+/* Which frames of a video a row takes, as Mantis does. T frames, at most M of them:
  *
  *   T <= M, or M is 0    all, and fps means nothing
  *   spread evenly        int(k * (T / M)) for k < M, in doubles as numpy counts: a file without fps, a folder, a list

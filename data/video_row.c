@@ -1,4 +1,4 @@
-/* Rows whose pictures are frames (mantis-spec 1.4): of a video file, of a folder, or of a list. */
+/* Rows whose pictures are frames: of a video file, of a folder, or of a list. */
 #include <stdlib.h>
 #include <string.h>
 

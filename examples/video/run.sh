@@ -59,8 +59,8 @@ run "$graft" quantize "$base" --out "$out/base-nf4" --quiet
 say '3. Without adapters: a new head as it is, then the best head on the frozen features (a linear probe).'
 train "$out/config.yaml" --dtype bf16 --max_steps 1 --learning_rate 0 --output_dir "$out/untrained"
 measure "$out/untrained.tsv" "$out/base-nf4" --adapter "$out/untrained"
-train "$out/config.yaml" --dtype bf16 $steps --model_name_or_path "$base" --finetuning_type full --freeze '(?!score).*' \
-    --output_dir "$out/probe"
+train "$out/config.yaml" --dtype bf16 $steps --output_dir "$out/probe" --model_name_or_path "$base" \
+    --finetuning_type full --freeze '(?!score).*'
 measure "$out/probe.tsv" "$out/probe"
 
 say '4. Adapters and head are trained: QLoRA.'
