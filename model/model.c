@@ -189,17 +189,15 @@ static void register_text(struct model *m) {
     }
 }
 
-/* What Idefics2's tower has beside what all have is trained too where all is trained. */
 static void register_vision(struct model *m) {
     const char *v = m->vision_prefix;
-    bool all = m->config.vision.any_size;
     struct vit *t = &m->vit;
-    add_param(m, mem_format("%s.embeddings.patch_embedding.weight", v), &t->patch.W, all ? &t->patch.gW : NULL);
-    add_param(m, mem_format("%s.embeddings.patch_embedding.bias", v), &t->patch.b, all ? &t->patch.gb : NULL);
-    add_param(m, mem_format("%s.embeddings.class_embedding", v), &t->class_token, NULL);
-    add_param(m, mem_format("%s.embeddings.position_embedding.weight", v), &t->positions, all ? &t->gpositions : NULL);
-    add_param(m, mem_format("%s.pre_layrnorm.weight", v), &t->norm, NULL);
-    add_param(m, mem_format("%s.pre_layrnorm.bias", v), &t->bias, NULL);
+    add_param(m, mem_format("%s.embeddings.patch_embedding.weight", v), &t->patch.W, &t->patch.gW);
+    add_param(m, mem_format("%s.embeddings.patch_embedding.bias", v), &t->patch.b, &t->patch.gb);
+    add_param(m, mem_format("%s.embeddings.class_embedding", v), &t->class_token, &t->gclass_token);
+    add_param(m, mem_format("%s.embeddings.position_embedding.weight", v), &t->positions, &t->gpositions);
+    add_param(m, mem_format("%s.pre_layrnorm.weight", v), &t->norm, &t->gnorm);
+    add_param(m, mem_format("%s.pre_layrnorm.bias", v), &t->bias, &t->gbias);
     for (int64_t i = 0; i < t->layers; i++) {
         struct vit_block *b = &t->blocks[i];
         long long n = i;

@@ -112,7 +112,9 @@ static void block_layout(struct vit_block_acts *a, struct arena *m, const struct
     linear_acts_layout(&a->lfc2, m, &b->fc2, N, act);
 }
 
-static bool embedding_is_trained(const struct vit *v) { return linear_is_trained(&v->patch) || v->gpositions.data; }
+static bool embedding_is_trained(const struct vit *v) {
+    return linear_is_trained(&v->patch) || v->gpositions.data || v->gclass_token.data || v->gnorm.data || v->gbias.data;
+}
 
 static int64_t first_trained(const struct vit *v, const struct vision_config *c) {
     if (embedding_is_trained(v)) return 0;
@@ -138,6 +140,11 @@ void vit_acts_layout(struct vit_acts *a, struct arena *m, const struct vit *v, c
     a->embedding_trained = keep && embedding_is_trained(v);
     a->index = arena_tensor1(m, I32, N);
     a->offsets = arena_tensor1(m, I64, size->images + 1);
+    if (c->pre_norm) {
+        a->embedded = arena_tensor2(m, act, N, c->dim);
+        a->mean = arena_tensor1(m, F32, N);
+        a->rstd = arena_tensor1(m, F32, N);
+    }
     if (c->post_norm) {
         a->last = arena_tensor2(m, act, N, c->dim);
         a->post_mean = arena_tensor1(m, F32, N);
@@ -269,10 +276,8 @@ static struct tensor rows_of(const struct tensor *x, const struct vit_acts *a, c
 /* Pictures to the first block's input: the class token, if there is one, then the patches; positions; the norm. */
 static void embed(const struct pass *p, struct vit_acts *a, const struct vit *v, const struct vision_config *c,
                   const struct batch_image *images, const int64_t *offsets) {
-    int64_t N = a->size.rows, C = c->dim, before = c->class_token ? 1 : 0;
-    size_t mark = p->scratch->used;
-    struct tensor *input = &a->blocks[0].input;
-    struct tensor x = c->pre_norm ? arena_tensor2(p->scratch, p->act, N, C) : *input;
+    int64_t before = c->class_token ? 1 : 0;
+    const struct tensor *input = &a->blocks[0].input, x = c->pre_norm ? a->embedded : *input;
     for (int64_t i = 0; i < a->size.images; i++) {
         struct tensor rows = rows_of(&x, a, offsets, i), first = tensor_rows(&rows, 0, 1);
         struct tensor patches = tensor_rows(&rows, before, rows.dim[0] - before);
@@ -280,11 +285,7 @@ static void embed(const struct pass *p, struct vit_acts *a, const struct vit *v,
         embed_patches(p, &patches, v, c, images ? &images[i] : NULL);
     }
     op_add_rows(p->be, &x, &v->positions, &a->index);
-    if (c->pre_norm) {
-        struct tensor mean = arena_tensor1(p->scratch, F32, N), rstd = arena_tensor1(p->scratch, F32, N);
-        op_layernorm_forward(p->be, input, &mean, &rstd, &x, &v->norm, &v->bias, c->eps);
-    }
-    p->scratch->used = mark;
+    if (c->pre_norm) op_layernorm_forward(p->be, input, &a->mean, &a->rstd, &x, &v->norm, &v->bias, c->eps);
 }
 
 void vit_forward(const struct pass *p, struct vit_acts *a, const struct tensor *out, const struct vit *v,
@@ -301,20 +302,42 @@ void vit_forward(const struct pass *p, struct vit_acts *a, const struct tensor *
         op_layernorm_forward(p->be, out, &a->post_mean, &a->post_rstd, last, &v->post_norm, &v->post_bias, c->eps);
 }
 
-/* dx (N,C): gradient of the first block's input, where no norm and no class token stand before it. */
-static void embed_backward(const struct pass *p, const struct tensor *dx, struct vit_acts *a, const struct vit *v,
-                           const struct vision_config *c, const struct batch_image *images, const int64_t *offsets) {
-    if (v->gpositions.data) op_embed_backward(p->be, &v->gpositions, dx, &a->index);
-    if (!linear_is_trained(&v->patch)) return;
-    for (int64_t i = 0; i < a->size.images; i++) {
-        size_t mark = p->scratch->used;
-        struct tensor rows = rows_of(dx, a, offsets, i);
+/* One picture of it: gradients of the class token and the convolution. dx (R,C). */
+static void embed_one_backward(const struct pass *p, const struct tensor *dx, struct vit_acts *a, const struct vit *v,
+                               const struct vision_config *c, const struct batch_image *image) {
+    int64_t before = c->class_token ? 1 : 0;
+    size_t mark = p->scratch->used;
+    struct tensor first = tensor_rows(dx, 0, 1), rows = tensor_rows(dx, before, dx->dim[0] - before);
+    if (v->gclass_token.data) {
+        struct tensor table = tensor_as2(&v->gclass_token, 1, c->dim), zero = tensor_rows(&a->index, 0, 1);
+        op_embed_backward(p->be, &table, &first, &zero);
+    }
+    if (linear_is_trained(&v->patch)) {
         struct tensor patches = arena_tensor2(p->scratch, p->act, rows.dim[0], 3 * c->patch * c->patch);
         struct linear_acts none = {0};
-        cut_patches(p, &patches, c, images ? &images[i] : NULL);
+        cut_patches(p, &patches, c, image);
         linear_backward(p, NULL, 0, &rows, &patches, &none, &v->patch);
-        p->scratch->used = mark;
     }
+    p->scratch->used = mark;
+}
+
+/* dx (N,C): gradient of the first block's input. */
+static void embed_backward(const struct pass *p, const struct tensor *dx, struct vit_acts *a, const struct vit *v,
+                           const struct vision_config *c, const struct batch_image *images, const int64_t *offsets) {
+    size_t mark = p->scratch->used;
+    struct tensor dembedded = *dx;
+    if (c->pre_norm) {
+        dembedded = arena_tensor2(p->scratch, dx->type, dx->dim[0], dx->dim[1]);
+        op_zero(p->be, &dembedded);
+        op_layernorm_backward_add(p->be, &dembedded, or_null(&v->gnorm), or_null(&v->gbias), dx, &a->embedded, &a->mean,
+                                  &a->rstd, &v->norm);
+    }
+    if (v->gpositions.data) op_embed_backward(p->be, &v->gpositions, &dembedded, &a->index);
+    for (int64_t i = 0; i < a->size.images; i++) {
+        struct tensor one = rows_of(&dembedded, a, offsets, i);
+        embed_one_backward(p, &one, a, v, c, images ? &images[i] : NULL);
+    }
+    p->scratch->used = mark;
 }
 
 void vit_backward(const struct pass *p, const struct tensor *dx, struct vit_acts *a, const struct vit *v,

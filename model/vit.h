@@ -21,13 +21,13 @@ struct vit_block {
 };
 
 struct vit {
-    struct linear patch;                 // (C,3*p*p): the convolution as a product
-    struct tensor class_token;           // (C), CLIP
-    struct tensor positions, gpositions; // (R,C) of a picture of the one known size, or of the learned grid
-    struct tensor norm, bias;            // (C), CLIP: before the first block
-    struct vit_block *blocks;            // (layers): all are loaded, the first used_layers run
-    struct tensor post_norm, gpost_norm; // (C), Idefics2: after the last block
-    struct tensor post_bias, gpost_bias; // (C)
+    struct linear patch;                     // (C,3*p*p): the convolution as a product
+    struct tensor class_token, gclass_token; // (C), CLIP
+    struct tensor positions, gpositions;     // (R,C) of a picture of the one known size, or of the learned grid
+    struct tensor norm, bias, gnorm, gbias;  // (C), CLIP: before the first block
+    struct vit_block *blocks;                // (layers): all are loaded, the first used_layers run
+    struct tensor post_norm, gpost_norm;     // (C), Idefics2: after the last block
+    struct tensor post_bias, gpost_bias;     // (C)
     int64_t layers;
     int32_t *in_order; // (R) on the host: 0, 1, 2, ...
 };
@@ -51,6 +51,7 @@ struct vit_block_acts {
 
 struct vit_acts {
     struct vit_size size;
+    struct tensor embedded, mean, rstd; // (N,C) (N) (N), CLIP: what the first norm sees
     struct vit_block_acts *blocks;      // (used layers): the same one over and over when nothing is trained below
     struct tensor last;                 // (N,C), post_norm: output of the last block
     struct tensor post_mean, post_rstd; // (N)
