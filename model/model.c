@@ -211,6 +211,16 @@ static void register_vision(struct model *m) {
     vit_linears(t, add_linear, m);
 }
 
+/* Layers behind the one whose output is used take no gradient, so that nothing (weight decay) moves them either. */
+static void leave_unused_layers(struct model *m) {
+    for (int64_t i = m->config.vision.used_layers; i < m->vit.layers; i++) {
+        char *layer = mem_format("%s.encoder.layers.%lld.", m->vision_prefix, (long long)i);
+        for (int64_t k = 0; k < m->param_count; k++)
+            if (text_starts(m->params[k].name, layer)) m->params[k].grad = NULL;
+        free(layer);
+    }
+}
+
 static void register_connector(struct model *m) {
     struct connector *c = &m->connector;
     char *perceiver = mem_format("%s.perceiver_resampler", m->projector_prefix);
@@ -231,6 +241,7 @@ static void register_connector(struct model *m) {
 
 static void register_pictures(struct model *m) {
     register_vision(m);
+    leave_unused_layers(m);
     if (m->config.family == FAMILY_IDEFICS2) {
         register_connector(m);
         return;

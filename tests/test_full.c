@@ -74,6 +74,12 @@ static void test_untied_model_as_torch(void **state) {
     check_against_torch("llama");
 }
 
+/* The tower's patches, positions, class token and norm learn too; a layer that is not used stays as it is. */
+static void test_tower_as_torch(void **state) {
+    (void)state;
+    check_against_torch("mllava-clip");
+}
+
 /* A folder that graft takes as a model, which has learnt; the checkpoint goes on to the same bytes. */
 static void test_output_is_a_model(void **state) {
     (void)state;
@@ -219,9 +225,13 @@ static void test_refusals(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_tied_model_as_torch), cmocka_unit_test(test_untied_model_as_torch),
-        cmocka_unit_test(test_output_is_a_model),   cmocka_unit_test(test_frozen_part_is_copied),
-        cmocka_unit_test(test_types_of_the_base),   cmocka_unit_test(test_refusals),
+        cmocka_unit_test(test_tied_model_as_torch),
+        cmocka_unit_test(test_untied_model_as_torch),
+        cmocka_unit_test(test_tower_as_torch),
+        cmocka_unit_test(test_output_is_a_model),
+        cmocka_unit_test(test_frozen_part_is_copied),
+        cmocka_unit_test(test_types_of_the_base),
+        cmocka_unit_test(test_refusals),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
