@@ -35,24 +35,44 @@ int64_t pictures_staged32(const struct model *m, const struct batch_limits *l) {
 
 int64_t pictures_staged64(const struct batch_limits *l) { return 2 * (l->images + 1); }
 
-/* Pictures [first, first + n) of a batch; in a dry pass the largest that can come. Their offsets go to the first half
- * of the staging. */
+/* What goes through the same memory at a time: so many rows and pictures at most, but at least one picture. */
+enum { CHUNK_ROWS = 4096, CHUNK_PICTURES = 16 };
+
+/* Pictures [first, first + n) of a batch; their offsets go to the first half of the staging. */
 static struct vit_size size_of(struct workspace *w, const struct batch *b, int64_t first, int64_t n) {
-    const struct model *m = w->m;
     struct vit_size size = {.images = n};
-    if (w->dry) {
-        size.longest = longest_limit(m, &w->limits);
-        size.rows = n < b->images ? n * size.longest : rows_limit(m, &w->limits);
-        if (size.rows < size.longest) size.rows = size.longest;
-        return size;
-    }
     w->host_offsets[0] = 0;
     for (int64_t i = 0; i < n; i++) {
-        int64_t rows = vit_rows(&m->config.vision, &b->image[first + i]);
+        int64_t rows = vit_rows(&w->m->config.vision, &b->image[first + i]);
         w->host_offsets[i + 1] = size.rows += rows;
         if (rows > size.longest) size.longest = rows;
     }
     return size;
+}
+
+static int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
+static int64_t most(int64_t a, int64_t b) { return a > b ? a : b; }
+
+/* All pictures of a batch; in a dry pass the most that can come. */
+static struct vit_size all_of(struct workspace *w, const struct batch *b) {
+    if (!w->dry) return size_of(w, b, 0, b->images);
+    int64_t longest = longest_limit(w->m, &w->limits);
+    return (struct vit_size){b->images, most(rows_limit(w->m, &w->limits), longest), longest};
+}
+
+/* Those from `first` on that go together. */
+static struct vit_size chunk_of(struct workspace *w, const struct batch *b, int64_t first) {
+    int64_t n = 0, rows = 0, left = least(b->images - first, CHUNK_PICTURES);
+    if (w->dry) {
+        struct vit_size all = all_of(w, b);
+        return (struct vit_size){left, least(all.rows, most(CHUNK_ROWS, all.longest)), all.longest};
+    }
+    while (n < left) {
+        rows += vit_rows(&w->m->config.vision, &b->image[first + n]);
+        if (n > 0 && rows > CHUNK_ROWS) break;
+        n++;
+    }
+    return size_of(w, b, first, n);
 }
 
 /* --- mllava's projector ------------------------------------------------------------------------------------------ */
@@ -121,9 +141,9 @@ void pictures_layout(struct workspace *w, const struct batch *b) {
     struct picture_acts *a = &w->acts.pictures;
     a->places = arena_tensor1(&w->arena, I32, b->images * picture_tokens(&w->m->config));
     if (!keeps(w)) return;
-    a->size = size_of(w, b, 0, b->images);
-    between_layout(w, &a->size, true);
-    if (tower_is_trained(w->m)) tower_layout(w, &a->size, true);
+    struct vit_size all = all_of(w, b);
+    between_layout(w, &all, true);
+    if (tower_is_trained(w->m)) tower_layout(w, &all, true);
 }
 
 void pictures_upload(struct workspace *w, const struct batch *b) {
@@ -169,29 +189,26 @@ static void run_between(const struct pass *p, struct workspace *w, const struct 
     p->scratch->used = mark;
 }
 
-/* A frozen tower, one picture after the other; the rows of all go to a->tower. */
+/* A frozen tower, chunk after chunk; the rows of all pictures go to a->tower. */
 static void run_frozen_tower(const struct pass *p, struct workspace *w, const struct batch *b) {
     struct picture_acts *a = &w->acts.pictures;
     size_t mark = w->arena.used;
     int64_t at = 0;
-    for (int64_t i = 0; i < b->images; i++) {
-        struct vit_size one = size_of(w, b, i, 1);
-        struct tensor out = tensor_rows(&a->tower, w->dry ? 0 : at, one.rows);
-        tower_layout(w, &one, false);
+    for (int64_t i = 0; i < b->images;) {
+        struct vit_size chunk = chunk_of(w, b, i);
+        struct tensor out = tensor_rows(&a->tower, w->dry ? 0 : at, chunk.rows);
+        tower_layout(w, &chunk, false);
         run_tower(p, w, &out, b, i);
-        at += one.rows;
+        at += chunk.rows, i += chunk.images;
         w->arena.used = mark;
     }
 }
 
 static void forward_kept(const struct pass *p, struct workspace *w, const struct tensor *x, const struct batch *b) {
-    if (tower_is_trained(w->m)) {
-        size_of(w, b, 0, b->images); // for the offsets
-        run_tower(p, w, &w->acts.pictures.tower, b, 0);
-    } else {
-        run_frozen_tower(p, w, b);
-        size_of(w, b, 0, b->images);
-    }
+    bool frozen = !tower_is_trained(w->m);
+    if (frozen) run_frozen_tower(p, w, b);
+    all_of(w, b); // for the offsets
+    if (!frozen) run_tower(p, w, &w->acts.pictures.tower, b, 0);
     run_between(p, w, x, 0, b->images);
 }
 
@@ -201,12 +218,13 @@ void pictures_forward(const struct pass *p, struct workspace *w, const struct te
         return;
     }
     size_t mark = w->arena.used;
-    for (int64_t i = 0; i < b->images; i++) {
-        struct vit_size one = size_of(w, b, i, 1);
-        between_layout(w, &one, false);
-        tower_layout(w, &one, false);
+    for (int64_t i = 0; i < b->images;) {
+        struct vit_size chunk = chunk_of(w, b, i);
+        between_layout(w, &chunk, false);
+        tower_layout(w, &chunk, false);
         run_tower(p, w, &w->acts.pictures.tower, b, i);
-        run_between(p, w, x, i, 1);
+        run_between(p, w, x, i, chunk.images);
+        i += chunk.images;
         w->arena.used = mark;
     }
 }
@@ -226,7 +244,7 @@ void pictures_backward(const struct pass *p, struct workspace *w, const struct t
     else
         projector_backward(p, below ? &dtower : NULL, &dfeatures, &a->projector, m);
     if (below) {
-        size_of(w, b, 0, b->images);
+        all_of(w, b); // for the offsets
         vit_backward(p, &dtower, &a->vit, &m->vit, &m->config.vision, w->dry ? NULL : b->image,
                      w->dry ? NULL : w->host_offsets);
     }

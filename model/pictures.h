@@ -3,8 +3,8 @@
  * connector).
  *
  * Where something of it is trained, all pictures of a batch go through that part at once and what the backward wants is
- * kept; a frozen tower below it, and everything in a pass without a backward, takes one picture after the other through
- * the same memory.
+ * kept; a frozen tower below it, and everything in a pass without a backward, takes a few pictures after the others
+ * through the same memory.
  *
  * n pictures, N rows of them in the tower, T features of a picture, Cv channels of the tower, C of the text. */
 #ifndef MODEL_PICTURES_H
@@ -24,7 +24,6 @@ struct projector_acts {
 };
 
 struct picture_acts {
-    struct vit_size size;
     struct tensor places; // (n*T) I32: rows of the language model's input, of all pictures of the batch
     struct tensor tower;  // (N,Cv)
     struct vit_acts vit;

@@ -217,7 +217,7 @@ static void test_head_gradients(void **state) { check_gradients(*state, "score",
 
 /* --- without a backward ------------------------------------------------------------------------------------------ */
 
-/* One picture after the other through memory for the largest: the same losses. */
+/* Through memory that nothing is kept in: the same losses. */
 static void test_evaluation(void **state) {
     struct fixture *f = *state;
     static const char *const names[] = {"full", "lora", "dora", "vision"};
@@ -244,6 +244,70 @@ static void test_evaluation(void **state) {
         golden_close(&g);
         free(dir);
     }
+}
+
+enum { MANY = 35 };
+
+/* Pictures by the dozen, each with a token behind it that is scored. */
+struct many {
+    struct batch batch;
+    struct batch_image image[MANY];
+    int64_t offsets[2], row;
+    int32_t ids[MANY * (LATENTS + 1)], positions[MANY * (LATENTS + 1)], targets[MANY * (LATENTS + 1)];
+};
+
+static void fill_many(struct many *m, const struct golden *g, struct batch_limits *l) {
+    int64_t N = MANY * (LATENTS + 1);
+    *m = (struct many){.offsets = {0, N}};
+    *l = (struct batch_limits){.N = N, .rows = 1, .images = MANY, .scored = MANY, .longest = N, .most_patches = 16};
+    for (int i = 0; i < N; i++) {
+        bool token = i % (LATENTS + 1) == LATENTS;
+        m->positions[i] = i, m->ids[i] = token ? 1 + i % 40 : -1, m->targets[i] = token ? 1 + i % 7 : IGNORED;
+    }
+    for (int i = 0; i < MANY; i++) {
+        m->image[i] = g->image[(i * i) % 3];
+        l->patches += m->image[i].height * m->image[i].width / (PATCH * PATCH);
+    }
+    m->batch = (struct batch){.rows = 1, .N = N, .scored = MANY, .offsets = m->offsets, .ids = m->ids};
+    m->batch.positions = m->positions, m->batch.targets = m->targets, m->batch.row_index = &m->row;
+    m->batch.images = MANY, m->batch.image = m->image;
+}
+
+static void losses_of(struct fixture *f, const char *name, bool train, float *out) {
+    struct golden g;
+    struct many m;
+    struct batch_limits limits;
+    struct workspace *w = NULL;
+    golden_open(&g, false);
+    fill_many(&m, &g, &limits);
+    load(f, false);
+    struct adapter *a = name ? adapter_of(f, name) : NULL;
+    const enum keep keep[LAYERS] = {KEEP_ALL, KEEP_ALL};
+    const struct workspace_options o = {.limits = limits, .train = train, .act = F32, .keep = keep};
+    workspace_new(&w, f->model, &o, &f->e);
+    expect_good(&f->e);
+    struct pass p = pass_new(w, 0, 0);
+    model_forward(&p, w, &m.batch);
+    head_loss(&p, w, NULL, 1);
+    backend_download(f->be, out, &w->acts.loss);
+    backend_sync(f->be, &f->e);
+    expect_good(&f->e);
+    workspace_free(w);
+    adapter_free(a);
+    unload(f);
+    golden_close(&g);
+}
+
+/* More pictures than go through a frozen tower, or through an evaluation, at a time. */
+static void test_many_pictures(void **state) {
+    float at_once[MANY], chunks[MANY], tower[MANY], plain[MANY];
+    losses_of(*state, "full", true, at_once); // of a tower that is trained all are kept
+    losses_of(*state, NULL, false, chunks);
+    assert_true(distance(chunks, at_once, MANY) <= 1e-5 * norm(at_once, MANY));
+    losses_of(*state, "lora", true, tower);
+    losses_of(*state, "lora", false, plain);
+    assert_true(distance(tower, plain, MANY) <= 1e-5 * norm(plain, MANY));
+    assert_true(distance(tower, at_once, MANY) > 1e-2 * norm(plain, MANY));
 }
 
 static size_t memory_of(struct fixture *f, const char *name, struct batch_limits limits) {
@@ -504,19 +568,13 @@ static void test_train_and_merge(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_full_gradients),
-        cmocka_unit_test(test_lora_gradients),
-        cmocka_unit_test(test_dora_gradients),
-        cmocka_unit_test(test_tower_gradients),
-        cmocka_unit_test(test_head_gradients),
-        cmocka_unit_test(test_evaluation),
-        cmocka_unit_test(test_memory),
-        cmocka_unit_test(test_generation),
-        cmocka_unit_test(test_quantised_layers),
-        cmocka_unit_test(test_targets),
-        cmocka_unit_test(test_refused_configs),
-        cmocka_unit_test(test_config_defaults),
-        cmocka_unit_test(test_config_of_transformers_5),
+        cmocka_unit_test(test_full_gradients),  cmocka_unit_test(test_lora_gradients),
+        cmocka_unit_test(test_dora_gradients),  cmocka_unit_test(test_tower_gradients),
+        cmocka_unit_test(test_head_gradients),  cmocka_unit_test(test_evaluation),
+        cmocka_unit_test(test_many_pictures),   cmocka_unit_test(test_memory),
+        cmocka_unit_test(test_generation),      cmocka_unit_test(test_quantised_layers),
+        cmocka_unit_test(test_targets),         cmocka_unit_test(test_refused_configs),
+        cmocka_unit_test(test_config_defaults), cmocka_unit_test(test_config_of_transformers_5),
         cmocka_unit_test(test_train_and_merge),
     };
     struct CMUnitTest each[sizeof tests / sizeof *tests];
