@@ -48,6 +48,15 @@ static int64_t count(const struct section *s, const char *key, int64_t fallback)
     return v;
 }
 
+enum { MOST_LAYERS = 4096 }; // each takes memory before its weights are looked for
+
+static int64_t layer_count(const struct section *s, const char *key, int64_t fallback) {
+    int64_t v = count(s, key, fallback);
+    if (v > MOST_LAYERS)
+        err_set(s->e, ST_FAIL, "%s: %s is %lld, at most %d are possible", s->where, key, (long long)v, MOST_LAYERS);
+    return v;
+}
+
 static double number(const struct section *s, const char *key, double fallback) {
     double v;
     json_num(s->o, s->where, key, fallback, &v, s->e);
@@ -131,7 +140,7 @@ static void read_text(struct text_config *t, const struct section *s, const stru
     t->vocab = count(s, "vocab_size", d->vocab);
     t->dim = count(s, "hidden_size", d->dim);
     t->ffn = count(s, "intermediate_size", d->ffn);
-    t->layers = count(s, "num_hidden_layers", d->layers);
+    t->layers = layer_count(s, "num_hidden_layers", d->layers);
     t->heads = count(s, "num_attention_heads", d->heads);
     t->kv_heads = count(s, "num_key_value_heads", d->kv_heads ? d->kv_heads : t->heads);
     t->max_positions = count(s, "max_position_embeddings", d->max_positions);
@@ -191,7 +200,7 @@ static void read_tower(struct vision_config *o, const struct section *v, const s
                                 .post_norm = tower->any_size};
     o->dim = count(v, "hidden_size", 768);
     o->ffn = count(v, "intermediate_size", 3072);
-    o->layers = o->used_layers = count(v, "num_hidden_layers", 12);
+    o->layers = o->used_layers = layer_count(v, "num_hidden_layers", 12);
     o->heads = count(v, "num_attention_heads", 12);
     o->image_size = count(v, "image_size", 224);
     o->patch = count(v, "patch_size", tower->patch);
@@ -287,7 +296,7 @@ static void read_perceiver(struct model_config *c, const struct section *s) {
     struct section v = {json_get(s->o, "perceiver_config"), s->where, s->e};
     struct perceiver_config *p = &c->perceiver;
     p->latents = count(&v, "resampler_n_latents", 64);
-    p->depth = count(&v, "resampler_depth", 3);
+    p->depth = layer_count(&v, "resampler_depth", 3);
     p->heads = count(&v, "resampler_n_heads", 16);
     p->kv_heads = count(&v, "num_key_value_heads", 4);
     p->head_dim = count(&v, "resampler_head_dim", 96);

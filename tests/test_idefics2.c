@@ -447,6 +447,9 @@ static void test_refused_configs(void **state) {
     refused(f, "vision_config", "num_attention_heads", "5", "do not fit together");
     refused(f, "vision_config", "patch_size", "0", "patch_size is 0");
     refused(f, "perceiver_config", "num_key_value_heads", "3", "do not fit together");
+    refused(f, "perceiver_config", "resampler_depth", "100000000", "at most 4096");
+    refused(f, "vision_config", "num_hidden_layers", "100000000", "at most 4096");
+    refused(f, "text_config", "num_hidden_layers", "100000000", "at most 4096");
     refused(f, "perceiver_config", "resampler_head_dim", "999", "do not fit together");
     refused(f, "perceiver_config", "hidden_act", "\"mish\"", "mish");
     refused(f, NULL, "image_token_id", "50", "image_token_id 50 is outside the vocabulary of 50");
