@@ -103,6 +103,7 @@ static enum status find_stream(struct video *v, struct err *e) {
 static enum status open_codec(struct video *v, struct err *e) {
     const AVCodecParameters *p = v->stream->codecpar;
     const AVCodec *decoder = avcodec_find_decoder(p->codec_id);
+    if ((p->width || p->height) && image_check_size(p->width, p->height, v->where, e) != ST_OK) return e->code;
     if (!decoder)
         return err_set(e, ST_FAIL, "%s: FFmpeg has no decoder for its video (%s)", v->where,
                        avcodec_get_name(p->codec_id));

@@ -370,7 +370,7 @@ static void test_refused(void **state) {
     refuse(text, sizeof text - 1, "words.mp4", "not a video that can be read");
     refuse(list, sizeof list - 1, "list.m3u8", "not a video that can be read");
     refuse(script, sizeof script - 1, "script.ffconcat", "not a video that can be read");
-    refuse(huge, sizeof huge - 1, "huge.gif", "huge.gif: ");
+    refuse(huge, sizeof huge - 1, "huge.gif", "huge.gif: the file is damaged at frame 0");
     char *path = path_join(x->folder, "sound.mkv"), *data;
     size_t size;
     struct err e = {0};

@@ -13,6 +13,7 @@
 #include "base/yaml.h"
 #include "data/check.h"
 #include "data/dataset.h"
+#include "data/image.h"
 #include "data/show.h"
 #include "tests/clip.h"
 
@@ -182,6 +183,24 @@ static void test_folder_and_list(void **state) {
     r = row_of(d, 0);
     assert_greys(&r, whole, 11);
     row_free(&r), dataset_free(d);
+}
+
+/* Mantis enlarges small pictures of the other formats to 16 pixels first. */
+static void test_small_frames(void **state) {
+    struct fixture *x = *state;
+    const struct clip_options small = {"png", "rgb24", 8, 8, 1, 10, NULL, NULL};
+    uint8_t rgb[8 * 8 * 3];
+    struct image im = {8, 8, rgb}, want;
+    char *path = in_folder(x, "clips/small.mov");
+    assert_true(clip_make(path, &small));
+    for (int i = 0; i < 8 * 8 * 3; i++) rgb[i] = clip_pixel(0, i / 3 % 8, i / 24, i % 3);
+    image_resize(&want, &im, 28, 28, RESAMPLE_BICUBIC);
+    struct dataset *d = open_good(x, "{\"video\":\"small.mov\"," TURNS("a") "}\n", VIDEO, (struct data_options){0});
+    struct row r = row_of(d, 0);
+    for (int i = 0; i < 28 * 28 * 3; i++) assert_int_equal(level(&r, 0, i % 3, i / 84, i / 3 % 28), want.rgb[i]);
+    row_free(&r), dataset_free(d);
+    image_free(&want);
+    free(path);
 }
 
 static char *shown(const struct fixture *x, const struct dataset *d, int64_t i) {
@@ -408,7 +427,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         TEST(test_file),   TEST(test_folder_and_list), TEST(test_labels),         TEST(test_labels_by_prefix),
         TEST(test_coin),   TEST(test_selection),       TEST(test_classification), TEST(test_rows_of_text),
-        TEST(test_loader), TEST(test_bad_rows),        TEST(test_bad_settings),
+        TEST(test_loader), TEST(test_bad_rows),        TEST(test_bad_settings),   TEST(test_small_frames),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -22,7 +22,7 @@ def picture(k, width, height):
 
 def write(name, codec, fmt, frames=8, width=WIDTH, height=HEIGHT, rate=10, options=None, container=None, space=None,
           span=None):
-    with av.open(os.path.join(OUT, name), "w", options=container or {}) as c:
+    with av.open(os.path.join(OUT, name), "w", options={"fflags": "+bitexact", **(container or {})}) as c:
         s = c.add_stream(codec, rate=rate, options=options or {})
         s.width, s.height, s.pix_fmt = width, height, fmt
         if space is not None:
@@ -62,6 +62,7 @@ def main():
     write("odd.mkv", "ffv1", "yuv420p", 3, width=33, height=23)
     write("grey16.mkv", "ffv1", "gray16le", 3)
     write("bt2020.mkv", "ffv1", "yuv420p10le", 3, space=9, span=1)
+    write("full.mkv", "ffv1", "yuv420p", 3, span=2)
     write("alpha.mkv", "ffv1", "yuva444p", 3)
 
     # A display rotation, which to_image leaves alone: the matrix of the track header says 90 degrees.
