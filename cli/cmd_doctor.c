@@ -1,6 +1,9 @@
 /* graft doctor: what this machine has, what will be used, and what is wrong with a remedy for it. */
 #include <cjson/cJSON.h>
 #include <dlfcn.h>
+#include <libavcodec/avcodec.h>
+#include <libavutil/avutil.h>
+#include <libswscale/swscale.h>
 #include <png.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -212,6 +215,9 @@ static void look_at_libraries(struct findings *f) {
     found(f, "libraries", "libjpeg", "version %d of the interface", JPEG_LIB_VERSION);
     problem(f, "the JPEG library is not libjpeg-turbo; pictures may differ from Pillow's in the last bit");
 #endif
+    unsigned codec = avcodec_version(), scale = swscale_version();
+    found(f, "libraries", "FFmpeg", "%s (libavcodec %u.%u, libswscale %u.%u)", av_version_info(), codec >> 16,
+          codec >> 8 & 255, scale >> 16, scale >> 8 & 255);
     found(f, "libraries", "libpng", "%s", png_get_libpng_ver(NULL));
     found(f, "libraries", "libwebp", "%d.%d.%d", webp >> 16, webp >> 8 & 255, webp & 255);
 }

@@ -35,6 +35,9 @@ static void read_all(const char *path) {
         struct err bad = {0};
         chat_row_read(&row, &rows, i, &bad);
         chat_row_free(&row);
+        bad = (struct err){0};
+        video_row_read(&row, &rows, i, &bad);
+        chat_row_free(&row);
         read_labels(&rows, i);
     }
     rows_close(&rows);
