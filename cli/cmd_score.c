@@ -27,7 +27,7 @@ static const struct flag score_flags[] = {
     {"num_frames", FLAG_INT, "16", NULL, "frames that are taken of a clip, evenly spread; 0: all"},
     {"labels", FLAG_TEXT, NULL, NULL, "names of the outputs, with commas; videoscore: those of VideoScore"},
     {"csv", FLAG_TEXT, NULL, NULL, "writes the outputs as a table, one row a line"},
-    {"workers", FLAG_INT, "2", NULL, "threads that prepare rows ahead"},
+    {"dataloader_num_workers", FLAG_INT, "2", NULL, "threads that prepare rows ahead"},
     {"adapter", FLAG_TEXT, NULL, NULL, "a PEFT folder"},
     {"split", FLAG_TEXT, NULL, "train|val|test", "which part of the data; unset: all"},
     {"problem_type", FLAG_TEXT, NULL, "regression|single_label_classification|multi_label_classification",
@@ -140,7 +140,7 @@ static enum status score_rows(struct session *s, const struct flags *f, struct t
     all.progress = progress_new(f, "scoring", dataset_rows(s->val));
     all.table = table;
     if (!table->len) add_head(&all, flag_given(f, "data") ? "id" : "video");
-    int workers = (int)flag_int(f, "workers");
+    int workers = (int)flag_int(f, "dataloader_num_workers");
     if (evaluator_new(&ev, s->model, s->val, 1, workers, s->act, e) == ST_OK) evaluator_run(ev, &v, show_row, &all, e);
     progress_end(&all.progress);
     names_free(all.names, (size_t)all.outputs);
@@ -244,8 +244,9 @@ static enum status check_flags(const struct flags *f, struct err *e) {
     if (flag_int(f, "num_frames") < 0)
         return err_set(e, ST_USAGE, "--num_frames is %lld, wanted 0 (all) or more",
                        (long long)flag_int(f, "num_frames"));
-    if (flag_int(f, "workers") < 1 || flag_int(f, "workers") > 256)
-        return err_set(e, ST_USAGE, "--workers is %lld, wanted 1 to 256", (long long)flag_int(f, "workers"));
+    if (flag_int(f, "dataloader_num_workers") < 1 || flag_int(f, "dataloader_num_workers") > 256)
+        return err_set(e, ST_USAGE, "--dataloader_num_workers is %lld, wanted 1 to 256",
+                       (long long)flag_int(f, "dataloader_num_workers"));
     return ST_OK;
 }
 

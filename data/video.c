@@ -8,6 +8,7 @@
 
 #include "base/file.h"
 #include "base/memory.h"
+#include "base/text.h"
 #include "data/image_format.h"
 #include "data/video_rgb.h"
 
@@ -87,6 +88,37 @@ static enum status open_container(struct video *v, struct err *e) {
     return code < 0 ? fails(v, code, "the video's streams cannot be read", e) : ST_OK;
 }
 
+/* A number of EBML at *at, moved behind it: its first byte's leading zeros say how long it is. marked: with the bit that
+ * ends them. -1 where there is none, or it means "unknown". */
+static int64_t read_vint(const struct video *v, int64_t *at, bool marked) {
+    if (*at >= v->size || v->data[*at] == 0) return -1;
+    int length = 1;
+    while (!(v->data[*at] & (0x80 >> (length - 1)))) length++;
+    if (length > v->size - *at) return -1;
+    uint64_t x = v->data[*at], unknown = (UINT64_C(1) << 7 * length) - 1;
+    for (int i = 1; i < length; i++) x = x << 8 | v->data[*at + i];
+    *at += length;
+    if (marked) return (int64_t)x;
+    return (x & unknown) == unknown ? -1 : (int64_t)(x & unknown);
+}
+
+/* webm and mkv do not say how many frames they hold, so one that is cut short would pass as a shorter one: but its
+ * outermost part says how long it is, unless it was written as a stream. */
+static enum status check_matroska(const struct video *v, struct err *e) {
+    enum { SEGMENT = 0x18538067 };
+    int64_t at = 0, size = 0;
+    if (!text_starts(v->file->iformat->name, "matroska")) return ST_OK;
+    while (read_vint(v, &at, true) != SEGMENT) {
+        size = read_vint(v, &at, false);
+        if (size < 0 || size > v->size - at) return ST_OK; // FFmpeg made something of it nevertheless
+        at += size;
+    }
+    size = read_vint(v, &at, false);
+    if (size <= v->size - at) return ST_OK;
+    return err_set(e, ST_FAIL, "%s: is cut short: %lld of %lld bytes", v->where, (long long)v->size,
+                   (long long)(size < INT64_MAX - at ? at + size : size));
+}
+
 static enum status find_stream(struct video *v, struct err *e) {
     for (unsigned i = 0; i < v->file->nb_streams; i++) {
         AVStream *s = v->file->streams[i];
@@ -130,7 +162,7 @@ static void close_file(struct video *v) {
 }
 
 static enum status open_file(struct video *v, struct err *e) {
-    if (open_container(v, e) == ST_OK && find_stream(v, e) == ST_OK) open_codec(v, e);
+    if (open_container(v, e) == ST_OK && check_matroska(v, e) == ST_OK && find_stream(v, e) == ST_OK) open_codec(v, e);
     return e->code;
 }
 

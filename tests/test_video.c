@@ -345,6 +345,20 @@ static void test_truncated(void **state) {
     }
 }
 
+/* Such a file does not say how many frames it has; what is left would do as a shorter clip. */
+static void test_cut_without_a_count(void **state) {
+    (void)state;
+    char *data;
+    size_t size;
+    struct err e = {0};
+    assert_int_equal(file_read(GOLDEN "/vp9.webm", &data, &size, &e), ST_OK);
+    assert_int_equal(decode_all(data, size, "a.webm", &e), 9);
+    assert_int_equal(e.code, ST_OK);
+    refuse(data, size - 1, "a.webm", "is cut short: ");
+    refuse(data, size * 3 / 4, "a.webm", "is cut short: ");
+    free(data);
+}
+
 /* The index stands first, so the file still says how many frames it has. */
 static void test_cut_names_the_frame(void **state) {
     (void)state;
@@ -464,6 +478,7 @@ int main(void) {
         cmocka_unit_test(test_threads),
         cmocka_unit_test(test_truncated),
         cmocka_unit_test(test_cut_names_the_frame),
+        cmocka_unit_test(test_cut_without_a_count),
         cmocka_unit_test_setup_teardown(test_refused, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_no_frame, set_up, tear_down),
         cmocka_unit_test(test_damaged),
