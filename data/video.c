@@ -88,8 +88,8 @@ static enum status open_container(struct video *v, struct err *e) {
     return code < 0 ? fails(v, code, "the video's streams cannot be read", e) : ST_OK;
 }
 
-/* A number of EBML at *at, moved behind it: its first byte's leading zeros say how long it is. marked: with the bit that
- * ends them. -1 where there is none, or it means "unknown". */
+/* A number of EBML at *at, moved behind it: its first byte's leading zeros say how long it is. marked: with the bit
+ * that ends them. -1 where there is none, or it means "unknown". */
 static int64_t read_vint(const struct video *v, int64_t *at, bool marked) {
     if (*at >= v->size || v->data[*at] == 0) return -1;
     int length = 1;
