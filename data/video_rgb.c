@@ -49,13 +49,14 @@ static void find_chroma(const AVFrame *f, struct field part, int *across, int *d
     *down >>= 1;
 }
 
-/* The format with chroma of full height, or the format itself. */
-static int full_height_format(int format, int height) {
+/* A format with chroma of full height, or the format itself. swscale takes two pixels of an even line to share their
+ * chroma, unless the chroma is whole in both directions. */
+static int full_height_format(int format, int width, int height) {
     const AVPixFmtDescriptor *d = av_pix_fmt_desc_get(format);
     bool fast = format == AV_PIX_FMT_YUV420P || format == AV_PIX_FMT_YUVJ420P || format == AV_PIX_FMT_YUVA420P;
     if (d->log2_chroma_h != 1 || d->log2_chroma_w > 1 || d->nb_components < 3 || (fast && height % 2 == 0))
         return format;
-    return d->log2_chroma_w ? AV_PIX_FMT_YUV422P16 : AV_PIX_FMT_YUV444P16;
+    return d->log2_chroma_w || width % 2 == 0 ? AV_PIX_FMT_YUV422P16 : AV_PIX_FMT_YUV444P16;
 }
 
 /* Grey has no limited range, whatever the stream says. */
@@ -110,7 +111,7 @@ static enum status make_all(struct video_rgb *r, const AVFrame *f, const char *w
     for (int i = 0; i < field_of(f, 0).count && made; i++) {
         struct field part = field_of(f, i);
         struct step s = {f->format, AV_PIX_FMT_RGB24, f->width, part.height, -513, -513};
-        int full = full_height_format(f->format, part.height), down = -513;
+        int full = full_height_format(f->format, f->width, part.height), down = -513;
         find_chroma(f, part, &s.across, &s.down);
         if (full != f->format) {
             struct step first = {f->format, full, f->width, part.height, -513, s.down};

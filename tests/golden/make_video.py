@@ -60,6 +60,7 @@ def main():
     write("mjpeg.mov", "mjpeg", "yuvj422p", 4)
     write("pal.gif", "gif", "rgb8", 6)
     write("odd.mkv", "ffv1", "yuv420p", 3, width=33, height=23)
+    write("tall.mkv", "ffv1", "yuv440p", 3)
     write("grey16.mkv", "ffv1", "gray16le", 3)
     write("bt2020.mkv", "ffv1", "yuv420p10le", 3, space=9, span=1)
     write("full.mkv", "ffv1", "yuv420p", 3, span=2)
