@@ -22,8 +22,8 @@ enum status class_row_read(struct chat_row *c, const struct rows *r, int64_t ind
             return err_set(e, ST_FAIL, "%s: label \"%.80s\" is not a number", c->where, v->string);
     c->prompt = prompt->valuestring;
     c->labels = labels;
-    if (row_read_media(c, e) != ST_OK) return e->code;
-    return c->media ? ST_OK : row_read_pictures(c, e);
+    if (row_read_pictures(c, e) != ST_OK) return e->code;
+    return c->image_count ? ST_OK : row_read_media(c, e);
 }
 
 /* --- names ------------------------------------------------------------------------------------------------------- */

@@ -61,7 +61,8 @@ struct chat_row {
 enum status chat_row_read(struct chat_row *c, const struct rows *r, int64_t index, struct err *e);
 void chat_row_free(struct chat_row *c);
 
-/* A row of a classification set: a prompt, labels that are finite numbers (NULL: it has none) and pictures if any. */
+/* A row of a classification set: a prompt, labels that are finite numbers (NULL: it has none), and
+ * pictures or else a video, if any. */
 enum status class_row_read(struct chat_row *c, const struct rows *r, int64_t index, struct err *e);
 
 /* A row of a chat_video set: turns without `<image>`, with `<video>` in one of them, pictures as they are named. Where

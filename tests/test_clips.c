@@ -1,5 +1,5 @@
-/* From clips with scores to a scorer and back: a random Idefics2 learns from a data set of videos, then graft score looks
- * at clips, folders and sheets; and graft generate at a clip. */
+/* From clips with scores to a scorer and back: a random Idefics2 learns from a data set of videos, then graft score
+ * looks at clips, folders and sheets; and graft generate at a clip. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>

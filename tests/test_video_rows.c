@@ -286,11 +286,11 @@ static void test_selection(void **state) {
 /* A clip and its scores; a list of pictures beside it is taken whole. */
 static void test_classification(void **state) {
     struct fixture *x = *state;
-    static const char rows[] =
-        "{\"video\":\"clips/a.mov\",\"prompt\":\"p\",\"labels\":{\"good\":1.5}}\n"
-        "{\"images\":[\"clips/frames/f_1.bmp\",\"clips/frames/f_2.bmp\",\"clips/frames/f_3.bmp\"],\"prompt\":\"p\","
-        "\"labels\":{\"good\":0.5}}\n"
-        "{\"video\":\"clips/frames\",\"prompt\":\"p\",\"labels\":{\"good\":0}}\n";
+    static const char rows[] = "{\"video\":\"clips/a.mov\",\"prompt\":\"p\",\"labels\":{\"good\":1.5}}\n"
+                               "{\"video\":\"of_another_kind\",\"images\":[\"clips/frames/f_1.bmp\",\"clips/frames/"
+                               "f_2.bmp\",\"clips/frames/f_3.bmp\"],\"prompt\":\"p\","
+                               "\"labels\":{\"good\":0.5}}\n"
+                               "{\"video\":\"clips/frames\",\"prompt\":\"p\",\"labels\":{\"good\":0}}\n";
     static const int clip[] = {0, 6}, list[] = {1, 2, 3}, folder[] = {0, 5};
     x->mllava.problem = PROBLEM_REGRESSION, x->mllava.num_labels = 1;
     struct dataset *d = open_good(x, rows, ", format: classification, max_num_frames: 2", (struct data_options){0});
