@@ -33,6 +33,38 @@ else
 $(error FLAVOUR is $(FLAVOUR), wanted release, asan, tsan or fuzz)
 endif
 
+# The CUDA backend: CUDA=1 demands it, CUDA=0 leaves it out, auto takes it where nvcc is found. The device code holds
+# machine code for each of CUDA_ARCHS, and PTX of the last, which later devices compile for themselves.
+CUDA ?= auto
+NVCC := $(firstword $(shell command -v nvcc 2>/dev/null) $(wildcard /usr/local/cuda/bin/nvcc))
+ifneq ($(FLAVOUR),release)
+override CUDA := 0
+CUDA_WHY := the $(FLAVOUR) flavour is built without it
+else ifeq ($(CUDA),0)
+CUDA_WHY := CUDA=0
+else ifneq ($(NVCC),)
+override CUDA := 1
+ifndef CUDA_ARCHS
+CUDA_ARCHS := $(filter $(subst sm_,,$(shell $(NVCC) --list-gpu-code)),80 89 90 100 120)
+endif
+CUDA_TOP := $(shell $(NVCC) --dryrun x.cu 2>&1 | sed -n 's/^.. TOP=//p')
+CUDA_WHY := $(NVCC), compute capabilities $(CUDA_ARCHS)
+else ifeq ($(CUDA),1)
+$(error CUDA=1 is asked for and there is no nvcc, neither in PATH nor in /usr/local/cuda/bin)
+else
+override CUDA := 0
+CUDA_WHY := there is no nvcc
+endif
+
+ifeq ($(CUDA),1)
+CUDA_SRC  := $(wildcard kernels/cuda/*.cu)
+NVCCFLAGS := -std=c++17 -O3 -g -I. -Ikernels/cuda/device -D_GNU_SOURCE -ccbin $(CC) -MMD -MP \
+             -Xcompiler -Wall,-Wextra,-fno-exceptions,-fno-rtti,-fno-threadsafe-statics \
+             $(foreach a,$(CUDA_ARCHS),-gencode arch=compute_$(a),code=sm_$(a)) \
+             -gencode arch=compute_$(lastword $(CUDA_ARCHS)),code=compute_$(lastword $(CUDA_ARCHS))
+LDLIBS    += $(if $(CUDA_TOP),-L$(CUDA_TOP)/lib64) -lcudart_static -lrt -ldl
+endif
+
 # The CPU kernels are compiled once per instruction set; each set becomes one object that shows only its op table.
 ifeq ($(shell uname -m),x86_64)
 ISAS := x86-64 x86-64-v3 x86-64-v4
@@ -49,7 +81,7 @@ isa_table    = cpu_ops_$(subst -,_,$(1))
 isa_objects  = $(patsubst %.c,$(BUILD)/isa-$(1)/%.o,$(ISA_SRC))
 
 LIB_SRC  := $(wildcard base/*.c quant/*.c kernels/*.c model/*.c data/*.c lora/*.c) kernels/cpu/backend.c
-LIB_OBJ  := $(LIB_SRC:%.c=$(BUILD)/%.o) $(ISAS:%=$(BUILD)/cpu-%.o)
+LIB_OBJ  := $(LIB_SRC:%.c=$(BUILD)/%.o) $(ISAS:%=$(BUILD)/cpu-%.o) $(CUDA_SRC:%.cu=$(BUILD)/%.o)
 CLI_OBJ  := $(patsubst %.c,$(BUILD)/%.o,$(wildcard cli/*.c))
 TESTS    := $(patsubst tests/%.c,$(BUILD)/tests/%,$(wildcard tests/test_*.c))
 TEST_LIB := $(patsubst %.c,$(BUILD)/%.o,$(filter-out $(wildcard tests/test_*.c tests/fuzz_*.c),$(wildcard tests/*.c)))
@@ -67,14 +99,35 @@ all: $(BUILD)/graft ## builds build/release/graft
 $(BUILD)/graft: $(CLI_OBJ) $(BUILD)/libgraft.a
 	$(CC) $(LDFLAGS) -o $@ $^ $(LDLIBS)
 
-$(BUILD)/libgraft.a: $(LIB_OBJ)
+# A file in the tree says how it was built, so that another CUDA= makes again what depends on it.
+CUDA_MARK := $(BUILD)/cuda-$(CUDA)
+ifneq ($(filter-out help clean deps,$(or $(MAKECMDGOALS),all)),)
+ifeq ($(MAKELEVEL),0)
+$(info CUDA backend: $(if $(filter 1,$(CUDA)),on,off) ($(CUDA_WHY)))
+endif
+ifeq ($(wildcard $(CUDA_MARK)),)
+$(shell mkdir -p $(BUILD) && rm -f $(BUILD)/cuda-[01] && touch $(CUDA_MARK))
+endif
+endif
+
+ifeq ($(CUDA),1)
+$(BUILD)/kernels/backend.o: CPPFLAGS += -DCUDA
+endif
+$(BUILD)/kernels/backend.o: $(CUDA_MARK)
+
+$(BUILD)/libgraft.a: $(LIB_OBJ) $(CUDA_MARK)
 	@rm -f $@
-	$(AR) rcs $@ $^
+	$(AR) rcs $@ $(LIB_OBJ)
 
 $(BUILD)/%.o: %.c
 	@mkdir -p $(@D)
 	@echo "  CC $<"
 	@$(CC) $(CPPFLAGS) $(CFLAGS) -c $< -o $@
+
+$(BUILD)/%.o: %.cu
+	@mkdir -p $(@D)
+	@echo "  NVCC $<"
+	@$(NVCC) $(NVCCFLAGS) -c $< -o $@
 
 define ISA_RULES
 $$(BUILD)/isa-$(1)/%.o: %.c

@@ -20,12 +20,13 @@ struct backend {
     const struct backend_calls *calls; // how this kind of backend does what is declared below
     const char *name;                  // "cpu", "cuda:0"
     bool host_memory;        // the host may read and write tensors directly, so mapped weights are used in place
+    size_t own_bytes;        // memory of the device that the backend itself holds, from its start to its end
     struct threads *threads; // for work on the host, whatever the device
     struct err err;          // the first failure of an op
 };
 
-/* device: "auto", "cpu", "cuda", "cuda:N". threads 0: all that the machine has for us. NULL with the error set when the
- * device is not to be had; says so in one sentence. */
+/* device: "auto" (a GPU where there is one that graft runs on, else the CPU), "cpu", "cuda", "cuda:N". threads 0: all
+ * that the machine has for us. NULL with the error set when the device is not to be had; says so in one sentence. */
 struct backend *backend_new(const char *device, int threads, struct err *e);
 void backend_free(struct backend *be);
 
@@ -33,9 +34,17 @@ void backend_free(struct backend *be);
 void *backend_alloc(struct backend *be, size_t bytes);
 void backend_release(struct backend *be, void *memory);
 
-void backend_upload(struct backend *be, const struct tensor *dst, const void *src); // tensor_bytes(dst) bytes
-void backend_download(struct backend *be, void *dst, const struct tensor *src);     // waits until the bytes are there
-enum status backend_sync(struct backend *be, struct err *e); // the one place where op errors surface
+/* Zeroed memory that both the host and ops may read and write; slow for a device. NULL with be->err set. */
+void *backend_host_alloc(struct backend *be, size_t bytes);
+void backend_host_release(struct backend *be, void *memory);
+
+/* Memory of the device that is free now, if it is not the host's; SIZE_MAX where it is. */
+size_t backend_memory_free(struct backend *be);
+
+/* tensor_bytes(dst) bytes; when it returns, src may be used for other things. */
+void backend_upload(struct backend *be, const struct tensor *dst, const void *src);
+void backend_download(struct backend *be, void *dst, const struct tensor *src); // waits until the bytes are there
+enum status backend_sync(struct backend *be, struct err *e);                    // the one place where op errors surface
 
 /* What computes, in words for a person: "CPU, AVX-512 and AMX, 2 threads". Lives as long as the backend. */
 const char *backend_describe(const struct backend *be);
@@ -45,6 +54,9 @@ struct backend_calls {
     void (*free)(struct backend *be);
     void *(*alloc)(struct backend *be, size_t bytes);
     void (*release)(struct backend *be, void *memory);
+    void *(*host_alloc)(struct backend *be, size_t bytes);
+    void (*host_release)(struct backend *be, void *memory);
+    size_t (*memory_free)(struct backend *be);
     void (*upload)(struct backend *be, const struct tensor *dst, const void *src);
     void (*download)(struct backend *be, void *dst, const struct tensor *src);
     void (*sync)(struct backend *be);

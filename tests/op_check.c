@@ -18,8 +18,9 @@ enum { GUARD = 64, GUARD_BYTE = 0xA5 };
 
 struct check_block {
     struct check_block *next;
-    char *memory; // GUARD bytes, the tensor, GUARD bytes; doubles have no guards
-    size_t bytes; // of the tensor; 0: doubles
+    char *memory;       // GUARD bytes, the tensor, GUARD bytes; doubles have no guards
+    size_t bytes;       // of the tensor; 0: doubles
+    struct backend *be; // whose memory it is; NULL: doubles
     uint64_t hash;
     bool output;
 };
@@ -61,7 +62,9 @@ static void seal_inputs(struct check_block *b) {
 
 static struct check_block *block_new(struct check *c, size_t bytes, size_t guard) {
     struct check_block *b = mem_alloc(sizeof *b);
-    b->memory = mem_alloc(bytes + 2 * guard);
+    b->be = guard ? c->be : NULL;
+    b->memory = guard ? backend_host_alloc(c->be, bytes + 2 * guard) : mem_alloc(bytes);
+    if (!b->memory) fail_msg("%s", c->be->err.text);
     memset(b->memory, GUARD_BYTE, guard);
     memset(b->memory + guard + bytes, GUARD_BYTE, guard);
     b->next = c->blocks;
@@ -83,7 +86,13 @@ double *check_zeros(struct check *c, int64_t n) {
     return (double *)block_new(c, (size_t)(n + 1) * sizeof(double), 0)->memory;
 }
 
+void check_sync(struct check *c) {
+    struct err e = {0};
+    if (backend_sync(c->be, &e) != ST_OK) fail_msg("%s", e.text);
+}
+
 double *check_values(struct check *c, const struct tensor *t) {
+    check_sync(c);
     double *v = check_zeros(c, tensor_count(t));
     for (int64_t i = 0; i < tensor_count(t); i++) v[i] = check_get(t, i);
     return v;
@@ -135,6 +144,7 @@ struct tensor check_output2(struct check *c, enum dtype type, int64_t d0, int64_
 
 struct tensor check_copy(struct check *c, const struct tensor *t) {
     struct tensor y = tensor_new(c, *t, true);
+    check_sync(c);
     memcpy(y.data, t->data, tensor_bytes(t));
     return y;
 }
@@ -164,6 +174,7 @@ static void add_to_digest(struct check *c, const struct tensor *got) {
 void check_near(struct check *c, const char *name, const struct tensor *got, const double *want, const double *size,
                 double units) {
     char where[256];
+    check_sync(c);
     for (int64_t i = 0; i < tensor_count(got); i++) {
         double s = size ? size[i] : fabs(want[i]), g = check_get(got, i);
         if (check_is_near(g, want[i], s, units, got->type)) continue;
@@ -176,6 +187,7 @@ void check_near(struct check *c, const char *name, const struct tensor *got, con
 
 void check_equal(struct check *c, const char *name, const struct tensor *got, const double *want) {
     char where[256];
+    check_sync(c);
     for (int64_t i = 0; i < tensor_count(got); i++) {
         if (check_get(got, i) == want[i]) continue;
         describe(c, where, sizeof where);
@@ -190,7 +202,7 @@ void check_equal(struct check *c, const char *name, const struct tensor *got, co
 static void verify_blocks(const struct check *c) {
     char where[256];
     describe(c, where, sizeof where);
-    for (struct check_block *b = c->blocks; b; b = b->next) {
+    for (const struct check_block *b = c->blocks; b; b = b->next) {
         if (!b->bytes) continue;
         for (size_t i = 0; i < GUARD; i++)
             if ((unsigned char)b->memory[i] != GUARD_BYTE ||
@@ -204,19 +216,21 @@ static void verify_blocks(const struct check *c) {
 static void free_blocks(struct check *c) {
     for (struct check_block *b = c->blocks, *next; b; b = next) {
         next = b->next;
-        free(b->memory);
+        if (b->be)
+            backend_host_release(b->be, b->memory);
+        else
+            free(b->memory);
         free(b);
     }
     c->blocks = NULL;
 }
 
 static uint64_t run_once(struct check *c, case_fn *fn) {
-    struct err e = {0};
     c->draws = c->digest = 0;
     fn(c, c->shape);
+    check_sync(c);
     verify_blocks(c);
     free_blocks(c);
-    if (backend_sync(c->be, &e) != ST_OK) fail_msg("%s", e.text);
     return c->digest;
 }
 
@@ -240,7 +254,27 @@ static void run_isa(const char *isa, case_fn *fn, const int64_t (*shapes)[8], in
     backend_free(one), backend_free(three);
 }
 
+/* The device runs each launch to its end, so that a fault is reported where it is. */
+static void run_device(case_fn *fn, const int64_t (*shapes)[8], int count, bool demanded) {
+    static bool said;
+    struct err e = {0};
+    setenv("CUDA_LAUNCH_BLOCKING", "1", 0);
+    struct backend *be = backend_new("cuda", 1, &e);
+    if (!be && demanded) fail_msg("%s", e.text);
+    if (!be && !said) print_message("skip: %s\n", e.text);
+    said = true;
+    for (int i = 0; be && i < 2 * count; i++) {
+        struct check c = {.be = be, .act = i % 2 ? BF16 : F32, .isa = "cuda", .shape = shapes[i / 2]};
+        uint64_t first = run_once(&c, fn);
+        if (run_once(&c, fn) != first) fail_msg("the second run gave other bits (cuda, shape %d)", i / 2);
+    }
+    backend_free(be);
+}
+
 void check_case(case_fn *fn, const int64_t (*shapes)[8], int count) {
     static const char *const isas[] = {"x86-64", "x86-64-v3", "x86-64-v4"};
-    for (size_t i = 0; i < sizeof isas / sizeof *isas; i++) run_isa(isas[i], fn, shapes, count);
+    const char *only = getenv("GRAFT_TEST_DEVICE");
+    bool cuda = only && strcmp(only, "cuda") == 0, cpu = only && strcmp(only, "cpu") == 0;
+    for (size_t i = 0; i < sizeof isas / sizeof *isas && !cuda; i++) run_isa(isas[i], fn, shapes, count);
+    if (!cpu) run_device(fn, shapes, count, cuda);
 }

@@ -1,7 +1,9 @@
 /* A case states an op once: it makes inputs, runs the op, and compares the outputs with numbers in double that it works
  * out itself. check_case runs the case for every instruction set that the machine has, for F32 and BF16 activations,
  * and each of those twice with one thread and once with three; it demands the same bits of all three runs, intact guard
- * bytes around every tensor, and untouched inputs.
+ * bytes around every tensor, and untouched inputs. Where backend_new has a "cuda", the case runs there too, twice, on
+ * memory that the device shares with the host. GRAFT_TEST_DEVICE in the environment narrows this to `cpu` or `cuda`,
+ * and makes it a failure when that is not there.
  *
  * A comparison holds only where |got - want| <= tolerance is true, so NaN fails. The tolerance is twice the error of
  * rounding the exact result to the output's type (none for F32) plus `units` * 2^-24 * size, where size (by default
@@ -19,7 +21,7 @@ struct check_block;
 struct check {
     struct backend *be;
     enum dtype act;       // of this run
-    const char *isa;      // of this run
+    const char *isa;      // of this run; "cuda" on a device
     const int64_t *shape; // what check_case was given
     uint64_t draws;       // random words drawn so far
     uint64_t digest;      // of all outputs compared
@@ -50,6 +52,10 @@ struct tensor check_copy(struct check *c, const struct tensor *t);
 /* Memory of doubles that lives as long as the case: zeros, or the values of t. */
 double *check_zeros(struct check *c, int64_t n);
 double *check_values(struct check *c, const struct tensor *t);
+
+/* Waits for the ops so far. The functions here that are given c do so before they read; who reads data itself calls
+ * this first. */
+void check_sync(struct check *c);
 
 /* size may be NULL: |want|. */
 void check_near(struct check *c, const char *name, const struct tensor *got, const double *want, const double *size,

@@ -42,39 +42,92 @@ static void test_harness_refuses_nan_and_infinity(void **state) {
     assert_false(check_is_near(1.0078125, 1.0 + 0x1p-12, 1.0, 1, BF16));
 }
 
+static void refused(const char *device, enum status status, const char *words) {
+    struct err e = {0};
+    assert_null(backend_new(device, 1, &e));
+    assert_int_equal(e.code, status);
+    assert_non_null(strstr(e.text, words));
+}
+
 static void test_backend_says_what_it_has_not(void **state) {
     (void)state;
-    struct err e = {0};
-    assert_null(backend_new("cuda:1", 1, &e));
-    assert_non_null(strstr(e.text, "no CUDA backend"));
-    e.code = ST_OK;
-    assert_null(backend_new("gpu", 1, &e));
-    assert_int_equal(e.code, ST_USAGE);
-    e.code = ST_OK;
+    refused("cuda:1000", ST_FAIL, "device cuda:1000: ");
+    refused("cuda:", ST_USAGE, "cuda:N");
+    refused("cuda:-1", ST_USAGE, "cuda:N");
+    refused("cuda:1x", ST_USAGE, "cuda:N");
+    refused("gpu", ST_USAGE, "wanted auto, cpu, cuda or cuda:N");
     setenv("GRAFT_CPU_ISA", "z80", 1);
-    assert_null(backend_new("cpu", 1, &e));
+    refused("cpu", ST_USAGE, "z80");
     unsetenv("GRAFT_CPU_ISA");
-    assert_non_null(strstr(e.text, "z80"));
+}
+
+enum { LARGE = 20 << 20 }; // bytes: several times through any ring of pieces
+
+/* Uploads of all sizes in a row, from memory that is overwritten at once. */
+static void check_transfers(struct backend *be) {
+    static const size_t sizes[] = {1, 3, 63, 64, 65, 4096, 100000, 4 << 20, 1};
+    unsigned char *host = malloc(LARGE), *memory = backend_alloc(be, LARGE);
+    size_t at = 0;
+    for (size_t i = 0; i < COUNT(sizes); i++) {
+        struct tensor t = tensor_over1(memory + at, U8, (int64_t)sizes[i]);
+        memset(host, (int)i + 1, sizes[i]);
+        backend_upload(be, &t, host);
+        at += sizes[i];
+    }
+    struct tensor all = tensor_over1(memory, U8, LARGE);
+    backend_download(be, host, &all);
+    for (size_t i = 0, from = 0; i < COUNT(sizes); from += sizes[i++])
+        for (size_t k = from; k < from + sizes[i]; k++)
+            if (host[k] != i + 1) fail_msg("byte %zu of upload %zu is %d", k - from, i, host[k]);
+    for (size_t k = at; k < LARGE; k++)
+        if (host[k]) fail_msg("byte %zu beyond the uploads is %d, wanted 0", k, host[k]);
+    for (size_t k = 0; k < LARGE; k++) host[k] = (unsigned char)(k * 2654435761u >> 13);
+    backend_upload(be, &all, host);
+    memset(host, 0, LARGE);
+    backend_download(be, host, &all);
+    for (size_t k = 0; k < LARGE; k++)
+        if (host[k] != (unsigned char)(k * 2654435761u >> 13)) fail_msg("byte %zu of the large upload", k);
+    backend_release(be, memory);
+    free(host);
+}
+
+static void check_backend(struct backend *be) {
+    struct err e = {0};
+    assert_non_null(strstr(backend_describe(be), "2 threads"));
+    char *p = backend_alloc(be, 4000);
+    assert_int_equal((uintptr_t)p % 64, 0);
+    float values[1000] = {1, 2, 3}, back[1000];
+    struct tensor all = tensor_over1(p, F32, 1000), few = tensor_over1(p, F32, 3), none = tensor_over1(p, F32, 0);
+    backend_download(be, back, &all);
+    for (int i = 0; i < 1000; i++) assert_true(back[i] == 0);
+    backend_upload(be, &few, values);
+    backend_upload(be, &none, NULL);
+    backend_download(be, back, &all);
+    assert_memory_equal(values, back, sizeof back);
+    backend_release(be, p);
+    check_transfers(be);
+
+    float *shared = backend_host_alloc(be, 3 * sizeof *shared);
+    struct tensor t = tensor_over1(shared, F32, 3);
+    assert_true(shared[0] == 0 && shared[2] == 0);
+    shared[0] = 1, shared[1] = 2, shared[2] = -3;
+    op_add(be, &t, &t, &t);
+    assert_int_equal(backend_sync(be, &e), ST_OK);
+    assert_true(shared[0] == 2 && shared[1] == 4 && shared[2] == -6);
+    backend_host_release(be, shared);
+    assert_true(backend_memory_free(be) > 0);
+
+    assert_null(backend_alloc(be, SIZE_MAX / 2));
+    assert_int_equal(backend_sync(be, &e), ST_FAIL);
+    assert_non_null(strstr(e.text, "MiB"));
+    backend_free(be);
 }
 
 static void test_backend_memory(void **state) {
     (void)state;
     struct err e = {0};
-    struct backend *be = backend_new("auto", 2, &e);
-    assert_non_null(strstr(backend_describe(be), "2 threads"));
-    float *p = backend_alloc(be, 4000);
-    assert_int_equal((uintptr_t)p % 64, 0);
-    for (int i = 0; i < 1000; i++) assert_true(p[i] == 0);
-    float values[3] = {1, 2, 3}, back[3] = {0};
-    struct tensor t = tensor_over1(p, F32, 3);
-    backend_upload(be, &t, values);
-    backend_download(be, back, &t);
-    assert_memory_equal(values, back, sizeof back);
-    backend_release(be, p);
-    assert_null(backend_alloc(be, SIZE_MAX / 2));
-    assert_int_equal(backend_sync(be, &e), ST_FAIL);
-    assert_non_null(strstr(e.text, "MiB"));
-    backend_free(be);
+    check_backend(backend_new("cpu", 2, &e));
+    check_backend(backend_new("auto", 2, &e));
 }
 
 /* Runs fn in a child; true when it aborts and its last words contain `words`. */
@@ -150,6 +203,13 @@ static void test_copy_and_zero(void **state) {
     RUN(case_copy, {1}, {31}, {33}, {1029}, {50001});
 }
 
+/* Equal, or both NaN: a device keeps no more of a NaN than that it is one. infinity: the bits of a float type's. */
+static void check_bits(uint32_t got, uint32_t want, uint32_t infinity) {
+    uint32_t size = infinity | ((infinity & -infinity) - 1); // all but the sign
+    bool nan = (want & size) > infinity;
+    if (nan ? (got & size) <= infinity : got != want) fail_msg("bits %#x, wanted %#x", got, want);
+}
+
 /* Every F16 becomes F32 and comes back; every upper half of an F32, with three lower halves, becomes the F16 and BF16
  * that base/half.h makes of it. Infinity, NaN and subnormal numbers are among them. */
 static void case_convert(struct check *c, const int64_t *shape) {
@@ -161,13 +221,14 @@ static void case_convert(struct check *c, const int64_t *shape) {
     struct tensor wide = check_output1(c, F32, 65536), half = check_output(c, &h),
                   brain = check_output1(c, BF16, 65536);
     op_copy(c->be, &wide, &h);
-    for (uint32_t i = 0; i < 65536; i++)
-        assert_int_equal(bits_of_float(((float *)wide.data)[i]), bits_of_float(f16_to_float((f16)i)));
     op_copy(c->be, &half, &f);
     op_copy(c->be, &brain, &f);
+    check_sync(c);
     for (uint32_t i = 0; i < 65536; i++) {
-        assert_int_equal(((f16 *)half.data)[i], f16_of_float(((float *)f.data)[i]));
-        assert_int_equal(((bf16 *)brain.data)[i], bf16_of_float(((float *)f.data)[i]));
+        float x = ((float *)f.data)[i];
+        check_bits(bits_of_float(((float *)wide.data)[i]), bits_of_float(f16_to_float((f16)i)), 0x7F800000u);
+        check_bits(((f16 *)half.data)[i], f16_of_float(x), 0x7C00u);
+        check_bits(((bf16 *)brain.data)[i], bf16_of_float(x), 0x7F80u);
     }
 }
 
@@ -266,18 +327,30 @@ static void test_rows_by_index(void **state) {
     RUN(case_embed_backward, {1, 1, 1}, {31, 3, 7}, {129, 5, 333});
 }
 
+/* Of several bad ones the first is named; what is good is computed. */
+static void bad_index(struct backend *be) {
+    struct err e = {0};
+    float *m = backend_host_alloc(be, 12 * sizeof *m);
+    int32_t *ids = backend_host_alloc(be, 4 * sizeof *ids);
+    ids[0] = 1, ids[1] = 0, ids[2] = 4, ids[3] = -2;
+    m[8] = 1, m[9] = 2, m[10] = 3, m[11] = 4;
+    struct tensor y = tensor_over2(m, F32, 4, 2), table = tensor_over2(m + 8, F32, 2, 2),
+                  id = tensor_over1(ids, I32, 4);
+    op_embed_forward(be, &y, &table, &id);
+    op_embed_backward(be, &table, &y, &id);
+    assert_int_equal(backend_sync(be, &e), ST_FAIL);
+    assert_non_null(strstr(e.text, "embed_forward: index 4 at position 2, wanted -1 .. 1"));
+    op_zero(be, &y); // does nothing any more
+    backend_host_release(be, m);
+    backend_host_release(be, ids);
+    backend_free(be);
+}
+
 static void test_bad_index_is_reported(void **state) {
     (void)state;
     struct err e = {0};
-    struct backend *be = backend_new("cpu", 1, &e);
-    float m[8] = {0};
-    int32_t ids[2] = {0, 4};
-    struct tensor y = tensor_over2(m, F32, 2, 2), table = tensor_over2(m + 4, F32, 2, 2),
-                  id = tensor_over1(ids, I32, 2);
-    op_embed_forward(be, &y, &table, &id);
-    assert_int_equal(backend_sync(be, &e), ST_FAIL);
-    assert_non_null(strstr(e.text, "index 4 at position 1"));
-    backend_free(be);
+    bad_index(backend_new("cpu", 1, &e));
+    bad_index(backend_new("auto", 1, &e));
 }
 
 /* pictures, height, width, patch */

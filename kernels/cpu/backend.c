@@ -110,6 +110,21 @@ static void cpu_release(struct backend *be, void *memory) {
     munmap(p, *(size_t *)p);
 }
 
+static void *cpu_host_alloc(struct backend *be, size_t bytes) {
+    (void)be;
+    return mem_alloc(bytes);
+}
+
+static void cpu_host_release(struct backend *be, void *memory) {
+    (void)be;
+    free(memory);
+}
+
+static size_t cpu_memory_free(struct backend *be) {
+    (void)be;
+    return SIZE_MAX;
+}
+
 static void cpu_upload(struct backend *be, const struct tensor *dst, const void *src) {
     (void)be;
     if (tensor_bytes(dst)) memcpy(dst->data, src, tensor_bytes(dst));
@@ -135,6 +150,9 @@ static const struct backend_calls calls = {
     .free = cpu_free,
     .alloc = cpu_alloc,
     .release = cpu_release,
+    .host_alloc = cpu_host_alloc,
+    .host_release = cpu_host_release,
+    .memory_free = cpu_memory_free,
     .upload = cpu_upload,
     .download = cpu_download,
     .sync = cpu_sync,

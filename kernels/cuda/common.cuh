@@ -23,17 +23,46 @@ using bf16_t = __nv_bfloat16;
 
 struct cublaslt; // kernels/cuda/cublaslt.h
 
+enum : size_t { CUDA_SCRATCH = 64u << 20 };
+
+/* Indices (token ids, targets, positions) come from files. A kernel that meets one outside its range remembers the
+ * first of the tensor here and goes on without it; backend_sync makes a sentence of it. */
+enum { INDEX_CHECKS = 64 };
+
+struct index_check {
+    unsigned long long *first; // of the device: position << 32 | index, the least that any thread saw
+    int64_t low, limit;        // low .. limit - 1 are good
+};
+
+struct checked_op { // the host's side of an index_check
+    const char *name;
+    int64_t low, limit;
+};
+
+/* Uploads pass through a ring of page-locked pieces: the copy of one is under way while the next is filled. */
+enum : size_t { STAGING_BYTES = 4u << 20 };
+enum { STAGING_PIECES = 4 };
+
+struct staging {
+    char *bytes; // (STAGING_PIECES, STAGING_BYTES)
+    cudaEvent_t sent[STAGING_PIECES];
+    int piece;   // being filled
+    size_t used; // of it
+};
+
 struct cuda_backend {
     struct backend base; // first, so that a struct backend * of this kind may be cast
     int device;
     int processors; // streaming multiprocessors
     cudaStream_t stream;
     struct cublaslt *blas;
-    char *scratch; // CUDA_SCRATCH bytes of the device: what one op hands from kernel to kernel
+    char *scratch;               // CUDA_SCRATCH bytes of the device: what one op hands from kernel to kernel
+    unsigned long long *indices; // (INDEX_CHECKS) of the device, behind scratch
+    struct checked_op checked[INDEX_CHECKS];
+    int checks; // in use since the last sync
+    struct staging staging;
     char name[16], about[192];
 };
-
-enum : size_t { CUDA_SCRATCH = 64u << 20 };
 
 enum { WARP = 32 };
 
@@ -41,6 +70,16 @@ static inline struct cuda_backend *cuda_of(struct backend *be) { return reinterp
 
 /* Remembers the first failure in be->err. */
 void cuda_check(struct backend *be, cudaError_t result, const char *what);
+
+/* Where kernels of the op named are to leave an index that is not in low .. limit - 1. */
+struct index_check cuda_index_check(struct backend *be, const char *op, int64_t low, int64_t limit);
+
+/* Whether the index at a position is good; if not, that is remembered. */
+__device__ inline bool index_fits(const struct index_check &check, int64_t position, int index) {
+    if (index >= check.low && index < check.limit) return true;
+    atomicMin(check.first, static_cast<unsigned long long>(position) << 32 | static_cast<unsigned>(index));
+    return false;
+}
 
 /* One launch on the backend's stream; nothing when the grid is empty. `what` names the op in an error. */
 template <typename... P>

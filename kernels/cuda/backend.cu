@@ -1,0 +1,261 @@
+/* The CUDA backend: which device, its memory, and transfers. Everything is issued to one stream in the order of the
+ * calls, so an upload is there for the op that follows it, and memory is free for an upload once the ops before it are
+ * done. */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "kernels/cuda/common.cuh"
+#include "kernels/cuda/cublaslt.h"
+
+extern "C" {
+#include "base/memory.h"
+}
+
+extern const struct ops cuda_ops;
+
+/* --- errors ------------------------------------------------------------------------------------------------------ */
+
+static const char *remedy(cudaError_t result) {
+    switch (result) {
+    case cudaErrorMemoryAllocation:
+        return "; lower per_device_train_batch_size or max_seq_len, or close what else uses the device";
+    case cudaErrorNoKernelImageForDevice:
+    case cudaErrorInvalidDeviceFunction:
+        return "; this graft has no code for the device: build it with CUDA_ARCHS naming its compute capability";
+    case cudaErrorIllegalAddress:
+    case cudaErrorMisalignedAddress:
+    case cudaErrorLaunchFailure:
+        return "; this is a fault of graft, or of the device: CUDA_LAUNCH_BLOCKING=1 shows in which op";
+    case cudaErrorECCUncorrectable:
+        return "; the memory of the device is damaged, nvidia-smi -q shows where";
+    default:
+        return "";
+    }
+}
+
+void cuda_check(struct backend *be, cudaError_t result, const char *what) {
+    if (result == cudaSuccess) return;
+    err_set(&be->err, ST_FAIL, "%s: %s: %s%s", be->name, what, cudaGetErrorString(result), remedy(result));
+    cudaGetLastError(); // a failed call is reported once
+}
+
+/* --- indices of files -------------------------------------------------------------------------------------------- */
+
+struct index_check cuda_index_check(struct backend *be, const char *op, int64_t low, int64_t limit) {
+    struct cuda_backend *c = cuda_of(be);
+    int i = 0;
+    while (i < c->checks &&
+           !(strcmp(c->checked[i].name, op) == 0 && c->checked[i].low == low && c->checked[i].limit == limit))
+        i++;
+    if (i == INDEX_CHECKS) i--; // the sentence may then name another op
+    c->checked[i] = {op, low, limit};
+    if (i == c->checks) c->checks++;
+    return {c->indices + i, low, limit};
+}
+
+static void report_indices(struct cuda_backend *c) {
+    unsigned long long first[INDEX_CHECKS];
+    if (!c->checks) return;
+    cuda_check(&c->base,
+               cudaMemcpyAsync(first, c->indices, c->checks * sizeof *first, cudaMemcpyDeviceToHost, c->stream),
+               "sync");
+    cuda_check(&c->base, cudaStreamSynchronize(c->stream), "sync");
+    for (int i = 0; i < c->checks && c->base.err.code == ST_OK; i++) {
+        const struct checked_op *op = &c->checked[i];
+        if (first[i] == ~0ull) continue;
+        err_set(&c->base.err, ST_FAIL, "%s: index %d at position %lld, wanted %lld .. %lld", op->name,
+                static_cast<int>(first[i]), static_cast<long long>(first[i] >> 32), static_cast<long long>(op->low),
+                static_cast<long long>(op->limit) - 1);
+    }
+    c->checks = 0;
+}
+
+/* --- memory ------------------------------------------------------------------------------------------------------ */
+
+static size_t cuda_memory_free(struct backend *be) {
+    size_t free_bytes = 0, total = 0;
+    cuda_check(be, cudaMemGetInfo(&free_bytes, &total), "memory");
+    return free_bytes;
+}
+
+static void *cuda_alloc(struct backend *be, size_t bytes) {
+    void *memory = NULL;
+    size_t free_bytes = cuda_memory_free(be);
+    cudaError_t result = bytes <= free_bytes ? cudaMalloc(&memory, bytes ? bytes : 1) : cudaErrorMemoryAllocation;
+    if (result == cudaErrorMemoryAllocation) {
+        cudaGetLastError();
+        err_set(&be->err, ST_FAIL,
+                "%zu MiB of the memory of %s wanted, %zu MiB are free; set quantization: nf4, lower max_seq_len or "
+                "per_device_train_batch_size, or close what else uses the device",
+                bytes >> 20, be->name, free_bytes >> 20);
+        return NULL;
+    }
+    cuda_check(be, result, "memory");
+    if (memory) cuda_check(be, cudaMemsetAsync(memory, 0, bytes, cuda_of(be)->stream), "memory");
+    return memory;
+}
+
+/* Waits for all ops, which may still use the memory. */
+static void cuda_release(struct backend *be, void *memory) { cuda_check(be, cudaFree(memory), "release"); }
+
+static void *cuda_host_alloc(struct backend *be, size_t bytes) {
+    void *memory = NULL;
+    cuda_check(be, cudaHostAlloc(&memory, bytes ? bytes : 1, cudaHostAllocMapped), "memory of the host");
+    if (memory) memset(memory, 0, bytes);
+    return memory;
+}
+
+static void cuda_host_release(struct backend *be, void *memory) {
+    cuda_check(be, cudaFreeHost(memory), "release of memory of the host");
+}
+
+/* --- transfers --------------------------------------------------------------------------------------------------- */
+
+/* Goes to the next piece and waits until its last copy is done. */
+static void staging_advance(struct cuda_backend *c) {
+    struct staging *s = &c->staging;
+    cuda_check(&c->base, cudaEventRecord(s->sent[s->piece], c->stream), "upload");
+    s->piece = (s->piece + 1) % STAGING_PIECES;
+    s->used = 0;
+    cuda_check(&c->base, cudaEventSynchronize(s->sent[s->piece]), "upload");
+}
+
+static void cuda_upload(struct backend *be, const struct tensor *dst, const void *src) {
+    struct cuda_backend *c = cuda_of(be);
+    struct staging *s = &c->staging;
+    size_t bytes = tensor_bytes(dst);
+    for (size_t at = 0; at < bytes && be->err.code == ST_OK;) {
+        if (s->used == STAGING_BYTES) staging_advance(c);
+        size_t room = STAGING_BYTES - s->used, n = bytes - at < room ? bytes - at : room;
+        char *piece = s->bytes + s->piece * STAGING_BYTES + s->used;
+        memcpy(piece, static_cast<const char *>(src) + at, n);
+        cuda_check(be,
+                   cudaMemcpyAsync(static_cast<char *>(dst->data) + at, piece, n, cudaMemcpyHostToDevice, c->stream),
+                   "upload");
+        s->used = (s->used + n + 63) / 64 * 64;
+        at += n;
+    }
+}
+
+static void cuda_download(struct backend *be, void *dst, const struct tensor *src) {
+    cudaStream_t stream = cuda_of(be)->stream;
+    size_t bytes = tensor_bytes(src);
+    if (bytes) cuda_check(be, cudaMemcpyAsync(dst, src->data, bytes, cudaMemcpyDeviceToHost, stream), "download");
+    cuda_check(be, cudaStreamSynchronize(stream), "download");
+}
+
+static void cuda_sync(struct backend *be) {
+    report_indices(cuda_of(be));
+    cuda_check(be, cudaStreamSynchronize(cuda_of(be)->stream), "sync");
+}
+
+/* --- the device -------------------------------------------------------------------------------------------------- */
+
+static const char *cuda_describe(const struct backend *be) {
+    return reinterpret_cast<const struct cuda_backend *>(be)->about;
+}
+
+static void cuda_free(struct backend *be) {
+    struct cuda_backend *c = cuda_of(be);
+    if (c->stream) cudaStreamSynchronize(c->stream);
+    cublaslt_close(c->blas);
+    for (int i = 0; i < STAGING_PIECES; i++)
+        if (c->staging.sent[i]) cudaEventDestroy(c->staging.sent[i]);
+    if (c->staging.bytes) cudaFreeHost(c->staging.bytes);
+    if (c->scratch) cudaFree(c->scratch);
+    if (c->stream) cudaStreamDestroy(c->stream);
+    threads_free(c->base.threads);
+    free(c);
+}
+
+static const struct backend_calls cuda_calls = {
+    .free = cuda_free,
+    .alloc = cuda_alloc,
+    .release = cuda_release,
+    .host_alloc = cuda_host_alloc,
+    .host_release = cuda_host_release,
+    .memory_free = cuda_memory_free,
+    .upload = cuda_upload,
+    .download = cuda_download,
+    .sync = cuda_sync,
+    .describe = cuda_describe,
+};
+
+/* Whether the device is there and can run these kernels. */
+static enum status look_at_device(int device, int *major, int *minor, struct err *e) {
+    int count = 0, driver = 0, runtime = 0;
+    cudaError_t result = cudaGetDeviceCount(&count);
+    if (result == cudaErrorInsufficientDriver) {
+        cudaGetLastError();
+        cudaDriverGetVersion(&driver);
+        cudaRuntimeGetVersion(&runtime);
+        if (!driver) return err_set(e, ST_FAIL, "no CUDA driver is installed; use cpu");
+        return err_set(e, ST_FAIL, "the driver serves CUDA %d.%d and this graft wants %d.%d; install a newer driver",
+                       driver / 1000, driver % 1000 / 10, runtime / 1000, runtime % 1000 / 10);
+    }
+    if (result == cudaErrorNoDevice || (result == cudaSuccess && count == 0)) {
+        cudaGetLastError();
+        return err_set(e, ST_FAIL, "the driver shows no device; CUDA_VISIBLE_DEVICES may hide it");
+    }
+    if (result != cudaSuccess)
+        return err_set(e, ST_FAIL, "the driver does not start (%s); nvidia-smi says why", cudaGetErrorString(result));
+    if (device >= count)
+        return err_set(e, ST_FAIL, "there %s %d device%s, numbered from 0", count == 1 ? "is" : "are", count,
+                       count == 1 ? "" : "s");
+    cudaDeviceGetAttribute(major, cudaDevAttrComputeCapabilityMajor, device);
+    cudaDeviceGetAttribute(minor, cudaDevAttrComputeCapabilityMinor, device);
+    if (*major < 8)
+        return err_set(e, ST_FAIL, "its compute capability is %d.%d, wanted 8.0 or more; use cpu", *major, *minor);
+    return ST_OK;
+}
+
+/* What ops need beside their tensors. */
+static void take_own(struct cuda_backend *c) {
+    struct backend *be = &c->base;
+    size_t words = INDEX_CHECKS * sizeof *c->indices;
+    void *memory = NULL;
+    cuda_check(be, cudaSetDevice(c->device), "device");
+    cuda_check(be, cudaDeviceGetAttribute(&c->processors, cudaDevAttrMultiProcessorCount, c->device), "device");
+    if (be->err.code == ST_OK) cuda_check(be, cudaStreamCreateWithFlags(&c->stream, cudaStreamNonBlocking), "stream");
+    if (be->err.code == ST_OK) c->scratch = static_cast<char *>(cuda_alloc(be, CUDA_SCRATCH + words));
+    if (be->err.code == ST_OK) {
+        c->indices = reinterpret_cast<unsigned long long *>(c->scratch + CUDA_SCRATCH);
+        cuda_check(be, cudaMemsetAsync(c->indices, 0xFF, words, c->stream), "memory");
+        be->own_bytes = CUDA_SCRATCH + words;
+    }
+    for (int i = 0; i < STAGING_PIECES && be->err.code == ST_OK; i++)
+        cuda_check(be, cudaEventCreateWithFlags(&c->staging.sent[i], cudaEventDisableTiming), "event");
+    if (be->err.code == ST_OK)
+        cuda_check(be, cudaHostAlloc(&memory, STAGING_PIECES * STAGING_BYTES, cudaHostAllocDefault), "staging");
+    c->staging.bytes = static_cast<char *>(memory);
+}
+
+static void describe(struct cuda_backend *c, int major, int minor) {
+    struct cudaDeviceProp properties = {};
+    cuda_check(&c->base, cudaGetDeviceProperties(&properties, c->device), "device");
+    int threads = threads_count(c->base.threads);
+    snprintf(c->about, sizeof c->about, "%.100s, compute capability %d.%d, %.1f GB, %d thread%s on the host",
+             properties.name, major, minor, static_cast<double>(properties.totalGlobalMem) / 1e9, threads,
+             threads == 1 ? "" : "s");
+}
+
+struct backend *cuda_backend_new(int device, int threads, struct err *e) {
+    int major = 0, minor = 0;
+    struct err none = {};
+    if (look_at_device(device, &major, &minor, e) != ST_OK) return NULL;
+    struct cuda_backend *c = static_cast<struct cuda_backend *>(mem_alloc(sizeof *c));
+    snprintf(c->name, sizeof c->name, "cuda:%d", device);
+    c->base.ops = &cuda_ops;
+    c->base.calls = &cuda_calls;
+    c->base.name = c->name;
+    c->device = device;
+    c->base.threads = threads_new(threads);
+    take_own(c);
+    if (c->base.err.code == ST_OK) c->blas = cublaslt_open(device, &none); // without it graft's own products serve
+    if (c->base.err.code == ST_OK) describe(c, major, minor);
+    if (c->base.err.code == ST_OK) return &c->base;
+    err_set(e, c->base.err.code, "%s", c->base.err.text);
+    cuda_free(&c->base);
+    return NULL;
+}
