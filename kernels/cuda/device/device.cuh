@@ -14,8 +14,8 @@
 #include <cuda_runtime.h>
 #include <stdint.h>
 
-/* T name[n] in shared memory; n is a constant. */
-#define SHARED(T, name, n) __shared__ T name[n]
+/* T name[n] in shared memory, aligned to 16 bytes; n is a constant. */
+#define SHARED(T, name, n) __shared__ __align__(16) T name[n]
 
 /* T *name: the bytes of shared memory that the launch asked for, aligned to 16. Once in a kernel. */
 #define DYN_SHARED(T, name)                                                                                            \

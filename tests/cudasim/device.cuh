@@ -1,0 +1,72 @@
+/* The names of kernels/cuda/device/device.cuh, which says what they do, for the simulator. Keep both in step. */
+#ifndef TESTS_CUDASIM_DEVICE_CUH
+#define TESTS_CUDASIM_DEVICE_CUH
+
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+#include <cuda_runtime.h>
+#include <stdint.h>
+
+/* Not a static: that has no hidden bytes around it, keeps what the last block left, and cannot be found. The type of a
+ * lambda differs from place to place and from instantiation to instantiation, so each has a description of its own. */
+#define SHARED(T, name, n)  T(&name)[n] = sim::shared<T, n>([] {}, #name)
+#define DYN_SHARED(T, name) T *name = static_cast<T *>(sim::shared_dynamic())
+
+template <typename T> struct same_type { using type = T; };
+
+namespace sim {
+
+template <typename T, size_t n, typename Place> T (&shared(Place, const char *name, SIM_AT))[n] {
+    static_assert(alignof(T) <= 16, "shared arrays are aligned to 16 bytes");
+    static shared_site site = {n * sizeof(T), nullptr, {}, nullptr, 0, nullptr};
+    site.name = name;
+    site.at = {file, line};
+    return *static_cast<T(*)[n]>(shared_array(&site));
+}
+
+template <typename Call> void call_bound(const void *bound) { (*static_cast<const Call *>(bound))(); }
+
+template <typename Call> bool launch_bound(const void *kernel, dim3 grid, dim3 block, size_t shared, const Call &call) {
+    launch l = {kernel, call_bound<Call>, &call, sizeof call, grid, block, shared};
+    return launch_run(&l);
+}
+
+} // namespace sim
+
+template <typename... P>
+cudaError_t device_launch(void (*kernel)(P...), dim3 grid, dim3 block, size_t shared, cudaStream_t,
+                          typename same_type<P>::type... args) {
+    const void *address = reinterpret_cast<const void *>(kernel);
+    if (shared > 48 * 1024) {
+        cudaError_t refused =
+            cudaFuncSetAttribute(address, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared));
+        if (refused != cudaSuccess) return refused;
+    }
+    bool fits = sim::launch_bound(address, grid, block, shared, [=] { kernel(args...); });
+    return fits ? cudaSuccess : cudaErrorInvalidConfiguration;
+}
+
+static inline uint32_t shared_address(const void *p, SIM_AT) { return sim::shared_offset(p, file, line); }
+
+static inline void cp_async_16(void *shared, const void *src, bool there, SIM_AT) {
+    sim::copy_begin(shared, src, there ? 16 : 0, 16, file, line);
+}
+static inline void cp_async_commit() { sim::copy_commit(); }
+template <int N> inline void cp_async_wait(SIM_AT) { sim::copy_wait(N, file, line); }
+
+static inline void ldmatrix_x4(uint32_t (&r)[4], const void *row, SIM_AT) {
+    sim::warp_call c = {"ldmatrix_x4", sim::warp_run_ldmatrix, sim::ALL_LANES, {file, line}, {}, 0, 0, 0, row, {}, r};
+    sim::warp_do(&c);
+}
+static inline void ldmatrix_x4_trans(uint32_t (&r)[4], const void *row, SIM_AT) {
+    sim::warp_call c = {
+        "ldmatrix_x4_trans", sim::warp_run_ldmatrix_trans, sim::ALL_LANES, {file, line}, {}, 0, 0, 0, row, {}, r};
+    sim::warp_do(&c);
+}
+
+static inline void mma_16x8x16(float (&c)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], SIM_AT) {
+    sim::warp_call call = {"mma_16x8x16", sim::warp_run_mma_bf16, sim::ALL_LANES, {file, line}, {}, 0, 0, 0, a, b, c};
+    sim::warp_do(&call);
+}
+
+#endif
