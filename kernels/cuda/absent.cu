@@ -1,5 +1,4 @@
 /* Ops that this backend has no kernel for: each says so when it is called. */
-#include "kernels/cuda/cublaslt.h"
 #include "kernels/cuda/ops_cuda.cuh"
 
 #define ABSENT(name, ...)                                                                                              \
@@ -17,9 +16,6 @@ ABSENT(embed_forward, T, T, T)
 ABSENT(embed_backward, T, T, T)
 ABSENT(patchify, T, T, int64_t, int64_t, int64_t)
 ABSENT(noise_add, T, T, uint64_t, uint64_t)
-ABSENT(linear_forward, T, T, T, T)
-ABSENT(linear_backward, T, T, T, float)
-ABSENT(matmul, T, T, bool, T, bool, float, float)
 ABSENT(bias_add, T, T, float)
 ABSENT(bias_backward, T, T, float)
 ABSENT(rmsnorm_forward, T, T, T, T, float)
@@ -48,5 +44,3 @@ ABSENT(sum_add, T, T)
 ABSENT(sum_squares_add, T, T)
 ABSENT(count_nonfinite_add, T, T)
 ABSENT(adamw, T, T, T, T, const struct adamw *)
-__attribute__((weak)) struct cublaslt *cublaslt_open(int, struct err *) { return nullptr; }
-__attribute__((weak)) void cublaslt_close(struct cublaslt *) {}

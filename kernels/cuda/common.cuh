@@ -10,6 +10,7 @@
 
 extern "C" {
 #include "base/arena.h"
+#include "base/hash.h"
 #include "base/status.h"
 #include "base/tensor.h"
 #include "kernels/backend.h"

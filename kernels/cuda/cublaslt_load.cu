@@ -1,0 +1,41 @@
+/* Opening cuBLASLt. */
+#include <dlfcn.h>
+
+#include "kernels/cuda/cublaslt.h"
+
+static const char *const files[] = {"libcublasLt.so.13", "libcublasLt.so.12"};
+
+static bool find(void *library, const char *name, void *call, struct err *e) {
+    void *address = dlsym(library, name);
+    if (!address) err_set(e, ST_FAIL, "the cuBLAS library has no %s; install that of CUDA 12 or 13", name);
+    *static_cast<void **>(call) = address;
+    return address != nullptr;
+}
+
+enum status cublaslt_load(struct cublaslt_calls *calls, struct err *e) {
+    void *library = nullptr;
+    for (const char *file : files)
+        if (!library) library = dlopen(file, RTLD_NOW | RTLD_LOCAL);
+    if (!library) {
+        const char *reason = dlerror();
+        return err_set(e, ST_FAIL,
+                       "a GPU needs cuBLAS, but neither libcublasLt.so.13 nor libcublasLt.so.12 opens (%s); install it "
+                       "(libcublas-13-0, or pip install nvidia-cublas and its lib folder in LD_LIBRARY_PATH), or train "
+                       "with --device cpu",
+                       reason ? reason : "no reason given");
+    }
+    find(library, "cublasLtCreate", &calls->create, e);
+    find(library, "cublasLtDestroy", &calls->destroy, e);
+    find(library, "cublasLtGetStatusString", &calls->status_text, e);
+    find(library, "cublasLtMatmulDescCreate", &calls->product_new, e);
+    find(library, "cublasLtMatmulDescDestroy", &calls->product_free, e);
+    find(library, "cublasLtMatmulDescSetAttribute", &calls->product_set, e);
+    find(library, "cublasLtMatrixLayoutCreate", &calls->layout_new, e);
+    find(library, "cublasLtMatrixLayoutDestroy", &calls->layout_free, e);
+    find(library, "cublasLtMatmulPreferenceCreate", &calls->preference_new, e);
+    find(library, "cublasLtMatmulPreferenceDestroy", &calls->preference_free, e);
+    find(library, "cublasLtMatmulPreferenceSetAttribute", &calls->preference_set, e);
+    find(library, "cublasLtMatmulAlgoGetHeuristic", &calls->candidates, e);
+    find(library, "cublasLtMatmul", &calls->multiply, e);
+    return e->code;
+}
