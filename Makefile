@@ -7,7 +7,7 @@ CC      ?= cc
 BUILD   := build/$(FLAVOUR)
 LIBS    := libcjson yaml-0.1 libpcre2-8 libutf8proc libjpeg libpng libwebp libwebpdemux libavformat libavcodec \
            libswscale libavutil
-DEBIAN  := gcc make pkg-config binutils libc6-dev libcjson-dev libyaml-dev libpcre2-dev libutf8proc-dev \
+DEBIAN  := gcc g++ make pkg-config binutils libc6-dev libcjson-dev libyaml-dev libpcre2-dev libutf8proc-dev \
            libjpeg62-turbo-dev libpng-dev libwebp-dev libavformat-dev libavcodec-dev libswscale-dev libavutil-dev \
            libcmocka-dev
 
@@ -25,19 +25,29 @@ LDFLAGS += -fsanitize=address,undefined
 else ifeq ($(FLAVOUR),tsan)
 CFLAGS  += -O1 -fsanitize=thread
 LDFLAGS += -fsanitize=thread
+else ifeq ($(FLAVOUR),sim)
+SIM     := -fsanitize=address
+CFLAGS  += -O1 -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize-recover=undefined
+LDFLAGS += -fsanitize=address,undefined
+else ifeq ($(FLAVOUR),race)
+SIM     := -DSIM_RACE=1
+CFLAGS  += -O1
 else ifeq ($(FLAVOUR),fuzz)
 CC      := clang
 CFLAGS  += -O1 -Wno-pass-failed -fsanitize=fuzzer-no-link,address,undefined -fno-sanitize-recover=undefined
 LDFLAGS += -fsanitize=address,undefined
 else
-$(error FLAVOUR is $(FLAVOUR), wanted release, asan, tsan or fuzz)
+$(error FLAVOUR is $(FLAVOUR), wanted release, asan, tsan, sim, race or fuzz)
 endif
 
 # The CUDA backend: CUDA=1 demands it, CUDA=0 leaves it out, auto takes it where nvcc is found. The device code holds
 # machine code for each of CUDA_ARCHS, and PTX of the last, which later devices compile for themselves.
 CUDA ?= auto
 NVCC := $(firstword $(shell command -v nvcc 2>/dev/null) $(wildcard /usr/local/cuda/bin/nvcc))
-ifneq ($(FLAVOUR),release)
+ifdef SIM
+override CUDA := 1
+CUDA_WHY := the simulator of tests/cudasim
+else ifneq ($(FLAVOUR),release)
 override CUDA := 0
 CUDA_WHY := the $(FLAVOUR) flavour is built without it
 else ifeq ($(CUDA),0)
@@ -57,12 +67,22 @@ CUDA_WHY := there is no nvcc
 endif
 
 ifeq ($(CUDA),1)
-CUDA_SRC  := $(wildcard kernels/cuda/*.cu)
+CUDA_SRC := $(wildcard kernels/cuda/*.cu)
+ifdef SIM
+# Kernels compiled by the host's compiler, with checks of memory (sim) or of races (race), which the runtime answers.
+CXX      := g++
+CXXFLAGS := -std=c++17 -g -I. -Itests/cudasim -D_GNU_SOURCE -MMD -MP -Wall -Wextra -Wno-unknown-pragmas \
+            -fno-exceptions -fno-rtti -fno-strict-aliasing -ffp-contract=off $(SIM)
+KERNEL_CHECKS := $(if $(filter race,$(FLAVOUR)),-fsanitize=thread) -fsanitize=alignment -fno-sanitize-recover=alignment
+SIM_SRC  := $(wildcard tests/cudasim/*.cpp)
+LDLIBS   += -lstdc++ -ldl
+else
 NVCCFLAGS := -std=c++17 -O3 -g -I. -Ikernels/cuda/device -D_GNU_SOURCE -ccbin $(CC) -MMD -MP \
              -Xcompiler -Wall,-Wextra,-fno-exceptions,-fno-rtti,-fno-threadsafe-statics \
              $(foreach a,$(CUDA_ARCHS),-gencode arch=compute_$(a),code=sm_$(a)) \
              -gencode arch=compute_$(lastword $(CUDA_ARCHS)),code=compute_$(lastword $(CUDA_ARCHS))
 LDLIBS    += $(if $(CUDA_TOP),-L$(CUDA_TOP)/lib64) -lcudart_static -lrt -ldl
+endif
 endif
 
 # The CPU kernels are compiled once per instruction set; each set becomes one object that shows only its op table.
@@ -81,7 +101,8 @@ isa_table    = cpu_ops_$(subst -,_,$(1))
 isa_objects  = $(patsubst %.c,$(BUILD)/isa-$(1)/%.o,$(ISA_SRC))
 
 LIB_SRC  := $(wildcard base/*.c quant/*.c kernels/*.c model/*.c data/*.c lora/*.c) kernels/cpu/backend.c
-LIB_OBJ  := $(LIB_SRC:%.c=$(BUILD)/%.o) $(ISAS:%=$(BUILD)/cpu-%.o) $(CUDA_SRC:%.cu=$(BUILD)/%.o)
+LIB_OBJ  := $(LIB_SRC:%.c=$(BUILD)/%.o) $(ISAS:%=$(BUILD)/cpu-%.o) $(CUDA_SRC:%.cu=$(BUILD)/%.o) \
+            $(SIM_SRC:%.cpp=$(BUILD)/%.o)
 CLI_OBJ  := $(patsubst %.c,$(BUILD)/%.o,$(wildcard cli/*.c))
 TESTS    := $(patsubst tests/%.c,$(BUILD)/tests/%,$(wildcard tests/test_*.c))
 TEST_LIB := $(patsubst %.c,$(BUILD)/%.o,$(filter-out $(wildcard tests/test_*.c tests/fuzz_*.c),$(wildcard tests/*.c)))
@@ -124,10 +145,22 @@ $(BUILD)/%.o: %.c
 	@echo "  CC $<"
 	@$(CC) $(CPPFLAGS) $(CFLAGS) -c $< -o $@
 
+ifdef SIM
+$(BUILD)/%.o: %.cu
+	@mkdir -p $(@D)
+	@echo "  CXX $<"
+	@$(CXX) $(CXXFLAGS) -O1 $(KERNEL_CHECKS) -x c++ -c $< -o $@
+
+$(BUILD)/%.o: %.cpp
+	@mkdir -p $(@D)
+	@echo "  CXX $<"
+	@$(CXX) $(CXXFLAGS) -O2 -c $< -o $@
+else
 $(BUILD)/%.o: %.cu
 	@mkdir -p $(@D)
 	@echo "  NVCC $<"
 	@$(NVCC) $(NVCCFLAGS) -c $< -o $@
+endif
 
 define ISA_RULES
 $$(BUILD)/isa-$(1)/%.o: %.c

@@ -1,5 +1,5 @@
-/* The names of CUDA that graft's kernels and its CUDA backend use, for a host compiler. What kernels call is here and in
- * intrinsics.h; what the host calls is declared at the end and lies in api.cpp. */
+/* The names of CUDA that graft's kernels and its CUDA backend use, for a host compiler. What kernels call is here and
+ * in intrinsics.h; what the host calls is declared at the end and lies in api.cpp. */
 #ifndef TESTS_CUDASIM_CUDA_RUNTIME_H
 #define TESTS_CUDASIM_CUDA_RUNTIME_H
 
@@ -35,11 +35,15 @@ enum cudaError_t {
     cudaErrorMemoryAllocation = 2,
     cudaErrorInvalidConfiguration = 9,
     cudaErrorInsufficientDriver = 35,
+    cudaErrorInvalidDeviceFunction = 98,
     cudaErrorNoDevice = 100,
     cudaErrorInvalidDevice = 101,
+    cudaErrorNoKernelImageForDevice = 209,
+    cudaErrorECCUncorrectable = 214,
     cudaErrorInvalidResourceHandle = 400,
     cudaErrorNotReady = 600,
     cudaErrorIllegalAddress = 700,
+    cudaErrorMisalignedAddress = 716,
     cudaErrorLaunchFailure = 719,
     cudaErrorNotSupported = 801,
     cudaErrorUnknown = 999,

@@ -106,7 +106,7 @@ template <typename T> T __shfl_up_sync(unsigned mask, T value, unsigned delta, i
     return sim::shuffle("__shfl_up_sync", mask, value, inside ? from : lane, file, line);
 }
 
-/* --- atomics: of integers; results of floats would depend on their order ------------------------------------------- */
+/* --- atomics: of integers; results of floats would depend on their order -------------------------------------- */
 
 namespace sim {
 
@@ -200,7 +200,8 @@ static inline unsigned __funnelshift_l(unsigned low, unsigned high, unsigned n) 
 static inline unsigned __funnelshift_r(unsigned low, unsigned high, unsigned n) {
     return static_cast<unsigned>((uint64_t{high} << 32 | low) >> (n & 31));
 }
-/* Byte i of the result is the one of b:a that the low three bits of digit i of s name; bit 3 of a digit repeats its sign. */
+/* Byte i of the result is the byte of b:a that the low three bits of digit i of s name; bit 3: only its sign, spread.
+ */
 static inline unsigned __byte_perm(unsigned a, unsigned b, unsigned s) {
     uint64_t both = uint64_t{b} << 32 | a;
     unsigned y = 0;
