@@ -80,4 +80,18 @@ __device__ inline void mma_16x8x16(float (&c)[4], const uint32_t (&a)[4], const 
                  : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
 }
 
+/* Two floats, rounded to nearest even, as the halves of a register of a fragment; low comes first in memory. */
+__device__ inline uint32_t pack_bf16(float low, float high) {
+    uint32_t r;
+    asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(r) : "f"(high), "f"(low));
+    return r;
+}
+
+/* 2^x to within 2^-22 of itself; 0 where that would be subnormal. */
+__device__ inline float exp2_fast(float x) {
+    float r;
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(r) : "f"(x));
+    return r;
+}
+
 #endif
