@@ -69,4 +69,14 @@ static inline void mma_16x8x16(float (&c)[4], const uint32_t (&a)[4], const uint
     sim::warp_do(&call);
 }
 
+static inline uint32_t pack_bf16(float low, float high) {
+    return static_cast<uint32_t>(__bfloat16_as_ushort(__float2bfloat16_rn(high))) << 16 |
+           __bfloat16_as_ushort(__float2bfloat16_rn(low));
+}
+
+static inline float exp2_fast(float x) {
+    float y = exp2f(x);
+    return y < 0x1p-126f ? 0.0f : y;
+}
+
 #endif
