@@ -150,6 +150,7 @@ $(BUILD)/%.o: %.cu
 	@mkdir -p $(@D)
 	@echo "  CXX $<"
 	@$(CXX) $(CXXFLAGS) -O1 $(KERNEL_CHECKS) -x c++ -c $< -o $@
+	@$(if $(filter race,$(FLAVOUR)),objcopy $(foreach f,memcpy memmove memset,--redefine-sym $f=sim_$f) $@)
 
 $(BUILD)/%.o: %.cpp
 	@mkdir -p $(@D)
