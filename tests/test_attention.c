@@ -45,24 +45,27 @@ static void test_rope(void **state) {
 
 /* --- attention in double ------------------------------------------------------------------------------------------ */
 
-enum { SEQUENCES = 3 };
+enum { FEW = 3, MANY = 70 };
 
-/* What a case is: three sequences, of `queries` positions and less, each with `extra` more keys. */
+/* What a case is: three sequences, of `queries` positions and less, each with `extra` more keys; or more sequences, the
+ * others of 0 to 4 positions, and then max_q and max_kv are bounds that no sequence reaches. */
 struct problem {
-    int64_t H, K, D, q_at[SEQUENCES + 1], k_at[SEQUENCES + 1], window, max_q, max_kv;
+    int64_t H, K, D, sequences, q_at[MANY + 1], k_at[MANY + 1], window, max_q, max_kv;
     bool causal;
     double scale;
 };
 
-/* shape: queries, extra, H, K, D, causal, window */
+/* shape: queries, extra, H, K, D, causal, window, sequences (0: three) */
 static struct problem problem_of(const int64_t *s) {
     struct problem p = {.H = s[2], .K = s[3], .D = s[4], .causal = s[5], .window = s[6], .max_q = s[0]};
-    for (int i = 0; i < SEQUENCES; i++) {
-        int64_t queries = i == 0 ? s[0] : i == 1 ? s[0] / 2 : 1, keys = queries + s[1];
+    p.sequences = s[7] ? s[7] : FEW;
+    for (int64_t i = 0; i < p.sequences; i++) {
+        int64_t queries = i == 0 ? s[0] : i == 1 ? s[0] / 2 : i == 2 ? 1 : i % 5, keys = queries + s[1];
         if (keys < 0) keys = 0;
         p.q_at[i + 1] = p.q_at[i] + queries, p.k_at[i + 1] = p.k_at[i] + keys;
         if (keys > p.max_kv) p.max_kv = keys;
     }
+    if (s[7]) p.max_q += 100, p.max_kv += 300;
     p.scale = (double)(float)(1 / sqrt((double)p.D));
     return p;
 }
@@ -97,7 +100,7 @@ static double probabilities(const struct problem *p, int s, int64_t i, int64_t h
 static void forward(const struct problem *p, const double *q, const double *k, const double *v, double *o, double *lse,
                     double *size) {
     double *prob = mem_alloc((size_t)p->max_kv * sizeof *prob);
-    for (int s = 0; s < SEQUENCES; s++)
+    for (int s = 0; s < p->sequences; s++)
         for (int64_t i = 0; i < p->q_at[s + 1] - p->q_at[s]; i++)
             for (int64_t h = 0; h < p->H; h++) {
                 int64_t row = (p->q_at[s] + i) * p->H + h, head = h / (p->H / p->K);
@@ -145,7 +148,7 @@ static void backward_row(const struct problem *p, int s, int64_t i, int64_t h, c
 static void backward(const struct problem *p, const double *q, const double *k, const double *v, const double *o,
                      const double *dO, struct gradients *g) {
     double *prob = mem_alloc((size_t)p->max_kv * sizeof *prob);
-    for (int s = 0; s < SEQUENCES; s++)
+    for (int s = 0; s < p->sequences; s++)
         for (int64_t i = 0; i < p->q_at[s + 1] - p->q_at[s]; i++)
             for (int64_t h = 0; h < p->H; h++) backward_row(p, s, i, h, q, k, v, o, dO, prob, g);
     free(prob);
@@ -156,7 +159,7 @@ static double *numbers(int64_t n) { return mem_alloc((size_t)n * sizeof(double))
 /* The formula of the gradients against differences of the forward formula, every element of q, k and v. */
 static void check_formula(const int64_t *shape) {
     struct problem p = problem_of(shape);
-    int64_t nq = p.q_at[SEQUENCES] * p.H * p.D, nk = p.k_at[SEQUENCES] * p.K * p.D;
+    int64_t nq = p.q_at[p.sequences] * p.H * p.D, nk = p.k_at[p.sequences] * p.K * p.D;
     double *x[3] = {numbers(nq), numbers(nk), numbers(nk)}, *dO = numbers(nq), *o = numbers(nq), *lse = numbers(nq);
     struct gradients g = {numbers(nq), numbers(nk), numbers(nk), numbers(nq), numbers(nk),
                           numbers(nk), numbers(nq), numbers(nk), numbers(nk)};
@@ -210,14 +213,14 @@ static void allow_rounding(const struct check *c, double *size, const double *ro
  * on. 4 D^(1/2) + 16 units cover that and the sums over keys, which run in lanes. */
 static void case_attention(struct check *c, const int64_t *shape) {
     struct problem p = problem_of(shape);
-    int64_t Nq = p.q_at[SEQUENCES], Nk = p.k_at[SEQUENCES], nq = Nq * p.H * p.D, nk = Nk * p.K * p.D;
+    int64_t Nq = p.q_at[p.sequences], Nk = p.k_at[p.sequences], nq = Nq * p.H * p.D, nk = Nk * p.K * p.D;
     struct tensor q = check_input3(c, c->act, Nq, p.H, p.D, -2, 2), k = check_input3(c, c->act, Nk, p.K, p.D, -2, 2);
     struct tensor v = check_input3(c, c->act, Nk, p.K, p.D, -2, 2), dO = check_input3(c, c->act, Nq, p.H, p.D, -1, 1);
-    struct tensor q_at = check_offsets(c, SEQUENCES + 1, p.q_at), k_at = check_offsets(c, SEQUENCES + 1, p.k_at);
+    struct tensor q_at = check_offsets(c, p.sequences + 1, p.q_at), k_at = check_offsets(c, p.sequences + 1, p.k_at);
     struct tensor o = check_output(c, &q), lse = check_output2(c, F32, Nq, p.H), o2 = check_output(c, &q);
     struct tensor dq = check_output(c, &q), dk = check_output(c, &k), dv = check_output(c, &k);
     struct tensor delta = check_output(c, &lse);
-    struct attention a = {&q_at, &k_at, SEQUENCES, p.max_q, p.max_kv, p.causal, p.window, (float)p.scale};
+    struct attention a = {&q_at, &k_at, p.sequences, p.max_q, p.max_kv, p.causal, p.window, (float)p.scale};
     op_attention_forward(c->be, &o, &lse, &q, &k, &v, &a);
     op_attention_forward(c->be, &o2, NULL, &q, &k, &v, &a);
     op_attention_backward(c->be, &dq, &dk, &dv, &delta, &dO, &o, &lse, &q, &k, &v, &a);
@@ -286,6 +289,25 @@ static void test_attention_with_earlier_keys(void **state) {
     run(shapes, 3);
 }
 
+/* What a kernel may do in its own way: head sizes by 8 and not, wider than 128, tiles that end within a group of heads,
+ * boundaries of a mask within a tile and on its edge. */
+static void test_attention_shapes_of_heads(void **state) {
+    (void)state;
+    static const int64_t shapes[][8] = {{129, 0, 6, 2, 64, 1, 0},  {70, 5, 5, 1, 128, 1, 33}, {64, 64, 2, 1, 100, 1, 0},
+                                        {66, 0, 2, 2, 48, 1, 20},  {40, 9, 3, 1, 256, 1, 17}, {35, 0, 2, 1, 200, 0, 0},
+                                        {128, 0, 2, 2, 128, 1, 0}, {65, 0, 3, 3, 80, 1, 0},   {50, 3, 4, 2, 96, 0, 7}};
+    run(shapes, 9);
+}
+
+static void test_attention_many_sequences(void **state) {
+    (void)state;
+    static const int64_t shapes[][8] = {{40, 0, 4, 2, 16, 1, 0, MANY},
+                                        {3, 0, 2, 2, 8, 0, 0, 33},
+                                        {20, 3, 3, 1, 64, 1, 5, 64},
+                                        {0, 2, 1, 1, 8, 0, 0, 4}};
+    run(shapes, 4);
+}
+
 /* More queries than keys: the first queries stand before the first key and see nothing. */
 static void test_attention_of_queries_that_see_nothing(void **state) {
     (void)state;
@@ -316,6 +338,8 @@ int main(void) {
         cmocka_unit_test(test_attention_window),
         cmocka_unit_test(test_attention_grouped_heads),
         cmocka_unit_test(test_attention_with_earlier_keys),
+        cmocka_unit_test(test_attention_shapes_of_heads),
+        cmocka_unit_test(test_attention_many_sequences),
         cmocka_unit_test(test_attention_of_queries_that_see_nothing),
         cmocka_unit_test(test_bad_offsets_are_reported),
     };
