@@ -1,4 +1,5 @@
-/* The matrix products of the CPU backend against a sum in double, for every instruction set that the machine runs.
+/* Matrix products against a sum in double, for every instruction set that the machine runs, and on the GPU or its
+ * simulator. Tensors lie in memory that host and device share.
  *
  * The bound: a sum of K products in F32 is off by at most (K + 8) eps sum |a||b|, whatever the order; alpha, beta and
  * the bias add a few roundings of their terms, and the store one of the result. Where a product is computed in bf16,
@@ -54,31 +55,42 @@ static float rounded(float x, enum dtype type) {
     return type == F16 ? f16_to_float(f16_of_float(x)) : x;
 }
 
+static void *memory(struct backend *be, size_t bytes) {
+    void *p = backend_host_alloc(be, bytes);
+    if (!p) fail_msg("%s", be->err.text);
+    return p;
+}
+
+/* What ops wrote is there. */
+static void settle(struct backend *be) {
+    struct err e = {0};
+    if (backend_sync(be, &e) != ST_OK) fail_msg("%s", e.text);
+}
+
 /* Memory of the exact size, between guards that tensor_done checks. */
-static struct tensor tensor_make(enum dtype type, int64_t a, int64_t b, uint64_t *s) {
+static struct tensor tensor_make(struct backend *be, enum dtype type, int64_t a, int64_t b, uint64_t *s) {
     struct tensor t = b < 0 ? tensor_over1(NULL, type, a) : tensor_over2(NULL, type, a, b);
-    char *p = mem_alloc(tensor_bytes(&t) + 2 * GUARD);
+    char *p = memory(be, tensor_bytes(&t) + 2 * GUARD);
     memset(p, 0xA5, tensor_bytes(&t) + 2 * GUARD);
     t.data = p + GUARD;
     for (int64_t i = 0; s && i < tensor_count(&t); i++) set_element(&t, i, random_float(s));
     return t;
 }
 
-static void tensor_done(const struct tensor *t) {
+static void tensor_done(struct backend *be, const struct tensor *t) {
     const unsigned char *p = (const unsigned char *)t->data - GUARD;
     size_t bytes = tensor_bytes(t);
     for (size_t i = 0; i < GUARD; i++) {
         assert_int_equal(p[i], 0xA5);
         assert_int_equal(p[GUARD + bytes + i], 0xA5);
     }
-    free((char *)t->data - GUARD);
+    backend_host_release(be, (char *)t->data - GUARD);
 }
 
 /* An input: allocated to the byte, so that AddressSanitizer sees a read beyond it. */
-static struct tensor input_make(enum dtype type, int64_t a, int64_t b, uint64_t *s) {
+static struct tensor input_make(struct backend *be, enum dtype type, int64_t a, int64_t b, uint64_t *s) {
     struct tensor t = tensor_over2(NULL, type, a, b);
-    t.data = malloc(tensor_bytes(&t));
-    assert_non_null(t.data);
+    t.data = memory(be, tensor_bytes(&t));
     for (int64_t i = 0; i < tensor_count(&t); i++) set_element(&t, i, random_float(s));
     return t;
 }
@@ -86,29 +98,33 @@ static struct tensor input_make(enum dtype type, int64_t a, int64_t b, uint64_t 
 /* --- 4-bit ------------------------------------------------------------------------------------------------------- */
 
 struct weight {
+    struct backend *be;
     struct tensor t;
     struct q4 q;
-    float code[16], nested_code[256];
+    float *code, *nested_code; // (16), (256)
     uint8_t *absmax8;
     float *absmax, *nested_absmax;
 };
 
-static struct weight *weight_make(enum dtype type, int64_t O, int64_t I, int blocksize, bool nested, enum dtype source,
-                                  uint64_t *s) {
+static struct weight *weight_make(struct backend *be, enum dtype type, int64_t O, int64_t I, int blocksize, bool nested,
+                                  enum dtype source, uint64_t *s) {
     struct weight *w = mem_alloc(sizeof *w);
+    w->be = be;
     if (type != NF4 && type != FP4) {
-        w->t = input_make(type, O, I, s);
+        w->t = input_make(be, type, O, I, s);
         return w;
     }
     int64_t blocks = (O * I + blocksize - 1) / blocksize, groups = (blocks + 255) / 256;
     w->t = tensor_over2(NULL, type, O, I);
-    w->t.data = malloc(tensor_bytes(&w->t));
+    w->t.data = memory(be, tensor_bytes(&w->t));
+    w->code = memory(be, 16 * sizeof(float));
+    w->nested_code = memory(be, 256 * sizeof(float));
     for (size_t i = 0; i < tensor_bytes(&w->t); i++) ((uint8_t *)w->t.data)[i] = (uint8_t)next_random(s);
     for (int i = 0; i < 16; i++) w->code[i] = random_float(s);
     for (int i = 0; i < 256; i++) w->nested_code[i] = random_float(s);
-    w->absmax = malloc((size_t)blocks * sizeof(float));
-    w->absmax8 = malloc((size_t)blocks);
-    w->nested_absmax = malloc((size_t)groups * sizeof(float));
+    w->absmax = memory(be, (size_t)blocks * sizeof(float));
+    w->absmax8 = memory(be, (size_t)blocks);
+    w->nested_absmax = memory(be, (size_t)groups * sizeof(float));
     for (int64_t i = 0; i < blocks; i++) w->absmax[i] = 1.5f + random_float(s);
     for (int64_t i = 0; i < blocks; i++) w->absmax8[i] = (uint8_t)next_random(s);
     for (int64_t i = 0; i < groups; i++) w->nested_absmax[i] = 1.5f + random_float(s);
@@ -124,10 +140,9 @@ static struct weight *weight_make(enum dtype type, int64_t O, int64_t I, int blo
 }
 
 static void weight_done(struct weight *w) {
-    free(w->t.data);
-    free(w->absmax);
-    free(w->absmax8);
-    free(w->nested_absmax);
+    void *const parts[] = {w->t.data, w->code, w->nested_code, w->absmax, w->absmax8, w->nested_absmax};
+    for (size_t i = 0; i < sizeof parts / sizeof *parts; i++)
+        if (parts[i]) backend_host_release(w->be, parts[i]);
     free(w);
 }
 
@@ -148,8 +163,9 @@ static float weight_element(const struct weight *w, int64_t i, enum dtype round)
 
 struct product {
     int64_t M, N, K;
-    double *a, *b; // (M,K), (K,N) as the kernel sees them
-    double *c;     // (M,N) before, or NULL
+    double *a, *b;    // (M,K), (K,N) as the kernel sees them
+    double *c;        // (M,N) before, or NULL
+    double bias_unit; // how far the bias may be off, relatively
     const struct tensor *bias;
     double alpha, beta;
 };
@@ -174,7 +190,8 @@ static void check_element(const struct product *p, const struct tensor *C, int64
     }
     double old = p->c ? p->beta * p->c[m * p->N + n] : 0, bias = p->bias ? (double)element(p->bias, n) : 0;
     double want = p->alpha * sum + old + bias, unit = C->type == BF16 ? 0x1p-8 : 0x1p-24;
-    double tol = fabs(p->alpha) * size * (double)(p->K + 8) * 0x1p-24 + 0x1p-22 * (fabs(old) + fabs(bias));
+    double tol = fabs(p->alpha) * size * (double)(p->K + 8) * 0x1p-24 + 0x1p-22 * (fabs(old) + fabs(bias)) +
+                 p->bias_unit * fabs(bias);
     double got = (double)element(C, m * p->N + n);
     if (close_enough(got, want, tol + unit * (fabs(want) + tol))) return;
     fail_msg("%s, %lldx%lldx%lld: C[%lld][%lld] is %.9g, wanted %.9g within %.3g", what, (long long)p->M,
@@ -194,11 +211,20 @@ static void check(const struct product *p, const struct tensor *C, const char *w
 
 /* --- backends ---------------------------------------------------------------------------------------------------- */
 
-static const char *const isas[] = {"", "x86-64-v4-noamx", "x86-64-v3", "x86-64"};
+static const char *const isas[] = {"", "x86-64-v4-noamx", "x86-64-v3", "x86-64", "cuda"};
 
-/* The backend of one instruction set; NULL where the machine does not run it. */
+/* The backend of one instruction set or of the device; NULL where there is none. GRAFT_TEST_DEVICE leaves out one kind,
+ * or demands the other. */
 static struct backend *backend_of(const char *isa, int threads) {
     struct err e = {0};
+    const char *only = getenv("GRAFT_TEST_DEVICE");
+    bool device = strcmp(isa, "cuda") == 0;
+    if (only && strcmp(only, device ? "cpu" : "cuda") == 0) return NULL;
+    if (device) {
+        struct backend *be = backend_new("cuda", threads, &e);
+        if (!be && only) fail_msg("%s", e.text);
+        return be;
+    }
     setenv("GRAFT_CPU_ISA", isa, 1);
     struct backend *be = backend_new("cpu", threads, &e);
     if (!be && !*isa) fail_msg("%s", e.text);
@@ -206,6 +232,15 @@ static struct backend *backend_of(const char *isa, int threads) {
 }
 
 static bool has_amx(struct backend *be) { return strstr(backend_describe(be), "AMX") != NULL; }
+
+/* Products with BF16 in them are in BF16 on a device, few rows or many. */
+static bool is_device(const struct backend *be) { return strcmp(be->name, "cpu") != 0; }
+
+/* Whether a product of so many multiplications is more than a test should ask for. */
+static bool too_large(struct backend *be, int64_t M, int64_t N, int64_t K) {
+    bool simulated = is_device(be) && strstr(backend_describe(be), "simulator");
+    return simulated && (double)M * (double)N * (double)K > 3e7;
+}
 
 static const int64_t sizes[] = {1, 2, 3, 5, 8, 16, 17, 31, 33, 48, 64, 65, 100, 129, 200};
 
@@ -221,10 +256,11 @@ struct matmul_case {
 };
 
 static void check_matmul(struct backend *be, struct backend *three, const struct matmul_case *m, uint64_t *s) {
-    struct tensor A = m->ta ? input_make(m->a, m->K, m->M, s) : input_make(m->a, m->M, m->K, s);
-    struct tensor B = m->tb ? input_make(m->b, m->N, m->K, s) : input_make(m->b, m->K, m->N, s);
-    struct tensor C = tensor_make(m->c, m->M, m->N, s), D = tensor_make(m->c, m->M, m->N, NULL);
-    bool amx = has_amx(be) && (m->a == BF16 || m->b == BF16 || m->c == BF16) && (m->M > FEW || m->ta || !m->tb);
+    struct tensor A = m->ta ? input_make(be, m->a, m->K, m->M, s) : input_make(be, m->a, m->M, m->K, s);
+    struct tensor B = m->tb ? input_make(be, m->b, m->N, m->K, s) : input_make(be, m->b, m->K, m->N, s);
+    struct tensor C = tensor_make(be, m->c, m->M, m->N, s), D = tensor_make(be, m->c, m->M, m->N, NULL);
+    bool narrow = m->a == BF16 || m->b == BF16 || m->c == BF16;
+    bool amx = narrow && (is_device(be) || (has_amx(be) && (m->M > FEW || m->ta || !m->tb)));
     struct product p = product_make(m->M, m->N, m->K);
     p.alpha = (double)m->alpha, p.beta = (double)m->beta;
     for (int64_t i = 0; i < m->M; i++)
@@ -244,12 +280,14 @@ static void check_matmul(struct backend *be, struct backend *three, const struct
     snprintf(what, sizeof what, "matmul %s = %s%s %s%s, alpha %g, beta %g", dtype_name(m->c), dtype_name(m->a),
              m->ta ? "^T" : "", dtype_name(m->b), m->tb ? "^T" : "", (double)m->alpha, (double)m->beta);
     op_matmul(be, &C, &A, m->ta, &B, m->tb, m->alpha, m->beta);
+    settle(be);
     check(&p, &C, what);
     op_matmul(three, &D, &A, m->ta, &B, m->tb, m->alpha, m->beta);
+    settle(three);
     if (memcmp(C.data, D.data, tensor_bytes(&C)) != 0) fail_msg("%s: one thread and three differ", what);
     product_done(&p);
-    tensor_done(&C), tensor_done(&D);
-    free(A.data), free(B.data);
+    tensor_done(be, &C), tensor_done(be, &D);
+    backend_host_release(be, A.data), backend_host_release(be, B.data);
 }
 
 struct pair {
@@ -301,7 +339,8 @@ static void matmul_blocks(void **state) {
     };
     struct pair p = pair_of(state);
     uint64_t s = 2;
-    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) check_matmul(p.one, p.three, &cases[i], &s);
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++)
+        if (!too_large(p.one, cases[i].M, cases[i].N, cases[i].K)) check_matmul(p.one, p.three, &cases[i], &s);
     pair_done(&p);
 }
 
@@ -326,12 +365,12 @@ static double weight_seen(const struct linear_case *l, const struct weight *w, i
 static bool few_rows(const struct linear_case *l) { return !l->back && l->N <= FEW; }
 
 static void check_linear(struct backend *be, struct backend *three, const struct linear_case *l, uint64_t *s) {
-    struct weight *w = weight_make(l->weight, l->O, l->I, l->blocksize, l->nested, l->source, s);
+    struct weight *w = weight_make(be, l->weight, l->O, l->I, l->blocksize, l->nested, l->source, s);
     int64_t in = l->back ? l->O : l->I, out = l->back ? l->I : l->O;
     enum dtype in_type = l->wide && l->back ? F32 : l->act, out_type = l->wide && !l->back ? F32 : l->act;
-    struct tensor x = input_make(in_type, l->N, in, s), y = tensor_make(out_type, l->N, out, s);
-    struct tensor z = tensor_make(out_type, l->N, out, NULL), b = tensor_make(F32, out, -1, s);
-    bool amx = has_amx(be) && l->act == BF16 && !few_rows(l);
+    struct tensor x = input_make(be, in_type, l->N, in, s), y = tensor_make(be, out_type, l->N, out, s);
+    struct tensor z = tensor_make(be, out_type, l->N, out, NULL), b = tensor_make(be, F32, out, -1, s);
+    bool amx = l->act == BF16 && (is_device(be) || (has_amx(be) && !few_rows(l)));
     struct product p = product_make(l->N, out, in);
     for (int64_t i = 0; i < l->N * in; i++) p.a[i] = (double)rounded(element(&x, i), amx ? BF16 : F32);
     for (int64_t o = 0; o < l->O; o++)
@@ -345,6 +384,7 @@ static void check_linear(struct backend *be, struct backend *three, const struct
     }
     memcpy(z.data, y.data, tensor_bytes(&y));
     p.bias = l->bias ? &b : NULL;
+    p.bias_unit = is_device(be) && out_type == BF16 ? 0x1p-9 : 0;
     char what[128];
     snprintf(what, sizeof what, "%s, %s%s, weight %s of %s, blocks of %d%s%s, beta %g",
              l->back ? "backward" : "forward", dtype_name(l->act), l->wide ? " and f32" : "", dtype_name(l->weight),
@@ -354,11 +394,12 @@ static void check_linear(struct backend *be, struct backend *three, const struct
         op_linear_backward(be, &y, &x, &w->t, l->beta), op_linear_backward(three, &z, &x, &w->t, l->beta);
     else
         op_linear_forward(be, &y, &x, &w->t, p.bias), op_linear_forward(three, &z, &x, &w->t, p.bias);
+    settle(be), settle(three);
     check(&p, &y, what);
     if (memcmp(y.data, z.data, tensor_bytes(&y)) != 0) fail_msg("%s: one thread and three differ", what);
     product_done(&p);
-    tensor_done(&y), tensor_done(&z), tensor_done(&b);
-    free(x.data);
+    tensor_done(be, &y), tensor_done(be, &z), tensor_done(be, &b);
+    backend_host_release(be, x.data);
     weight_done(w);
 }
 
@@ -405,28 +446,30 @@ static void linear_blocks(void **state) {
     };
     struct pair p = pair_of(state);
     uint64_t s = 4;
-    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) check_linear(p.one, p.three, &cases[i], &s);
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++)
+        if (!too_large(p.one, cases[i].N, cases[i].O, cases[i].I)) check_linear(p.one, p.three, &cases[i], &s);
     pair_done(&p);
 }
 
 /* With rows of the identity for x a product is the weight itself, so each dequantised value shows to the last bit. */
 static void check_values(struct backend *be, int64_t rows, enum dtype act, enum dtype source, bool back, uint64_t *s) {
     enum { O = 150, I = 131 };
-    struct weight *w = weight_make(NF4, O, I, 64, true, source, s);
+    struct weight *w = weight_make(be, NF4, O, I, 64, true, source, s);
     int64_t in = back ? O : I, out = back ? I : O;
-    struct tensor x = input_make(act, rows, in, s), y = tensor_make(act, rows, out, s);
+    struct tensor x = input_make(be, act, rows, in, s), y = tensor_make(be, act, rows, out, s);
     for (int64_t i = 0; i < rows * in; i++) set_element(&x, i, i / in == i % in ? 1.0f : 0.0f);
     if (back)
         op_linear_backward(be, &y, &x, &w->t, 0.0f);
     else
         op_linear_forward(be, &y, &x, &w->t, NULL);
+    settle(be);
     for (int64_t n = 0; n < rows; n++)
         for (int64_t j = 0; j < out; j++) {
             float want = weight_element(w, back ? n * I + j : j * I + n, back ? source : act);
             assert_true(element(&y, n * out + j) == rounded(want, act));
         }
-    tensor_done(&y);
-    free(x.data);
+    tensor_done(be, &y);
+    backend_host_release(be, x.data);
     weight_done(w);
 }
 
@@ -445,12 +488,14 @@ static void values_exact(void **state) {
  * root. */
 static void check_norms(struct pair *p, int64_t O, int64_t I, int64_t r, enum dtype type, enum dtype source,
                         bool nested, uint64_t *s) {
-    struct weight *w = weight_make(type, O, I, 64, nested, source, s);
-    struct tensor A = input_make(F32, r, I, s), B = input_make(F32, O, r, s);
-    struct tensor norms = tensor_make(F32, O, -1, s), again = tensor_make(F32, O, -1, s);
+    struct backend *be = p->one;
+    struct weight *w = weight_make(be, type, O, I, 64, nested, source, s);
+    struct tensor A = input_make(be, F32, r, I, s), B = input_make(be, F32, O, r, s);
+    struct tensor norms = tensor_make(be, F32, O, -1, s), again = tensor_make(be, F32, O, -1, s);
     float scale = 0.75f;
     op_row_norms(p->one, &norms, &w->t, r ? &A : NULL, r ? &B : NULL, scale);
     op_row_norms(p->three, &again, &w->t, r ? &A : NULL, r ? &B : NULL, scale);
+    settle(p->one), settle(p->three);
     assert_memory_equal(norms.data, again.data, tensor_bytes(&norms));
     for (int64_t o = 0; o < O; o++) {
         double sum = 0, size = 0;
@@ -467,8 +512,8 @@ static void check_norms(struct pair *p, int64_t O, int64_t I, int64_t r, enum dt
             fail_msg("norm of row %lld of %lldx%lld, rank %lld, %s: %.9g, wanted %.9g within %.3g", (long long)o,
                      (long long)O, (long long)I, (long long)r, dtype_name(type), got, sqrt(sum), tol);
     }
-    tensor_done(&norms), tensor_done(&again);
-    free(A.data), free(B.data);
+    tensor_done(be, &norms), tensor_done(be, &again);
+    backend_host_release(be, A.data), backend_host_release(be, B.data);
     weight_done(w);
 }
 

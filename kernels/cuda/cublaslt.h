@@ -23,11 +23,11 @@ struct product {
 /* NULL with the error set, saying what to install, when the library or memory for it is not to be had. The device is
  * the current one. */
 struct cublaslt *cublaslt_open(int device, struct err *e);
-void cublaslt_close(struct cublaslt *l);
+void cublaslt_close(struct cublaslt *l); // fine on NULL
 
 /* Whether the product was launched on the backend's stream; false where the library has no way for it (mixed types, odd
- * addresses) or the backend has no library, and then nothing was done. The way is chosen once for a shape, by what the library knows of the device,
- * among those that add up in a fixed order, and remembered. */
+ * addresses) or the backend has no library, and then nothing was done. The way is chosen once for a shape, by what the
+ * library knows of the device, among those that add up in a fixed order, and remembered. */
 bool cublaslt_multiply(struct backend *be, const struct product *p);
 
 /* --- the library ------------------------------------------------------------------------------------------------- */
