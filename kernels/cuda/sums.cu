@@ -39,7 +39,7 @@ __global__ void __launch_bounds__(SUM_THREADS) sum_add_kernel(float *total, cons
     for (int i = threadIdx.x; i < parts; i += SUM_THREADS) sum += static_cast<double>(part[i]);
     sums[threadIdx.x] = sum;
     __syncthreads();
-    for (int d = SUM_THREADS / 2; d > 0; d /= 2) {
+    for (unsigned d = SUM_THREADS / 2; d > 0; d /= 2) {
         if (threadIdx.x < d) sums[threadIdx.x] += sums[threadIdx.x + d];
         __syncthreads();
     }
