@@ -12,6 +12,7 @@ static void print_json(const struct session *s) {
     cJSON_AddNumberToObject(o, "adapter", (double)p->adapter);
     cJSON_AddNumberToObject(o, "activations", (double)p->workspace);
     cJSON_AddNumberToObject(o, "evaluation", (double)p->evaluation);
+    cJSON_AddNumberToObject(o, "backend", (double)p->own);
     cJSON_AddNumberToObject(o, "total", (double)p->total);
     cJSON_AddNumberToObject(o, "limit", (double)p->limit);
     cJSON_AddNumberToObject(o, "layers_kept_all", (double)p->kept_all);

@@ -24,7 +24,7 @@ static size_t measure(struct memory_plan *p, struct model *m, const struct setti
                                   .keep = p->keep,
                                   .neftune_alpha = (float)settings_number(s, "neftune_noise_alpha")};
     p->workspace = workspace_measure(m, &o);
-    p->total = p->weights + p->adapter + p->workspace + p->evaluation;
+    p->total = p->weights + p->adapter + p->workspace + p->evaluation + p->own;
     return p->total;
 }
 
@@ -62,10 +62,16 @@ static enum status too_much(const struct memory_plan *p, const struct settings *
 enum status memory_plan_make(struct memory_plan *p, struct model *m, const struct adapter *a, const struct settings *s,
                              const struct batch_limits *limits, size_t evaluation, enum dtype act, struct err *e) {
     int64_t layers = m->config.text.layers;
-    *p = (struct memory_plan){
-        .weights = model_weight_bytes(m), .adapter = a->memory_bytes, .evaluation = evaluation, .limits = *limits};
+    struct backend *be = m->be;
+    *p = (struct memory_plan){.weights = be->host_memory ? model_weight_bytes(m) : m->memory_bytes,
+                              .adapter = a->memory_bytes,
+                              .evaluation = evaluation,
+                              .own = be->own_bytes,
+                              .device = be->host_memory ? NULL : be->name,
+                              .limits = *limits};
     p->keep = mem_alloc((size_t)layers * sizeof *p->keep);
-    int64_t limit = (int64_t)(memory_available() / 10 * 9);
+    int64_t limit = be->host_memory ? (int64_t)(memory_available() / 10 * 9)
+                                    : (int64_t)(p->weights + p->adapter + p->own + backend_memory_free(be) / 50 * 49);
     const char *asked = settings_text(s, "memory_limit");
     if (asked && bytes_parse("memory_limit", asked, &limit, e) != ST_OK) return e->code;
     p->limit = (size_t)limit;
@@ -97,12 +103,14 @@ static void line(struct text *out, const char *part, size_t bytes) {
 }
 
 void memory_plan_text(const struct memory_plan *p, struct text *out) {
-    text_addf(out, "memory\n");
+    text_addf(out, "memory%s%s\n", p->device ? " of " : "", p->device ? p->device : "");
     line(out, "frozen weights", p->weights);
     line(out, "trained values, gradients, moments", p->adapter);
     line(out, "activations and scratch", p->workspace);
     if (p->evaluation) line(out, "evaluation", p->evaluation);
+    if (p->own) line(out, "the backend's own", p->own);
     line(out, "together", p->total);
+    if (p->device) text_addf(out, "  beside this the driver holds its context, some hundred MB\n");
     text_addf(out, "  largest micro-batch: %lld rows, %lld positions, %lld scored", (long long)p->limits.rows,
               (long long)p->limits.N, (long long)p->limits.scored);
     if (p->limits.images) text_addf(out, ", %lld pictures", (long long)p->limits.images);

@@ -115,6 +115,31 @@ static struct owned_weight *new_owned(struct weights *w) {
     return o;
 }
 
+/* Bytes of the host at a place of the arena. */
+static const void *place_bytes(struct weights *w, const void *from, int64_t bytes) {
+    struct tensor t = arena_tensor1(w->arena, U8, bytes);
+    if (w->placing) backend_upload(w->be, &t, from);
+    return t.data;
+}
+
+/* Where the backend cannot read the host's memory, codes and scales move to the arena; the struct with the pointers
+ * stays on the host. While counting, the pointers of o may be NULL. */
+static void place_4bit(struct weights *w, struct q4_weight *o, int64_t n, bool nested) {
+    struct q4 *q = &o->q;
+    int64_t blocks = block_count(n, q->blocksize);
+    o->t.data = (void *)place_bytes(w, o->t.data, (n + 1) / 2);
+    q->code = place_bytes(w, q->code, 16 * sizeof *q->code);
+    if (nested) {
+        q->absmax8 = place_bytes(w, q->absmax8, blocks);
+        q->nested_absmax =
+            place_bytes(w, q->nested_absmax, block_count(blocks, q->nested_blocksize) * (int64_t)sizeof(float));
+        q->nested_code = place_bytes(w, q->nested_code, 256 * sizeof *q->nested_code);
+    } else {
+        q->absmax = place_bytes(w, q->absmax, blocks * (int64_t)sizeof *q->absmax);
+    }
+    for (size_t i = 0; i < sizeof o->owned / sizeof *o->owned; i++) free(o->owned[i]), o->owned[i] = NULL;
+}
+
 /* A weight that the files hold in 4 bits. */
 static void read_4bit(struct weights *w, struct tensor *t, const char *name, int64_t O, int64_t I) {
     for (size_t i = 0; i < w->files.count; i++) {
@@ -130,6 +155,9 @@ static void read_4bit(struct weights *w, struct tensor *t, const char *name, int
     if (t->dim[0] != O || t->dim[1] != I)
         err_set(w->err, ST_FAIL, "%s: tensor %s has shape (%lld,%lld), config.json asks for (%lld,%lld)", w->dir, name,
                 (long long)t->dim[0], (long long)t->dim[1], (long long)O, (long long)I);
+    if (w->be->host_memory) return;
+    place_4bit(w, &o->weight, tensor_count(t), !o->weight.q.absmax);
+    t->data = o->weight.t.data;
 }
 
 /* Whether transformers' rules, or the user's, leave a module in its own type. */
@@ -180,20 +208,19 @@ static void make_4bit(struct weights *w, struct q4_weight *out, const struct ten
     out->t.q4 = &out->q;
 }
 
-/* A dense weight that becomes 4-bit now; its codes and scales belong to the host. */
+/* A dense weight that becomes 4-bit now, on the host. */
 static void quantise(struct weights *w, struct tensor *t, const char *name, int64_t O, int64_t I) {
-    struct tensor dense;
     const struct st_entry *from = find(w, name, O, I);
     if (!from) return;
-    place(w, &dense, from, O, I);
-    if (!w->placing) {
-        *t = dense;
-        return;
-    }
+    struct tensor dense = tensor_over2((void *)from->data, dtype_of(from->type), O, I);
     struct owned_weight *o = new_owned(w);
-    make_4bit(w, &o->weight, &dense, name);
-    st_forget(from); // the dense bytes are not needed again
-    *t = o->weight.t;
+    o->weight.q.blocksize = w->quantize.blocksize, o->weight.q.nested_blocksize = NESTED_BLOCKSIZE;
+    if (w->placing) {
+        make_4bit(w, &o->weight, &dense, name);
+        st_forget(from); // the dense bytes are not needed again
+    }
+    if (!w->be->host_memory) place_4bit(w, &o->weight, O * I, w->quantize.double_quant);
+    *t = w->placing ? o->weight.t : dense;
 }
 
 void weights_linear(struct weights *w, struct linear *l, const char *path, int64_t O, int64_t I, bool bias) {

@@ -1,9 +1,10 @@
 /* From the files of a model folder to tensors that a backend computes with. Strict: a missing, misshapen or surplus
  * tensor is an error that names it.
  *
- * Where the host's memory is the backend's, matrices stay where the file is mapped; vectors (norm gains, biases) become
- * F32 copies in the arena. The same calls are made twice: with an arena that only counts, then with memory (placing).
- * The first failure is kept in `err`, and later calls do nothing. */
+ * Where the host's memory is the backend's, matrices stay where the file is mapped, and what is quantised while loading
+ * belongs to the host; else all of them are copies in the arena. Vectors (norm gains, biases) become F32 copies there.
+ * The same calls are made twice: with an arena that only counts, then with memory (placing). The first failure is kept
+ * in `err`, and later calls do nothing. */
 #ifndef MODEL_WEIGHTS_H
 #define MODEL_WEIGHTS_H
 
