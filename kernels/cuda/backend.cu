@@ -121,6 +121,20 @@ static void staging_advance(struct cuda_backend *c) {
     cuda_check(&c->base, cudaEventSynchronize(s->sent[s->piece]), "upload");
 }
 
+enum : size_t { COPY_BYTES = 256u << 10 }; // of one task
+
+struct staging_copy {
+    char *to;
+    const char *from;
+    size_t bytes;
+};
+
+static void copy_task(void *arg, int64_t task, int) {
+    const struct staging_copy *c = static_cast<const struct staging_copy *>(arg);
+    size_t at = static_cast<size_t>(task) * COPY_BYTES, rest = c->bytes - at;
+    memcpy(c->to + at, c->from + at, rest < COPY_BYTES ? rest : size_t{COPY_BYTES});
+}
+
 static void cuda_upload(struct backend *be, const struct tensor *dst, const void *src) {
     struct cuda_backend *c = cuda_of(be);
     struct staging *s = &c->staging;
@@ -129,7 +143,8 @@ static void cuda_upload(struct backend *be, const struct tensor *dst, const void
         if (s->used == STAGING_BYTES) staging_advance(c);
         size_t room = STAGING_BYTES - s->used, n = bytes - at < room ? bytes - at : room;
         char *piece = s->bytes + s->piece * STAGING_BYTES + s->used;
-        memcpy(piece, static_cast<const char *>(src) + at, n);
+        struct staging_copy copy = {piece, static_cast<const char *>(src) + at, n};
+        threads_for(be->threads, static_cast<int64_t>((n + COPY_BYTES - 1) / COPY_BYTES), copy_task, &copy);
         cuda_check(be,
                    cudaMemcpyAsync(static_cast<char *>(dst->data) + at, piece, n, cudaMemcpyHostToDevice, c->stream),
                    "upload");
@@ -231,18 +246,29 @@ static void take_own(struct cuda_backend *c) {
     c->staging.bytes = static_cast<char *>(memory);
 }
 
-static void describe(struct cuda_backend *c, int major, int minor) {
+/* Products go by cuBLAS where it opens; without it graft's own kernels serve, and the description says so. */
+static void open_cublaslt(struct cuda_backend *c, char *text, size_t size) {
+    struct err why = {};
+    c->blas = cublaslt_open(c->device, &why);
+    cudaGetLastError(); // a refusal is told in words
+    if (c->blas)
+        c->base.own_bytes += cublaslt_describe(c->blas, text, size);
+    else
+        snprintf(text, size, "slow without cuBLAS (%.280s)", why.text);
+}
+
+static void describe(struct cuda_backend *c, int major, int minor, const char *products) {
     struct cudaDeviceProp properties = {};
     cuda_check(&c->base, cudaGetDeviceProperties(&properties, c->device), "device");
     int threads = threads_count(c->base.threads);
-    snprintf(c->about, sizeof c->about, "%.100s, compute capability %d.%d, %.1f GB, %d thread%s on the host",
-             properties.name, major, minor, static_cast<double>(properties.totalGlobalMem) / 1e9, threads,
+    snprintf(c->about, sizeof c->about, "%.60s, compute capability %d.%d, %.1f GB, %s, %d thread%s on the host",
+             properties.name, major, minor, static_cast<double>(properties.totalGlobalMem) / 1e9, products, threads,
              threads == 1 ? "" : "s");
 }
 
 struct backend *cuda_backend_new(int device, int threads, struct err *e) {
     int major = 0, minor = 0;
-    struct err none = {};
+    char products[320] = "";
     if (look_at_device(device, &major, &minor, e) != ST_OK) return NULL;
     struct cuda_backend *c = static_cast<struct cuda_backend *>(mem_alloc(sizeof *c));
     snprintf(c->name, sizeof c->name, "cuda:%d", device);
@@ -252,8 +278,8 @@ struct backend *cuda_backend_new(int device, int threads, struct err *e) {
     c->device = device;
     c->base.threads = threads_new(threads);
     take_own(c);
-    if (c->base.err.code == ST_OK) c->blas = cublaslt_open(device, &none); // without it graft's own products serve
-    if (c->base.err.code == ST_OK) describe(c, major, minor);
+    if (c->base.err.code == ST_OK) open_cublaslt(c, products, sizeof products);
+    if (c->base.err.code == ST_OK) describe(c, major, minor, products);
     if (c->base.err.code == ST_OK) return &c->base;
     err_set(e, c->base.err.code, "%s", c->base.err.text);
     cuda_free(&c->base);

@@ -62,7 +62,7 @@ struct cuda_backend {
     struct checked_op checked[INDEX_CHECKS];
     int checks; // in use since the last sync
     struct staging staging;
-    char name[16], about[192];
+    char name[16], about[512];
 };
 
 enum { WARP = 32 };

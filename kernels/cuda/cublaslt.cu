@@ -4,6 +4,7 @@
  * first, and an operand is transposed exactly where it is here. */
 #include "kernels/cuda/cublaslt.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -75,6 +76,15 @@ struct cublaslt *cublaslt_open(int device, struct err *e) {
     if (e->code == ST_OK) return l;
     cublaslt_close(l);
     return nullptr;
+}
+
+size_t cublaslt_describe(const struct cublaslt *l, char *text, size_t size) {
+    size_t v = l->calls.version ? l->calls.version() : 0;
+    if (v)
+        snprintf(text, size, "cuBLAS %zu.%zu.%zu in %s", v / 10000, v / 100 % 100, v % 100, l->calls.file);
+    else
+        snprintf(text, size, "cuBLAS of the simulator");
+    return WORKSPACE;
 }
 
 /* --- ways -------------------------------------------------------------------------------------------------------- */

@@ -25,6 +25,9 @@ struct product {
 struct cublaslt *cublaslt_open(int device, struct err *e);
 void cublaslt_close(struct cublaslt *l); // fine on NULL
 
+/* The library's version and file for a person, in `text`, and the bytes of the device that it was given. */
+size_t cublaslt_describe(const struct cublaslt *l, char *text, size_t size);
+
 /* Whether the product was launched on the backend's stream; false where the library has no way for it (mixed types, odd
  * addresses) or the backend has no library, and then nothing was done. The way is chosen once for a shape, by what the
  * library knows of the device, among those that add up in a fixed order, and remembered. */
@@ -81,6 +84,8 @@ struct cublaslt_calls {
     int (*multiply)(void *handle, void *product, const void *alpha, const void *A, void *a, const void *B, void *b,
                     const void *beta, const void *C, void *c, void *D, void *d, const struct lt_algorithm *algorithm,
                     void *workspace, size_t bytes, cudaStream_t stream);
+    size_t (*version)(); // 130201: 13.2.1; NULL where the library is not there
+    const char *file;    // of the library
 };
 
 /* Fills in every call. The library stays open as long as the process runs. */

@@ -37,5 +37,8 @@ enum status cublaslt_load(struct cublaslt_calls *calls, struct err *e) {
     find(library, "cublasLtMatmulPreferenceSetAttribute", &calls->preference_set, e);
     find(library, "cublasLtMatmulAlgoGetHeuristic", &calls->candidates, e);
     find(library, "cublasLtMatmul", &calls->multiply, e);
+    find(library, "cublasLtGetVersion", &calls->version, e);
+    Dl_info where;
+    calls->file = dladdr(reinterpret_cast<void *>(calls->version), &where) ? where.dli_fname : "a place unknown";
     return e->code;
 }
