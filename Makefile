@@ -74,6 +74,7 @@ CXX      := g++
 CXXFLAGS := -std=c++17 -g -I. -Itests/cudasim -D_GNU_SOURCE -MMD -MP -Wall -Wextra -Wno-unknown-pragmas \
             -fno-exceptions -fno-rtti -fno-strict-aliasing -ffp-contract=off $(SIM)
 KERNEL_CHECKS := $(if $(filter race,$(FLAVOUR)),-fsanitize=thread) -fsanitize=alignment -fno-sanitize-recover=alignment
+CUDA_SRC := $(filter-out kernels/cuda/cublaslt_load.cu,$(CUDA_SRC)) tests/cudasim/cublaslt.cu
 SIM_SRC  := $(wildcard tests/cudasim/*.cpp)
 LDLIBS   += -lstdc++ -ldl
 else

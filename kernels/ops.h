@@ -58,7 +58,7 @@ void op_noise_add(struct backend *be, const struct tensor *x, const struct tenso
 
 /* y (N,O) = x (N,I) W^T + b. W (O,I): F32, BF16, F16, NF4 or FP4, never expanded whole; b (O) F32 or NULL. x act; y
  * act, or F32 where more than BF16 is wanted of a BF16 input (logits). The values of a 4-bit W are rounded to the type
- * of x. */
+ * of x; those of b may be rounded to the type of y. */
 void op_linear_forward(struct backend *be, const struct tensor *y, const struct tensor *x, const struct tensor *W,
                        const struct tensor *b);
 

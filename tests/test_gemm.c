@@ -236,15 +236,20 @@ static bool has_amx(struct backend *be) { return strstr(backend_describe(be), "A
 /* Products with BF16 in them are in BF16 on a device, few rows or many. */
 static bool is_device(const struct backend *be) { return strcmp(be->name, "cpu") != 0; }
 
-/* Whether a product of so many multiplications is more than a test should ask for. */
+static bool is_simulated(struct backend *be) { return is_device(be) && strstr(backend_describe(be), "simulator"); }
+
+/* Whether a product of so many multiplications is more than a test should ask of the simulator. */
 static bool too_large(struct backend *be, int64_t M, int64_t N, int64_t K) {
-    bool simulated = is_device(be) && strstr(backend_describe(be), "simulator");
-    return simulated && (double)M * (double)N * (double)K > 3e7;
+    return is_simulated(be) && (double)M * (double)N * (double)K > 2e7;
 }
 
 static const int64_t sizes[] = {1, 2, 3, 5, 8, 16, 17, 31, 33, 48, 64, 65, 100, 129, 200};
 
-static int64_t random_size(uint64_t *s) { return sizes[next_random(s) % (sizeof sizes / sizeof *sizes)]; }
+enum { SIZES = sizeof sizes / sizeof *sizes, SMALL_SIZES = SIZES - 2 };
+
+static int64_t random_size(struct backend *be, uint64_t *s) {
+    return sizes[next_random(s) % (is_simulated(be) ? SMALL_SIZES : SIZES)];
+}
 
 /* --- matmul ------------------------------------------------------------------------------------------------------ */
 
@@ -311,9 +316,9 @@ static void matmul_mixtures(void **state) {
     struct pair p = pair_of(state);
     uint64_t s = 1;
     for (int i = 0; i < 32 * 8; i++) {
-        struct matmul_case m = {random_size(&s),
-                                random_size(&s),
-                                random_size(&s),
+        struct matmul_case m = {random_size(p.one, &s),
+                                random_size(p.one, &s),
+                                random_size(p.one, &s),
                                 i & 1 ? BF16 : F32,
                                 i & 2 ? BF16 : F32,
                                 i & 4 ? BF16 : F32,
@@ -335,7 +340,8 @@ static void matmul_blocks(void **state) {
         {3, 2, 360000, F32, F32, F32, true, false, 1, 1},     {2, 2, 1060000, BF16, F32, BF16, true, false, 1, 0},
         {0, 5, 7, F32, F32, F32, false, false, 1, 0},         {5, 7, 0, F32, F32, F32, false, false, 1, 0},
         {4, 7, 0, BF16, BF16, F32, true, false, 1, 0.5f},     {130, 300, 24001, BF16, F32, BF16, false, false, 1, 1},
-        {130, 300, 24001, F32, F32, F32, false, true, 1, 0},
+        {130, 300, 24001, F32, F32, F32, false, true, 1, 0},  {30, 9, 3000, F32, BF16, BF16, true, false, 0.5f, 1},
+        {9, 30, 3001, F32, F32, F32, false, true, 2, 0.5f},
     };
     struct pair p = pair_of(state);
     uint64_t s = 2;
@@ -384,7 +390,7 @@ static void check_linear(struct backend *be, struct backend *three, const struct
     }
     memcpy(z.data, y.data, tensor_bytes(&y));
     p.bias = l->bias ? &b : NULL;
-    p.bias_unit = is_device(be) && out_type == BF16 ? 0x1p-9 : 0;
+    p.bias_unit = is_device(be) && out_type == BF16 ? 0x1p-8 : 0;
     char what[128];
     snprintf(what, sizeof what, "%s, %s%s, weight %s of %s, blocks of %d%s%s, beta %g",
              l->back ? "backward" : "forward", dtype_name(l->act), l->wide ? " and f32" : "", dtype_name(l->weight),
@@ -408,9 +414,9 @@ static void linear_mixtures(void **state, bool back) {
     struct pair p = pair_of(state);
     uint64_t s = 3;
     for (int i = 0; i < 200; i++) {
-        struct linear_case l = {random_size(&s),
-                                random_size(&s),
-                                random_size(&s),
+        struct linear_case l = {random_size(p.one, &s),
+                                random_size(p.one, &s),
+                                random_size(p.one, &s),
                                 i & 1 ? BF16 : F32,
                                 weights[i / 2 % 5],
                                 sources[next_random(&s) % 3],
@@ -443,11 +449,58 @@ static void linear_blocks(void **state) {
         {2200, 130, 70, BF16, BF16, BF16, 64, false, true, false, 0, false},
         {130, 2001, 300, BF16, BF16, BF16, 64, false, false, false, 0, true},
         {130, 2001, 300, BF16, BF16, BF16, 64, false, false, true, 1, true},
+        {13, 300, 264, BF16, NF4, F16, 64, true, true, false, 0, false},
+        {7, 130, 520, BF16, FP4, BF16, 32, false, true, false, 0, true},
     };
     struct pair p = pair_of(state);
     uint64_t s = 4;
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++)
         if (!too_large(p.one, cases[i].N, cases[i].O, cases[i].I)) check_linear(p.one, p.three, &cases[i], &s);
+    pair_done(&p);
+}
+
+/* More than the device expands at once, so that slices meet: a weight of ones and twos whose products are exact. Each
+ * row of x has few elements that are not zero. */
+static void check_slices(struct backend *be, enum dtype act, bool back, bool wide) {
+    enum { O = 2100, I = 4104, N = 3, PICKS = 5 };
+    uint64_t s = 8;
+    struct weight *w = weight_make(be, NF4, O, I, 64, false, BF16, &s);
+    for (int i = 0; i < 16; i++) w->code[i] = (float)(i % 3 - 1);
+    for (int64_t i = 0; i < (int64_t)O * I / 64 + 1; i++) w->absmax[i] = (float)(1 + i % 2);
+    int64_t in = back ? O : I, out = back ? I : O;
+    struct tensor x = input_make(be, wide ? F32 : act, N, in, &s), y = tensor_make(be, act, N, out, &s);
+    int64_t picks[N][PICKS];
+    memset(x.data, 0, tensor_bytes(&x));
+    for (int64_t i = 0; i < N * PICKS; i++) {
+        picks[i / PICKS][i % PICKS] = in * (i % PICKS) / PICKS + (int64_t)next_random(&s) % (in / PICKS);
+        set_element(&x, i / PICKS * in + picks[i / PICKS][i % PICKS], 1.0f);
+    }
+    for (int64_t i = 0; i < N * out; i++) set_element(&y, i, 1.0f);
+    if (back)
+        op_linear_backward(be, &y, &x, &w->t, 1);
+    else
+        op_linear_forward(be, &y, &x, &w->t, NULL);
+    settle(be);
+    for (int64_t n = 0; n < N; n++)
+        for (int64_t j = 0; j < out; j++) {
+            float want = back ? 1.0f : 0.0f;
+            for (int k = 0; k < PICKS; k++)
+                want += weight_element(w, back ? picks[n][k] * I + j : j * I + picks[n][k], F32);
+            if (element(&y, n * out + j) != want)
+                fail_msg("%s%s, %s: y[%lld][%lld] is %g, wanted %g", back ? "backward" : "forward",
+                         wide ? " of f32" : "", dtype_name(act), (long long)n, (long long)j,
+                         (double)element(&y, n * out + j), (double)want);
+        }
+    tensor_done(be, &y);
+    backend_host_release(be, x.data);
+    weight_done(w);
+}
+
+static void large_weights(void **state) {
+    struct pair p = pair_of(state);
+    check_slices(p.one, F32, false, false);
+    check_slices(p.one, F32, true, false);
+    check_slices(p.one, BF16, true, true);
     pair_done(&p);
 }
 
@@ -523,7 +576,7 @@ static void row_norms(void **state) {
     struct pair p = pair_of(state);
     uint64_t s = 5;
     for (int i = 0; i < 60; i++)
-        check_norms(&p, random_size(&s), random_size(&s), ranks[next_random(&s) % 5], types[i % 5],
+        check_norms(&p, random_size(p.one, &s), random_size(p.one, &s), ranks[next_random(&s) % 5], types[i % 5],
                     sources[next_random(&s) % 3], next_random(&s) & 1, &s);
     check_norms(&p, 100, 900, 16, NF4, BF16, true, &s);
     check_norms(&p, 60, 500, 400, BF16, BF16, false, &s);
@@ -548,7 +601,7 @@ struct topic {
 static const struct topic topics[] = {
     {"matmul_mixtures", matmul_mixtures},     {"matmul_blocks", matmul_blocks}, {"forward_mixtures", forward_mixtures},
     {"backward_mixtures", backward_mixtures}, {"linear_blocks", linear_blocks}, {"row_norms", row_norms},
-    {"values_exact", values_exact},
+    {"values_exact", values_exact},           {"large_weights", large_weights},
 };
 
 enum { TOPICS = sizeof topics / sizeof *topics, ISAS = sizeof isas / sizeof *isas };

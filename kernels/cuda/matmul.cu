@@ -260,7 +260,7 @@ static void multiply_here(struct backend *be, const struct product *p, const cha
     if (parts > 1) t.parts = reinterpret_cast<float *>(cuda_of(be)->scratch + PARTS_PLACE);
     bool f32 = p->a_type == F32 && p->b_type == F32 && p->c_type == F32;
     dim3 grid(blocks_for(p->m, TILE), blocks_for(p->n, TILE), static_cast<unsigned>(parts));
-    launch(be, what, f32 ? product_f32_kernel : product_bf16_kernel, grid, f32 ? THREADS_F32 : THREADS, 0, t);
+    launch(be, what, f32 ? product_f32_kernel : product_bf16_kernel, grid, f32 ? int{THREADS_F32} : int{THREADS}, 0, t);
     if (parts > 1)
         launch(be, what, add_parts_kernel, blocks_for(p->m * p->n, THREADS_F32), THREADS_F32, 0, t,
                static_cast<int>(parts));
