@@ -6,6 +6,7 @@
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include <cmocka.h>
 
@@ -39,12 +40,19 @@ static void scale_by_magnitude(struct layer *l) {
     op_divide(l->be, &l->lora.g_less_1, &l->lora.m, &l->lora.norms, 1);
 }
 
-static struct layer *layer_new(bool dora, float dropout, bool biases) {
+/* All of the layer lies in memory that the host reads and writes too. NULL where there is no such device, unless
+ * GRAFT_TEST_DEVICE demands it. */
+static struct layer *layer_new(const char *device, bool dora, float dropout, bool biases) {
     struct layer *l = mem_alloc(sizeof *l);
     struct err e = {0};
-    l->be = backend_new("cpu", 1, &e);
-    assert_non_null(l->be);
-    l->arena = arena_over(backend_alloc(l->be, ROOM), ROOM);
+    const char *only = getenv("GRAFT_TEST_DEVICE");
+    l->be = backend_new(device, 1, &e);
+    if (!l->be) {
+        if (strcmp(device, "cpu") == 0 || (only && strcmp(device, only) == 0)) fail_msg("%s", e.text);
+        free(l);
+        return NULL;
+    }
+    l->arena = arena_over(backend_host_alloc(l->be, ROOM), ROOM);
     struct arena *a = &l->arena;
     l->linear.W = fill(arena_tensor2(a, F32, O, I), "W");
     if (biases) l->linear.b = fill(arena_tensor1(a, F32, O), "b"), l->linear.gb = arena_tensor1(a, F32, O);
@@ -69,14 +77,20 @@ static struct layer *layer_new(bool dora, float dropout, bool biases) {
 }
 
 static void layer_free(struct layer *l) {
-    backend_release(l->be, l->arena.base);
+    backend_host_release(l->be, l->arena.base);
     backend_free(l->be);
     free(l);
+}
+
+static void settle(struct layer *l) {
+    struct err e = {0};
+    if (backend_sync(l->be, &e) != ST_OK) fail_msg("%s", e.text);
 }
 
 static double loss(struct layer *l) {
     double sum = 0;
     linear_forward(&l->pass, &l->acts, &l->y, &l->x, &l->linear);
+    settle(l);
     for (int64_t i = 0; i < N * O; i++) sum += (double)((float *)l->y.data)[i] * ((float *)l->c.data)[i];
     return sum;
 }
@@ -103,11 +117,13 @@ static void check(struct layer *l, const char *name, struct tensor *value, const
     }
 }
 
-static void check_layer(bool dora, float dropout, bool biases) {
-    struct layer *l = layer_new(dora, dropout, biases);
+static void check_layer(const char *device, bool dora, float dropout, bool biases) {
+    struct layer *l = layer_new(device, dora, dropout, biases);
+    if (!l) skip();
     struct tensor dx = arena_tensor2(&l->arena, F32, N, I);
     loss(l);
     linear_backward(&l->pass, &dx, 0, &l->c, &l->x, &l->acts, &l->linear);
+    settle(l);
     check(l, "x", &l->x, &dx);
     check(l, "A", &l->lora.A, &l->lora.gA);
     check(l, "B", &l->lora.B, &l->lora.gB);
@@ -119,33 +135,25 @@ static void check_layer(bool dora, float dropout, bool biases) {
 }
 
 static void test_lora(void **state) {
-    (void)state;
-    check_layer(false, 0, false);
-    check_layer(false, 0, true);
+    check_layer(*state, false, 0, false);
+    check_layer(*state, false, 0, true);
 }
 
-static void test_lora_dropout(void **state) {
-    (void)state;
-    check_layer(false, 0.4f, true);
-}
+static void test_lora_dropout(void **state) { check_layer(*state, false, 0.4f, true); }
 
 static void test_dora(void **state) {
-    (void)state;
-    check_layer(true, 0, false);
-    check_layer(true, 0, true);
+    check_layer(*state, true, 0, false);
+    check_layer(*state, true, 0, true);
 }
 
-static void test_dora_dropout(void **state) {
-    (void)state;
-    check_layer(true, 0.4f, true);
-}
+static void test_dora_dropout(void **state) { check_layer(*state, true, 0.4f, true); }
 
 /* beta 1 adds to dx, no dx leaves the parameters' gradients the same. */
 static void test_beta_and_no_dx(void **state) {
-    (void)state;
     for (int kind = 0; kind < 4; kind++) {
-        struct layer *one = layer_new(kind & 1, kind & 2 ? 0.4f : 0, false),
-                     *two = layer_new(kind & 1, kind & 2 ? 0.4f : 0, false);
+        struct layer *one = layer_new(*state, kind & 1, kind & 2 ? 0.4f : 0, false),
+                     *two = layer_new(*state, kind & 1, kind & 2 ? 0.4f : 0, false);
+        if (!one) skip();
         struct tensor dx = arena_tensor2(&one->arena, F32, N, I), more = arena_tensor2(&one->arena, F32, N, I);
         loss(one), loss(two);
         linear_backward(&one->pass, &dx, 0, &one->c, &one->x, &one->acts, &one->linear);
@@ -153,6 +161,7 @@ static void test_beta_and_no_dx(void **state) {
         struct tensor base = fill(arena_tensor2(&two->arena, F32, N, I), "more");
         linear_backward(&one->pass, &more, 1, &one->c, &one->x, &one->acts, &one->linear);
         linear_backward(&two->pass, NULL, 0, &two->c, &two->x, &two->acts, &two->linear);
+        settle(one), settle(two);
         for (int i = 0; i < N * I; i++) {
             double want = (double)((float *)base.data)[i] + ((float *)dx.data)[i];
             assert_true(fabs(((float *)more.data)[i] - want) <= 64 * 0x1p-24 * 8);
@@ -164,10 +173,16 @@ static void test_beta_and_no_dx(void **state) {
     }
 }
 
+#define ON(device, test)                                                                                               \
+    { #test "_" device, test, NULL, NULL, (void *)device }
+
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_lora),         cmocka_unit_test(test_lora_dropout),   cmocka_unit_test(test_dora),
-        cmocka_unit_test(test_dora_dropout), cmocka_unit_test(test_beta_and_no_dx),
+        ON("cpu", test_lora),           ON("cpu", test_lora_dropout),
+        ON("cpu", test_dora),           ON("cpu", test_dora_dropout),
+        ON("cpu", test_beta_and_no_dx), ON("cuda", test_lora),
+        ON("cuda", test_lora_dropout),  ON("cuda", test_dora),
+        ON("cuda", test_dora_dropout),  ON("cuda", test_beta_and_no_dx),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

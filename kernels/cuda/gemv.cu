@@ -1,6 +1,6 @@
-/* Each block makes OUTPUTS elements of every row of y: its threads share out the columns of W in runs of 8, so W is read
- * once and never expanded; x comes from cache. The sums of a thread are added up over the warp, then over the warps, in
- * a fixed order. Bound by reading W; with 8 rows, about twice that by the multiplications. */
+/* Each block makes OUTPUTS elements of every row of y: its threads share out the columns of W in runs of 8, so W is
+ * read once and never expanded; x comes from cache. The sums of a thread are added up over the warp, then over the
+ * warps, in a fixed order. Bound by reading W; with 8 rows, about twice that by the multiplications. */
 #include "kernels/cuda/gemv.cuh"
 
 enum { THREADS = 128, WARPS = THREADS / WARP, OUTPUTS = 4, MOST_ROWS = 8, TAKEN_ROWS = 16 };

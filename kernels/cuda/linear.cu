@@ -1,8 +1,8 @@
 /* The linear layer on frozen weights. Where W is not of the type of the product, a slice of it at a time is expanded
  * into scratch, small enough to be still in cache when it is multiplied.
  *
- * Forward, a slice is a set of rows of W and makes columns of y; backward, a set of columns of W makes columns of dx: so
- * an element of the result is one product, and rounded once. Only gradients in F32 of BF16 activations are cut along
+ * Forward, a slice is a set of rows of W and makes columns of y; backward, a set of columns of W makes columns of dx:
+ * so an element of the result is one product, and rounded once. Only gradients in F32 of BF16 activations are cut along
  * the sum, with dx in F32 until it is complete. */
 #include "kernels/cuda/gemv.cuh"
 #include "kernels/cuda/ops_cuda.cuh"
