@@ -76,6 +76,7 @@ CXXFLAGS := -std=c++17 -g -I. -Itests/cudasim -D_GNU_SOURCE -MMD -MP -Wall -Wext
 KERNEL_CHECKS := $(if $(filter race,$(FLAVOUR)),-fsanitize=thread) -fsanitize=alignment -fno-sanitize-recover=alignment
 CUDA_SRC := $(filter-out kernels/cuda/cublaslt_load.cu,$(CUDA_SRC)) tests/cudasim/cublaslt.cu
 SIM_SRC  := $(wildcard tests/cudasim/*.cpp)
+SIM_TESTS := $(patsubst tests/%.cu,$(BUILD)/tests/%,$(wildcard tests/test_*.cu))
 LDLIBS   += -lstdc++ -ldl
 else
 NVCCFLAGS := -std=c++17 -O3 -g -I. -Ikernels/cuda/device -D_GNU_SOURCE -ccbin $(CC) -MMD -MP \
@@ -179,6 +180,11 @@ $(foreach isa,$(ISAS),$(eval $(call ISA_RULES,$(isa))))
 
 $(BUILD)/tests/test_%: $(BUILD)/tests/test_%.o $(TEST_LIB) $(BUILD)/libgraft.a
 	$(CC) $(LDFLAGS) -o $@ $^ $(LDLIBS) -lcmocka
+
+ifdef SIM
+$(SIM_TESTS): $(BUILD)/tests/%: $(BUILD)/tests/%.o $(BUILD)/libgraft.a
+	$(CC) $(LDFLAGS) -o $@ $^ $(LDLIBS) -lcmocka
+endif
 
 # bench/gemm stands beside oneDNN where that is installed.
 ifneq ($(wildcard /usr/include/dnnl.h),)

@@ -34,10 +34,7 @@ static bool on_device(const void *p, size_t bytes) {
     return k == MEMORY_DEVICE || k == MEMORY_HOST;
 }
 
-static bool on_host(const void *p) {
-    bool in_range = memory_base && static_cast<size_t>(static_cast<const char *>(p) - memory_base) < memory_span;
-    return !in_range || memory_find(p, 1) == MEMORY_HOST;
-}
+static bool on_host(const void *p) { return !memory_in_range(p) || memory_find(p, 1) == MEMORY_HOST; }
 
 static bool may_copy(void *to, const void *from, size_t bytes, cudaMemcpyKind kind) {
     switch (kind) {

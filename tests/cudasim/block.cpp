@@ -114,10 +114,10 @@ static struct lane *ready_take() {
     return l;
 }
 
+/* A thread that can never go on is found when it or another comes to wait or ends; this is for what escapes that. */
 static void fail_deadlock() {
-    static char text[4096];
-    block_describe(text, sizeof text);
-    fail("deadlock: every thread that has not ended waits\n%s", text);
+    here = now.lanes;
+    fail("deadlock: every thread that has not ended waits");
 }
 
 static struct fibre *fibre_next() {
@@ -208,18 +208,27 @@ static bool same_place(const struct lane *a, const struct lane *b) {
 }
 
 void block_describe(char *text, size_t bytes) {
-    static const char *const states[] = {"not begun", "runs", "ready", "wait at", "wait at", "ended"};
+    static const char *const states[] = {"not begun", "running", "ready to go on", "waiting at", "waiting at", "ended"};
+    const unsigned most = 16;
     size_t used = 0;
-    for (unsigned i = 0, end; i < now.lanes_count && used < bytes; i = end) {
+    text[0] = '\0';
+    for (unsigned i = 0, end, runs = 0; i < now.lanes_count && used < bytes; i = end) {
         const struct lane *l = now.lanes + i;
+        bool waits = l->state == AT_BARRIER || l->state == AT_WARP;
         for (end = i + 1; end < now.lanes_count && same_place(l, now.lanes + end);) end++;
-        used += static_cast<size_t>(
-            snprintf(text + used, bytes - used, "    threads %u-%u: %s", i, end - 1, states[l->state]));
-        if (l->operation && used < bytes)
-            used += static_cast<size_t>(snprintf(text + used, bytes - used, "%s %s (%s:%d)",
-                                                 l->state == AT_BARRIER || l->state == AT_WARP ? "" : ", last at",
-                                                 l->operation, l->at.file, l->at.line));
-        if (used < bytes) used += static_cast<size_t>(snprintf(text + used, bytes - used, "\n"));
+        if (++runs > most) {
+            snprintf(text + used, bytes - used, "    and so on\n");
+            return;
+        }
+        char place[256] = "";
+        if (l->operation)
+            snprintf(place, sizeof place, "%s %s (%s:%d)", waits ? "" : ", last at", l->operation, l->at.file,
+                     l->at.line);
+        used += static_cast<size_t>(snprintf(text + used, bytes - used, "    thread%s %u", end > i + 1 ? "s" : "", i));
+        if (end > i + 1 && used < bytes)
+            used += static_cast<size_t>(snprintf(text + used, bytes - used, "-%u", end - 1));
+        if (used < bytes)
+            used += static_cast<size_t>(snprintf(text + used, bytes - used, " %s%s\n", states[l->state], place));
     }
 }
 

@@ -46,7 +46,11 @@ void fail(const char *format, ...) {
     va_end(list);
     fflush(nullptr);
     fprintf(stderr, "cudasim: %s\n", text);
-    if (here) fprintf(stderr, "cudasim: by %s, %s order\n", lane_describe(here).text, orders[order]);
+    if (here) {
+        block_describe(text, sizeof text);
+        fprintf(stderr, "cudasim: block (%u,%u,%u), %s order:\n%s", now.index.x, now.index.y, now.index.z,
+                orders[order], text);
+    }
     if (now_launch) fprintf(stderr, "cudasim: kernel at %s\n", code_describe(now_launch->kernel).text);
     fflush(nullptr);
     abort();
@@ -59,19 +63,20 @@ void fail(const char *format, ...) {
 #if SIM_ASAN
 #include <sanitizer/asan_interface.h>
 
-/* Before AddressSanitizer's own report: which thread, and what the address is to the kernel. */
+/* Instead of AddressSanitizer's own report, where a kernel touches the device's memory. */
 extern "C" void __asan_on_error() {
     char where[256];
     const struct sim::lane *of;
-    if (!sim::here) return;
     const void *p = __asan_get_report_address();
+    if (!sim::here || !sim::memory_in_range(p)) return;
+    const char *does = __asan_get_report_access_type() ? "writes" : "reads";
+    struct sim::code_name code = sim::code_describe(__asan_get_report_pc());
     sim::memory_describe(p, where, sizeof where);
-    fprintf(stderr, "cudasim: %s %s %s (%s)\n", sim::lane_describe(sim::here).text,
-            __asan_get_report_access_type() ? "writes" : "reads", where,
-            sim::code_describe(__asan_get_report_pc()).text);
     if (const struct sim::pending_copy *c = sim::copy_pending_at(p, &of))
-        fprintf(stderr, "cudasim: a copy to there, begun by thread %u (%s:%d), is under way\n", of->number, c->at.file,
-                c->at.line);
+        sim::fail("a copy is under way: %s %s %s (%s), where thread %u began one (%s:%d) that it has not waited for",
+                  sim::lane_describe(sim::here).text, does, where, code.text, of->number, c->at.file, c->at.line);
+    sim::fail("out of bounds: %s %s %zu bytes at %s (%s)", sim::lane_describe(sim::here).text, does,
+              __asan_get_report_access_size(), where, code.text);
 }
 #endif
 

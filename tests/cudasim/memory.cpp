@@ -148,13 +148,13 @@ bool memory_free(enum memory_kind kind, void *start) {
     return true;
 }
 
-static bool in_range(const void *p) {
+bool memory_in_range(const void *p) {
     return memory_base && static_cast<size_t>(static_cast<const char *>(p) - memory_base) < memory_span;
 }
 
 enum memory_kind memory_find(const void *at, size_t bytes) {
     const char *p = static_cast<const char *>(at);
-    if (!in_range(p)) return MEMORY_NONE;
+    if (!memory_in_range(p)) return MEMORY_NONE;
     if (p < memory_base + WINDOW_BYTES) return MEMORY_SHARED;
     const struct piece *found = piece_before(p);
     if (!found || !found->live || bytes > found->bytes || p > found->start + found->bytes - bytes) return MEMORY_NONE;
@@ -164,26 +164,27 @@ enum memory_kind memory_find(const void *at, size_t bytes) {
 /* --- describing -------------------------------------------------------------------------------------------------- */
 
 static void describe_piece(const char *p, char *text, size_t bytes) {
-    const struct piece *f = piece_before(p);
+    const struct piece *f = piece_before(p), *next = f ? f + 1 : pieces;
+    bool before = next < pieces + pieces_count && p >= next->start - PAGE;
+    if (before) f = next;
     if (!f) {
         snprintf(text, bytes, "before all memory of the device");
         return;
     }
     const char *kind = f->kind == MEMORY_HOST ? "page-locked host memory" : "memory of the device";
     const char *freed = f->live ? "" : " that was freed";
-    size_t offset = static_cast<size_t>(p - f->start);
-    if (offset < f->bytes)
+    size_t offset = static_cast<size_t>(before ? f->start - p : p - f->start);
+    if (before)
+        snprintf(text, bytes, "%zu bytes before %zu bytes of %s", offset, f->bytes, kind);
+    else if (offset < f->bytes)
         snprintf(text, bytes, "byte %zu of %zu bytes of %s%s", offset, f->bytes, kind, freed);
     else
         snprintf(text, bytes, "%zu bytes after the end of %zu bytes of %s%s", offset - f->bytes, f->bytes, kind, freed);
-    if (f + 1 < pieces + pieces_count && p >= f[1].start - PAGE)
-        snprintf(text, bytes, "%zu bytes before %zu bytes of %s", static_cast<size_t>(f[1].start - p), f[1].bytes,
-                 f[1].kind == MEMORY_HOST ? "page-locked host memory" : "memory of the device");
 }
 
 void memory_describe(const void *at, char *text, size_t bytes) {
     const char *p = static_cast<const char *>(at);
-    if (!in_range(p))
+    if (!memory_in_range(p))
         snprintf(text, bytes, "%p, memory of the host that the device does not see", at);
     else if (p >= memory_base + WINDOW_BYTES)
         describe_piece(p, text, bytes);
@@ -196,7 +197,7 @@ void memory_describe(const void *at, char *text, size_t bytes) {
 static void touch_check(struct lane *l, const void *p, size_t bytes, const char *does, struct site at) {
     char where[256];
     const struct lane *of;
-    if (in_range(p) && !memory_hidden(p, bytes)) return;
+    if (memory_in_range(p) && !memory_hidden(p, bytes)) return;
     memory_describe(p, where, sizeof where);
     if (const struct pending_copy *c = copy_pending_at(p, &of))
         fail("%s %s %s (%s:%d), where a copy that thread %u began (%s:%d) is under way", lane_describe(l).text, does,

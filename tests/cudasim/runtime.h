@@ -61,6 +61,7 @@ enum : size_t { WINDOW_BYTES = size_t{8} << 20 }; // of shared memory, all SHARE
 extern char *memory_base;
 extern size_t memory_span;
 void memory_open(); // any number of times
+bool memory_in_range(const void *p);
 
 /* Zero bytes are a valid piece. NULL: the device has not that much. */
 char *memory_new(enum memory_kind kind, size_t bytes);
