@@ -32,18 +32,22 @@ __device__ inline int64_t tile_line(const struct attention_job &job, const struc
 template <tile_of KIND, int N, int W, typename T>
 __device__ void tile_load(T *tile, const T *t, const struct attention_job &job, const struct attention_place &h,
                           int first) {
-    constexpr int PIECE = 16 / sizeof(T), PIECES = W / PIECE;
+    constexpr int PIECE = 16 / sizeof(T), PIECES = W / PIECE, STRIDE = tile_stride<T, W>;
     const int end = KIND == TILE_OF_KEYS ? h.keys : h.rows;
+    if (job.wide) {
 #pragma unroll
-    for (int c = threadIdx.x; c < N * PIECES; c += ATTENTION_THREADS) {
-        int i = c / PIECES, d = c % PIECES * PIECE;
-        bool there = first + i < end && d < job.D;
-        const T *from = there ? t + tile_line<KIND>(job, h, first + i) + d : t;
-        T *to = tile + i * tile_stride<T, W> + d;
-        if (job.wide)
-            cp_async_16(to, from, there);
-        else
-            for (int e = 0; e < PIECE; e++) to[e] = there && d + e < job.D ? from[e] : from_float<T>(0);
+        for (int c = threadIdx.x; c < N * PIECES; c += ATTENTION_THREADS) {
+            int i = c / PIECES, d = c % PIECES * PIECE;
+            bool there = first + i < end && d < job.D;
+            cp_async_16(tile + i * STRIDE + d, there ? t + tile_line<KIND>(job, h, first + i) + d : t, there);
+        }
+    } else {
+#pragma unroll 1
+        for (int c = threadIdx.x; c < N * W; c += ATTENTION_THREADS) {
+            int i = c / W, d = c % W;
+            bool there = first + i < end && d < job.D;
+            tile[i * STRIDE + d] = there ? t[tile_line<KIND>(job, h, first + i) + d] : from_float<T>(0);
+        }
     }
 }
 
