@@ -191,8 +191,8 @@ static void test_gradient_formula(void **state) {
 
 /* --- the op ------------------------------------------------------------------------------------------------------- */
 
-/* Where AMX or tensor cores multiply, p and ds are rounded to bf16 before they are factors, which changes a term by up to 2^-8 of
- * itself:
+/* Where AMX or tensor cores multiply, p and ds are rounded to bf16 before they are factors, which changes a term by up
+ * to 2^-8 of itself:
  *   o by 2^-8 sum_j p_j |v_j|,   dv by 2^-8 sum_i p_i |dO_i|,   dq by 2^-8 sum_j |ds_j k_j|,   dk by 2^-8 sum_i |ds_i
  * q_i|. The products themselves are exact in F32 and summed there, so this comes on top of the bounds of F32. It counts
  * twice, since rounding the output may go the other way: with e the error before the rounding r, |r(x + e) - x| is at

@@ -49,7 +49,7 @@ template <typename S, typename O> __device__ void softmax_step(struct softmax_st
     }
 }
 
-/* o becomes the mean, and lse, where wanted, the log of the sum; both 0 for rows that saw no key. Rows from `first` on. */
+/* o becomes the mean, and lse, where wanted, the log of the sum; both 0 for rows that saw no key. first: of the part. */
 template <typename O>
 __device__ void softmax_end(const struct softmax_state<O::rows> &t, O &o, float *lse, const struct attention_job &job,
                             const struct attention_place &h, int first) {
@@ -139,7 +139,8 @@ struct forward_tensors {
 template <typename T, int W>
 static void forward_launch(struct backend *be, const struct forward_tensors *t, const struct attention *a) {
     using size = forward_size<T, W>;
-    size_t shared = (size::ROWS + 2 * size::KEYS) * tile_stride<T, W> * sizeof(T);
+    constexpr size_t shared = (size::ROWS + 2 * size::KEYS) * tile_stride<T, W> * sizeof(T);
+    static_assert(shared + size::ROWS * sizeof(struct attention_range) <= 99 * 1024, "what every device has");
     struct attention_job job = attention_job_of(t->q, t->k, a);
     job.wide = attention_is_wide(t->q) && attention_is_wide(t->k) && attention_is_wide(t->v) && attention_is_wide(t->o);
     dim3 grid = attention_blocks(&job, t->q->dim[0] * job.group, a->max_q * job.group, size::ROWS);

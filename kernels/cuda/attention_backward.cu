@@ -1,15 +1,15 @@
 /* Attention, backward, with P = exp(scores - lse) computed again, tile by tile:
  *   dP = dO v^T,   dS = P (dP - delta),   delta = sum(dO o),   dq = scale dS k,   dk = scale dS^T q,   dv = P^T dO.
- * Two kernels, so that no sum crosses blocks: one owns rows (dq), one owns keys (dk, dv), and each goes through what its
- * tile sees, or is seen by, in the same order always. The scores are computed in both: seven products where five would
+ * Two kernels, so that no sum crosses blocks: one owns rows (dq), one owns keys (dk, dv), and each goes through what
+ * its tile sees, or is seen by, in the same order always. The scores are computed in both: seven products where five would
  * do with atomics.
  *
  * Both keep their own two tiles, and the others come in pairs, the next pair being copied while one is worked on. With
  * bf16, P and dS are rounded before they are factors. */
 #include "kernels/cuda/attention_tiles.cuh"
 
-/* A block owns OWN rows (keys), M for each group of SLICES warps, against OTHER keys (rows) at a time, in at most 99 KiB
- * of shared memory. The warps of a group compute the same scores and each a slice of the columns of the result: so the
+/* A block owns OWN rows (keys), M for each group of SLICES warps, against OTHER keys (rows) at a time, in at most
+ * 99 KiB of shared memory. The warps of a group compute the same scores and each a slice of the columns of the result: so the
  * sums of wide heads fit in registers. */
 template <typename T, int W> struct backward_size;
 
@@ -38,7 +38,7 @@ __device__ inline struct row_sums sums_of_row(const float *lse, const float *del
 
 /* --- delta -------------------------------------------------------------------------------------------------------- */
 
-/* delta (n) = sum(dO o) over rows of D. Eight lanes for a row, 16 bytes each at a time. Bound by memory: reads dO, o. */
+/* delta (n) = sum(dO o) over rows of D. Eight lanes share a row, 16 bytes at a time. Bound by memory: reads dO, o. */
 template <typename T> __global__ void delta_kernel(float *delta, const T *dO, const T *o, int64_t n, int D, bool wide) {
     constexpr int LANES = 8, PIECE = 16 / sizeof(T);
     int64_t row = static_cast<int64_t>(blockIdx.x) * (ATTENTION_THREADS / LANES) + threadIdx.x / LANES;
@@ -220,7 +220,9 @@ static void backward_launch(struct backend *be, const struct backward_tensors *t
     struct attention_job job = attention_job_of(t->q, t->k, a);
     job.wide = all_wide(t);
     int64_t rows = t->q->dim[0] * job.group, sums = t->q->dim[0] * job.H;
-    size_t shared = (2 * size::OWN + 4 * size::OTHER) * tile_stride<T, W> * sizeof(T);
+    constexpr size_t shared = (2 * size::OWN + 4 * size::OTHER) * tile_stride<T, W> * sizeof(T);
+    constexpr size_t beside = size::OWN * sizeof(struct attention_range) + 2 * size::OTHER * sizeof(struct row_sums);
+    static_assert(shared + beside <= 99 * 1024, "what every device has");
     float *delta = static_cast<float *>(t->delta->data);
     const float *lse = static_cast<const float *>(t->lse->data);
     const T *q = static_cast<const T *>(t->q->data), *k = static_cast<const T *>(t->k->data);

@@ -1,13 +1,13 @@
 /* The pieces that the kernels of attention are told in: tiles in shared memory, and parts of products in registers.
  *
- * A tile is some rows of W elements of T, W being the head size padded with zeros. Its rows stand W + 16 bytes apart:
- * an odd number of 16-byte pieces, so that eight rows read side by side touch every bank once.
+ * A tile is some rows of W elements of T, W being the head size padded with zeros. From row to row it is W elements and
+ * 16 bytes: an odd number of 16-byte pieces, so that eight rows read side by side touch every bank once.
  *
  * A warp computes M rows of a product, in float, and each lane holds a `part` of it: at(i, j) is the element of row
- * row(i) and column col(j). Lanes that share a row are neighbours. With T = bf16 the products run on tensor cores, and a
- * part is made of the fragments of mma_16x8x16 (device.cuh), where the result of one product, rounded to bf16, already
- * lies as the first factor of the next. With T = float they are fused multiply-adds, and lanes hand each other what they
- * hold. The kernels do not see the difference. */
+ * row(i) and column col(j). Lanes that share a row are neighbours. With T = bf16 the products run on tensor cores, and
+ * a part is made of the fragments of mma_16x8x16 (device.cuh), where the result of one product, rounded to bf16,
+ * already lies as the first factor of the next. With T = float they are fused multiply-adds, and lanes hand each other
+ * what they hold. The kernels do not see the difference. */
 #ifndef KERNELS_CUDA_ATTENTION_TILES_CUH
 #define KERNELS_CUDA_ATTENTION_TILES_CUH
 
