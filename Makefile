@@ -114,7 +114,7 @@ EXAMPLES := $(patsubst examples/%/make_data.c,$(BUILD)/examples/make_%_data,$(wi
 CLIP_OBJ := $(patsubst %.c,$(BUILD)/%.o,$(wildcard examples/clips/*.c))
 
 .DEFAULT_GOAL := all
-.PHONY: all deps demo test asan tsan fuzz bench golden install clean help tests fuzzers
+.PHONY: all deps demo test gpu-check asan tsan fuzz bench golden install clean help tests fuzzers
 .SECONDARY:
 
 all: $(BUILD)/graft ## builds build/release/graft
@@ -211,6 +211,11 @@ test: deps ## every test that this machine can run
 	@$(MAKE) --no-print-directory -j$(shell nproc) FLAVOUR=$(FLAVOUR) tests
 	@sh tests/run.sh $(BUILD)
 
+gpu-check: ## on a machine with a GPU: ops, trainings, memory checks and figures there; no device is a failure
+	@$(MAKE) --no-print-directory -j$(shell nproc) CUDA=1 $(BUILD)/graft $(wildcard $(BUILD)/bench/gpu)
+	@if [ -f /usr/include/cmocka.h ]; then $(MAKE) --no-print-directory -j$(shell nproc) CUDA=1 tests; fi
+	@sh tests/gpu-check.sh $(BUILD)
+
 asan: ## the tests under AddressSanitizer and UndefinedBehaviorSanitizer
 	@$(MAKE) --no-print-directory FLAVOUR=asan test
 
@@ -238,7 +243,7 @@ install: $(BUILD)/graft ## copies graft to PREFIX/bin
 	install -D -m 755 $(BUILD)/graft $(DESTDIR)$(PREFIX)/bin/graft
 
 help: ## this list
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 18
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 18
 
 clean: ## removes build/
 	rm -rf build

@@ -37,7 +37,7 @@ static void found(struct findings *f, const char *section, const char *name, con
     __attribute__((format(printf, 4, 5)));
 
 static void found(struct findings *f, const char *section, const char *name, const char *format, ...) {
-    char text[256];
+    char text[1200];
     va_list args;
     va_start(args, format);
     vsnprintf(text, sizeof text, format, args);
@@ -180,6 +180,20 @@ static void look_at_devices(struct findings *f, const struct driver *d) {
 }
 
 /* Whether this build can compute on a GPU is what the backend says when it is asked for one. */
+static void look_at_cuda(struct findings *f, bool driver) {
+    char text[OUT_NUMBER];
+    struct err refused = {0};
+    struct backend *be = backend_new("cuda", 1, &refused);
+    found(f, "gpu", "backend", "%s", be ? backend_describe(be) : refused.text);
+    if (!be && driver) problem(f, refused.text);
+    if (!be) return;
+    found(f, "gpu", "memory free", "%s", out_bytes_text(text, (int64_t)backend_memory_free(be)));
+    if (strstr(backend_describe(be), "without cuBLAS"))
+        problem(f, "matrix products on the GPU are slow, for cuBLAS does not open; install it (libcublas of CUDA 12 or "
+                   "13, or pip install nvidia-cublas and its lib folder in LD_LIBRARY_PATH)");
+    backend_free(be);
+}
+
 static void look_at_gpu(struct findings *f) {
     struct driver d;
     void *library = dlopen("libcuda.so.1", RTLD_NOW | RTLD_LOCAL);
@@ -192,10 +206,7 @@ static void look_at_gpu(struct findings *f) {
         look_at_devices(f, &d);
     }
     if (library) dlclose(library);
-    struct err refused = {0};
-    struct backend *be = backend_new("cuda", 1, &refused);
-    found(f, "gpu", "used", "%s", be ? backend_describe(be) : refused.text);
-    backend_free(be);
+    look_at_cuda(f, library != NULL);
 }
 
 /* ---------------------------------------------------------------- libraries and folders */

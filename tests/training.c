@@ -15,7 +15,7 @@
 #include "base/memory.h"
 #include "tests/compare.h"
 
-static const double SECONDS = 120; // for one command, sanitizers included
+static const double SECONDS = 300; // for one command, sanitizers and the simulator included
 
 char *training_path(const struct training *t, const char *name) { return path_join(t->folder, name); }
 
@@ -94,7 +94,9 @@ void training_graft(const struct training *t, const char *words, double seconds,
 }
 
 static char *train_words(const char *out, const char *flags) {
-    return mem_format("train c.yaml --quiet --output_dir %s --device cpu --dtype f32 %s", out, flags);
+    const char *device = strstr(flags, "--device ") ? "" : "--device cpu ";
+    const char *dtype = strstr(flags, "--dtype ") ? "" : "--dtype f32 ";
+    return mem_format("train c.yaml --quiet --output_dir %s %s%s%s", out, device, dtype, flags);
 }
 
 void training_run(const struct training *t, const char *out, const char *flags, int status, const char *says) {

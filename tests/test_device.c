@@ -1,0 +1,182 @@
+/* Whole trainings on a CUDA device, or on the simulator of one, beside the same trainings on the CPU: the same losses,
+ * gradients and adapters but for roundings, and the same bytes from run to run. Without a device everything here is
+ * skipped.
+ *
+ * In f32 what differs is the order of sums: some 2^-24 in each, which a dozen layers and three steps grow to 1e-5 of a
+ * loss. In bf16 a number between two roundings may go either way: 2^-9 of an activation, of which a mean over some
+ * hundred tokens keeps a tenth; gradients are sums of few such, with less to hide in. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/file.h"
+#include "base/memory.h"
+#include "kernels/backend.h"
+#include "tests/compare.h"
+#include "tests/training.h"
+
+static const char LLAMA[] = "tests/golden/models/llama/model",
+                  PICTURES[] = "tests/golden/models/mllava-lora/config.yaml";
+
+static int open_folder(void **state) {
+    struct training *t = *state = mem_alloc(sizeof *t);
+    training_open(t, LLAMA);
+    return 0;
+}
+
+static int close_folder(void **state) {
+    training_close(*state);
+    free(*state);
+    return 0;
+}
+
+/* Where there is no device the running test ends here. */
+static void need_device(void) {
+    const char *wanted = getenv("GRAFT_TEST_DEVICE");
+    struct err e = {0};
+    struct backend *be = backend_new("cuda", 1, &e);
+    backend_free(be);
+    if (!be && wanted && strcmp(wanted, "cuda") == 0) fail_msg("%s", e.text);
+    if (!be) skip();
+}
+
+static void close_logs(const struct training *t, const char *a, const char *b, double loss, double norm) {
+    const struct field fields[] = {{"step", 0, 0}, {"loss", loss, 0}, {"eval_loss", loss, 0}, {"grad_norm", norm, 0}};
+    cJSON *x = training_log(t, a), *y = training_log(t, b);
+    assert_int_equal(cJSON_GetArraySize(x), cJSON_GetArraySize(y));
+    for (const cJSON *p = x->child, *q = y->child; p; p = p->next, q = q->next)
+        for (size_t i = 0; i < sizeof fields / sizeof *fields; i++) {
+            const cJSON *want = json_get(p, fields[i].name), *got = json_get(q, fields[i].name);
+            assert_true(!want == !got);
+            if (want && !(fabs(got->valuedouble - want->valuedouble) <= fields[i].rel * fabs(want->valuedouble)))
+                fail_msg("%s of step %g: %.9g, wanted %.9g", fields[i].name, json_get(p, "step")->valuedouble,
+                         got->valuedouble, want->valuedouble);
+        }
+    cJSON_Delete(x), cJSON_Delete(y);
+}
+
+/* Tensors of two folders, to a part of their own size. */
+static void close_tensors(const struct training *t, const char *a, const char *b, const char *file, double rel) {
+    struct err e = {0};
+    struct st_set sets[3] = {0};
+    const char *folders[] = {a, b};
+    for (int i = 0; i < 2 && e.code == ST_OK; i++) {
+        char *name = path_join(folders[i], file), *path = training_path(t, name);
+        st_open_file(&sets[i], path, &e);
+        free(name), free(path);
+    }
+    if (e.code == ST_OK) compare_update(&sets[1], &sets[0], &sets[2], rel, &e);
+    st_close(&sets[0]), st_close(&sets[1]);
+    if (e.code != ST_OK) fail_msg("%s", e.text);
+}
+
+static void run_on(const struct training *t, const char *device, const char *flags, const char *out) {
+    char *all = mem_format("--device %s --save_steps 1000 %s", device, flags);
+    training_run(t, out, all, 0, NULL);
+    free(all);
+}
+
+static void same_training(void **state, const char *flags, const char *file, double loss, double norm, double rel) {
+    need_device();
+    run_on(*state, "cpu", flags, "host");
+    run_on(*state, "cuda", flags, "device");
+    close_logs(*state, "host", "device", loss, norm);
+    close_tensors(*state, "host", "device", file, rel);
+}
+
+static const char ADAPTER[] = "adapter_model.safetensors", MODEL[] = "model.safetensors";
+
+static void test_lora(void **state) {
+    same_training(state,
+                  "--max_steps 3 --lora_dropout 0.2 --neftune_noise_alpha 5 --weight_decay 0.1 --eval_strategy steps "
+                  "--eval_steps 3",
+                  ADAPTER, 1e-5, 1e-4, 1e-3);
+}
+
+static void test_lora_bf16(void **state) {
+    same_training(state, "--max_steps 3 --dtype bf16", ADAPTER, 5e-3, 5e-2, 0.1);
+}
+
+static void test_qlora(void **state) {
+    same_training(state, "--max_steps 2 --quantization nf4", ADAPTER, 1e-5, 1e-4, 1e-3);
+}
+
+static void test_qlora_bf16(void **state) {
+    same_training(state, "--max_steps 2 --quantization nf4 --dtype bf16", ADAPTER, 5e-3, 5e-2, 0.1);
+}
+
+static void test_dora(void **state) {
+    same_training(state, "--max_steps 2 --use_dora true --lora_dropout 0.1", ADAPTER, 1e-5, 1e-4, 1e-3);
+}
+
+static void test_full(void **state) {
+    same_training(state, "--max_steps 2 --finetuning_type full --learning_rate 0.001", MODEL, 1e-5, 1e-4, 1e-3);
+}
+
+/* Layers that run again give what they gave. */
+static void test_checkpointing(void **state) {
+    need_device();
+    run_on(*state, "cuda", "--max_steps 2 --gradient_checkpointing none", "kept");
+    run_on(*state, "cuda", "--max_steps 2 --gradient_checkpointing full", "again");
+    training_same(*state, "kept/adapter_model.safetensors", "again/adapter_model.safetensors");
+}
+
+static void test_same_bytes_and_resume(void **state) {
+    need_device();
+    const char *flags =
+        "--device cuda --max_steps 4 --lora_dropout 0.1 --save_steps 2 --save_total_limit 0 --dtype bf16";
+    training_run(*state, "once", flags, 0, NULL);
+    training_run(*state, "twice", flags, 0, NULL);
+    training_same(*state, "once/adapter_model.safetensors", "twice/adapter_model.safetensors");
+    char *resumed = mem_format("%s --resume_from_checkpoint once/checkpoint-2", flags);
+    training_run(*state, "resumed", resumed, 0, NULL);
+    training_same(*state, "once/adapter_model.safetensors", "resumed/adapter_model.safetensors");
+    free(resumed);
+}
+
+/* A base with a vision tower, from the fixture's own config. */
+static void test_pictures(void **state) {
+    need_device();
+    struct training *t = *state;
+    static const char *const devices[] = {"cpu", "cuda"}, *const outs[] = {"host", "device"};
+    for (int i = 0; i < 2; i++) {
+        struct command_result r;
+        char *words = mem_format("train %s/%s --quiet --dtype f32 --max_steps 1 --gradient_accumulation_steps 1 "
+                                 "--device %s --output_dir %s/%s",
+                                 t->here, PICTURES, devices[i], t->folder, outs[i]);
+        training_graft(t, words, 600, &r);
+        if (r.status) fail_msg("graft %s: %s", words, text_str(&r.err));
+        free(words);
+        command_free(&r);
+    }
+    close_logs(t, "host", "device", 1e-5, 1e-4);
+    close_tensors(t, "host", "device", ADAPTER, 1e-3);
+}
+
+/* More than the device has is one sentence, and what the plan says is what it then takes. */
+static void test_memory(void **state) {
+    need_device();
+    training_run(*state, "none", "--device cuda --memory_limit 1000000", 1, "the limit is");
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test_setup_teardown(test_lora, open_folder, close_folder),
+        cmocka_unit_test_setup_teardown(test_lora_bf16, open_folder, close_folder),
+        cmocka_unit_test_setup_teardown(test_qlora, open_folder, close_folder),
+        cmocka_unit_test_setup_teardown(test_qlora_bf16, open_folder, close_folder),
+        cmocka_unit_test_setup_teardown(test_dora, open_folder, close_folder),
+        cmocka_unit_test_setup_teardown(test_full, open_folder, close_folder),
+        cmocka_unit_test_setup_teardown(test_checkpointing, open_folder, close_folder),
+        cmocka_unit_test_setup_teardown(test_same_bytes_and_resume, open_folder, close_folder),
+        cmocka_unit_test_setup_teardown(test_pictures, open_folder, close_folder),
+        cmocka_unit_test_setup_teardown(test_memory, open_folder, close_folder),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
