@@ -12,6 +12,7 @@
 
 #include <cmocka.h>
 #include <math.h>
+#include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -159,10 +160,41 @@ static void test_pictures(void **state) {
     close_tensors(t, "host", "device", ADAPTER, 1e-3);
 }
 
-/* More than the device has is one sentence, and what the plan says is what it then takes. */
+/* What `graft plan` says that a training takes of the device, in bytes. */
+static double planned(const struct training *t, const char *flags) {
+    struct command_result r;
+    struct err e = {0};
+    double total = 0;
+    char *words = mem_format("plan c.yaml --output_dir none --device cuda --json %s", flags);
+    training_graft(t, words, 120, &r);
+    if (r.status != 0) fail_msg("graft %s: %s", words, text_str(&r.err));
+    cJSON *o = json_parse(text_str(&r.out), r.out.len, words, &e);
+    if (!o || json_num(o, words, "total", -1, &total, &e) != ST_OK) fail_msg("%s", e.text);
+    cJSON_Delete(o);
+    command_free(&r);
+    free(words);
+    return total;
+}
+
+/* What does not fit is one sentence. The plan is right within 3%: the simulator, whose memory can be set, lets the
+ * training run with 3% more than the plan says, and not with 3% less. */
 static void test_memory(void **state) {
     need_device();
+    const char *flags = "--device cuda --max_steps 1 --quantization nf4 --per_device_train_batch_size 8";
+    struct err e = {0};
     training_run(*state, "none", "--device cuda --memory_limit 1000000", 1, "the limit is");
+    double mebibytes = planned(*state, "--quantization nf4 --per_device_train_batch_size 8") / 0x1p20;
+    struct backend *be = backend_new("cuda", 1, &e);
+    bool simulated = strstr(backend_describe(be), "simulator") != NULL;
+    backend_free(be);
+    if (!simulated) return;
+    char *more = mem_format("%.0f", ceil(1.03 * mebibytes)), *less = mem_format("%.0f", floor(0.97 * mebibytes));
+    setenv("GRAFT_SIM_MEMORY", more, 1);
+    training_run(*state, "fits", flags, 0, NULL);
+    setenv("GRAFT_SIM_MEMORY", less, 1);
+    training_run(*state, "fails", flags, 1, "B");
+    unsetenv("GRAFT_SIM_MEMORY");
+    free(more), free(less);
 }
 
 int main(void) {

@@ -27,8 +27,8 @@ void training_put(const struct training *t, const char *name, const char *text);
 /* graft WORDS, split at blanks, standing in the folder. What it wrote is in *r; command_free. */
 void training_graft(const struct training *t, const char *words, double seconds, struct command_result *r);
 
-/* graft train c.yaml --quiet --output_dir OUT FLAGS, on the CPU in f32 unless the flags say otherwise; fails unless it ends with the wanted status and, unless says is
- * NULL, says that on stderr. */
+/* graft train c.yaml --quiet --output_dir OUT FLAGS, on the CPU in f32 unless the flags say otherwise; fails unless it
+ * ends with the wanted status and, unless says is NULL, says that on stderr. */
 void training_run(const struct training *t, const char *out, const char *flags, int status, const char *says);
 
 /* The same started and left running, silent; the caller waits for it. */
