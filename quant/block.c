@@ -101,7 +101,7 @@ INLINE float largest(const float *v, int n) {
     return float_of_bits(most);
 }
 
-/* What block_quantize was asked, and how a scaled x finds its code: order[how many of the cuts lie below x]. */
+/* What block_quantize was asked. */
 struct quantize_job {
     uint8_t *packed;
     float *absmax;
@@ -109,7 +109,7 @@ struct quantize_job {
     enum dtype source;
     int64_t n;
     int blocksize;
-    float cuts[16]; // ascending; the last is infinite
+    float cuts[16]; // block_cuts
     uint8_t order[16];
 };
 
@@ -120,20 +120,20 @@ static int by_value(const void *a, const void *b) {
 
 /* NF4 is cut in the middle between neighbours. FP4 is cut as its GPU kernel does, on the magnitude with rounded
  * constants: x > -(the next float after a cut) is x >= -cut, and the sign bit is set when x < 0. */
-static void set_cuts(struct quantize_job *q, enum dtype type) {
+void block_cuts(float cuts[16], uint8_t order[16], enum dtype type) {
     static const float magnitude[7] = {0x1.555572p-9f, 0x1.6p-4f,     0x1.aaaaaap-3f, 0x1.2aaaaap-2f,
                                        0x1.aaaaacp-2f, 0x1.2aaaap-1f, 0x1.aaaaaap-1f};
     static const uint8_t fp4_order[16] = {11, 10, 13, 12, 15, 14, 9, 8, 0, 1, 6, 7, 4, 5, 2, 3};
-    q->cuts[15] = INFINITY;
-    for (int i = 0; i < 15; i++) q->cuts[i] = (codes[0][i] + codes[0][i + 1]) / 2.0f;
-    for (int i = 0; i < 16; i++) q->order[i] = type == NF4 ? (uint8_t)i : fp4_order[i];
+    cuts[15] = INFINITY;
+    for (int i = 0; i < 15; i++) cuts[i] = (codes[0][i] + codes[0][i + 1]) / 2.0f;
+    for (int i = 0; i < 16; i++) order[i] = type == NF4 ? (uint8_t)i : fp4_order[i];
     if (type == NF4) return;
     for (int i = 0; i < 7; i++) {
-        q->cuts[i] = magnitude[i];
-        q->cuts[i + 7] = -nextafterf(magnitude[i], 1.0f);
+        cuts[i] = magnitude[i];
+        cuts[i + 7] = -nextafterf(magnitude[i], 1.0f);
     }
-    q->cuts[14] = -FLT_TRUE_MIN;
-    qsort(q->cuts, 15, sizeof *q->cuts, by_value);
+    cuts[14] = -FLT_TRUE_MIN;
+    qsort(cuts, 15, sizeof *cuts, by_value);
 }
 
 /* Packs v (n, even) times factor. */
@@ -236,7 +236,7 @@ static void quantize_task(void *arg, int64_t task, int thread) {
 void block_quantize(uint8_t *packed, float *absmax, const void *x, enum dtype source, int64_t n, enum dtype type,
                     int blocksize, struct threads *t) {
     struct quantize_job q = {packed, absmax, x, source, n, blocksize, {0}, {0}};
-    set_cuts(&q, type);
+    block_cuts(q.cuts, q.order, type);
     threads_for(t, block_count(n, PIECE), quantize_task, &q);
 }
 

@@ -22,6 +22,9 @@ int64_t block_count(int64_t n, int64_t blocksize); // ceil(n / blocksize)
 const float *block_code(enum dtype type);          // (16) values of NF4 or FP4, in code order
 void block_map8(float code[256]);                  // the signed dynamic map (Dettmers, 2016), ascending
 
+/* How a scaled x finds its code: order[how many of the cuts lie below x]. Cuts ascend; the last is infinite. */
+void block_cuts(float cuts[16], uint8_t order[16], enum dtype type);
+
 /* x: n elements of type source (F32, BF16, F16), at any address. packed ((n+1)/2), absmax (blocks). */
 void block_quantize(uint8_t *packed, float *absmax, const void *x, enum dtype source, int64_t n, enum dtype type,
                     int blocksize, struct threads *t);

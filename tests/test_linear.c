@@ -101,7 +101,8 @@ static void check(struct layer *l, const char *name, struct tensor *value, const
     const double step = 0.25, bound = N * O * (2 * I + R) * 8 * 0x1p-24 / step;
     float *v = value->data;
     const float *g = grad->data;
-    for (int64_t i = 0; i < tensor_count(value); i++) {
+    bool simulated = strstr(backend_describe(l->be), "simulator");
+    for (int64_t i = 0; i < tensor_count(value); i += simulated ? 11 : 1) {
         float kept = v[i];
         v[i] = kept + (float)step;
         if (value == &l->lora.m) scale_by_magnitude(l);

@@ -17,6 +17,7 @@ extern "C" {
 #include "kernels/cuda/cuda.h"
 #include "kernels/ops.h"
 #include "kernels/ops_table.h"
+#include "quant/block.h"
 #include "quant/q4.h"
 }
 

@@ -215,12 +215,18 @@ __global__ void __launch_bounds__(THREADS_F32) product_f32_kernel(struct task t)
         tile_f32(tb, t.b, n0, k, t.n, k1);
         __syncthreads();
 #pragma unroll
-        for (int s = 0; s < STEP_F32; s++)
+        for (int s = 0; s < STEP_F32; s++) {
+            float a[4], b[4];
+#pragma unroll
+            for (int i = 0; i < 4; i++) {
+                a[i] = ta[s * LINE_F32 + row + 16 * i];
+                b[i] = tb[s * LINE_F32 + col + 16 * i];
+            }
 #pragma unroll
             for (int i = 0; i < 4; i++)
 #pragma unroll
-                for (int j = 0; j < 4; j++)
-                    c[i][j] = fmaf(ta[s * LINE_F32 + row + 16 * i], tb[s * LINE_F32 + col + 16 * j], c[i][j]);
+                for (int j = 0; j < 4; j++) c[i][j] = fmaf(a[i], b[j], c[i][j]);
+        }
     }
 #pragma unroll
     for (int i = 0; i < 4; i++)

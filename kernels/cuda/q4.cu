@@ -1,5 +1,6 @@
 /* From the weights of a model to dense slices: each 4-bit element, or dense one of another type, becomes a number that
- * a matrix product takes. */
+ * a matrix product takes. And the way there: blocks of 4-bit numbers made on the device with the bits of quant/block.c,
+ * every rounding the same one. */
 #include "kernels/cuda/q4.cuh"
 
 enum { THREADS = 256, EACH = 4 }; // runs of a thread
@@ -115,4 +116,156 @@ void cuda_weight_slice(struct backend *be, void *dst, enum dtype to, int64_t ld,
         else
             launch_from<__half>(be, at, W->type, w, s, aligned, what);
     }
+}
+
+void cuda_dequantize(struct backend *be, const struct tensor *y, const struct tensor *W) {
+    cuda_weight_slice(be, y->data, y->type, W->dim[1], W, F32, 0, W->dim[0], 0, W->dim[1], "dequantize");
+}
+
+/* --- quantising -------------------------------------------------------------------------------------------------- */
+
+enum { WARPS = THREADS / WARP, NESTED = NESTED_BLOCKSIZE };
+
+static_assert(NESTED == THREADS, "a thread for each absmax of a group");
+
+/* As block_cuts gives it. */
+struct cut_table {
+    float cuts[CODES];
+    uint8_t order[CODES];
+};
+
+__device__ inline unsigned magnitude_bits(float x) { return __float_as_uint(x) & 0x7fffffffu; }
+
+__device__ inline unsigned warp_max_bits(unsigned x) {
+    for (int d = WARP / 2; d > 0; d /= 2) x = max(x, __shfl_xor_sync(0xffffffffu, x, d));
+    return x;
+}
+
+/* order[how many cuts lie below x]; NaN has none below. */
+__device__ inline unsigned code_of(const float *cuts, const uint8_t *order, float x) {
+    int at = 0;
+#pragma unroll
+    for (int step = CODES / 2; step > 0; step /= 2) at += x > cuts[at + step - 1] ? step : 0;
+    return order[at];
+}
+
+/* A warp for each block of the numbers: its largest magnitude, NaN before all, then two codes to a byte. The last
+ * block, where it is short, divides; the half byte left over is that of zero. Bound by memory. */
+template <typename T>
+__global__ void __launch_bounds__(THREADS)
+    quantize_kernel(uint8_t *packed, float *absmax, const T *x, int64_t n, int blocksize, struct cut_table table) {
+    SHARED(float, cuts, CODES);
+    SHARED(uint8_t, order, CODES);
+    if (threadIdx.x < CODES) cuts[threadIdx.x] = table.cuts[threadIdx.x], order[threadIdx.x] = table.order[threadIdx.x];
+    __syncthreads();
+    const int64_t block = static_cast<int64_t>(blockIdx.x) * WARPS + threadIdx.x / WARP, first = block * blocksize;
+    const int count = static_cast<int>(max(int64_t{0}, min(int64_t{blocksize}, n - first)));
+    const int lane = static_cast<int>(threadIdx.x) % WARP;
+    const float least = 1e-38f;
+    unsigned most = 0;
+    for (int i = lane; i < count; i += WARP) most = max(most, magnitude_bits(to_float(x[first + i])));
+    float largest = __uint_as_float(warp_max_bits(most));
+    const bool whole = count == blocksize;
+    if (!whole && largest < least) largest = least;
+    if (lane == 0 && count > 0) absmax[block] = largest;
+    const float factor = 1.0f / fmaxf(largest, least);
+    for (int i = 2 * lane; i < count; i += 2 * WARP) {
+        float high = to_float(x[first + i]), low = i + 1 < count ? to_float(x[first + i + 1]) : 0.0f;
+        high = whole ? high * factor : high / largest;
+        low = whole ? low * factor : i + 1 < count ? low / largest : 0.0f;
+        packed[(first + i) / 2] = static_cast<uint8_t>(code_of(cuts, order, high) << 4 | code_of(cuts, order, low));
+    }
+}
+
+void cuda_quantize(struct backend *be, uint8_t *packed, float *absmax, const struct tensor *x, enum dtype type,
+                   int blocksize) {
+    int64_t n = tensor_count(x);
+    struct cut_table t;
+    block_cuts(t.cuts, t.order, type);
+    unsigned grid = blocks_for(block_count(n, blocksize), WARPS);
+    if (x->type == F32)
+        launch(be, "quantize", quantize_kernel<float>, grid, THREADS, 0, packed, absmax,
+               static_cast<const float *>(x->data), n, blocksize, t);
+    else if (x->type == BF16)
+        launch(be, "quantize", quantize_kernel<bf16_t>, grid, THREADS, 0, packed, absmax,
+               static_cast<const bf16_t *>(x->data), n, blocksize, t);
+    else
+        launch(be, "quantize", quantize_kernel<__half>, grid, THREADS, 0, packed, absmax,
+               static_cast<const __half *>(x->data), n, blocksize, t);
+}
+
+/* --- the second level -------------------------------------------------------------------------------------------- */
+
+enum { LEVELS = 4, AHEAD = 8 };
+
+/* Running sums of 32 lanes (4 where n is below 8), one of them to a thread; after 2^power rows a sum moves up a level,
+ * so that all stay small. One warp, since the order is that of a sum on the host. */
+__global__ void mean_kernel(float *mean, const float *x, int64_t n) {
+    SHARED(float, sums, WARP);
+    const int lane = static_cast<int>(threadIdx.x), lanes = n < 8 ? 1 : 8, width = 4 * lanes;
+    const int64_t rows = n / width;
+    int power = 0;
+    while ((int64_t{1} << power) < rows) power++;
+    power = max(power / 4, 4);
+    float level[LEVELS] = {};
+    for (int64_t done = 0; done < rows && lane < width; done += AHEAD) {
+        float v[AHEAD];
+#pragma unroll
+        for (int j = 0; j < AHEAD; j++) v[j] = done + j < rows ? x[(done + j) * width + lane] : 0.0f;
+#pragma unroll
+        for (int j = 0; j < AHEAD; j++) {
+            if (done + j >= rows) break;
+            level[0] += v[j];
+            bool full = true;
+#pragma unroll
+            for (int up = 1; up < LEVELS; up++) {
+                full = full && (done + j + 1) % (int64_t{1} << (up * power)) == 0;
+                if (full) level[up] += level[up - 1], level[up - 1] = 0;
+            }
+        }
+    }
+    for (int up = 1; up < LEVELS; up++) level[0] += level[up];
+    int64_t at = rows * width;
+    for (; at + lanes <= n; at += lanes)
+        if (lane < lanes) level[0] += x[at + lane];
+    sums[lane] = level[0];
+    __syncthreads();
+    if (lane != 0) return;
+    for (int k = lanes; k < width; k++) sums[k % lanes] += sums[k];
+    float sum = 0;
+    for (; at < n; at++) sum += x[at];
+    for (int k = 0; k < lanes; k++) sum += sums[k];
+    *mean = n ? sum / static_cast<float>(n) : 0.0f;
+}
+
+/* The entry nearest to x: the search halves the map from its middle and ends on an even entry, which wins a tie. */
+__device__ inline int nearest(const float *code, float x) {
+    int at = 127;
+    for (int step = 64; step > 0; step /= 2) at += x > code[at] ? step : -step;
+    int below = at > 0 ? at - 1 : 0;
+    bool up = x > (code[at + 1] + code[at]) * 0.5f, down = x < (code[below] + code[at]) * 0.5f;
+    return at + up - (at > 0 && down);
+}
+
+/* A block for each group of 256 scales. */
+__global__ void __launch_bounds__(THREADS) nest_kernel(uint8_t *absmax8, float *nested_absmax, const float *offset,
+                                                       const float *absmax, int64_t n, const float *code) {
+    SHARED(float, map, NESTED);
+    SHARED(unsigned, parts, WARPS);
+    const int64_t i = static_cast<int64_t>(blockIdx.x) * NESTED + threadIdx.x;
+    const float v = i < n ? absmax[i] - *offset : 0.0f;
+    unsigned most = warp_max_bits(magnitude_bits(v));
+    if (threadIdx.x % WARP == 0) parts[threadIdx.x / WARP] = most;
+    map[threadIdx.x] = code[threadIdx.x];
+    __syncthreads();
+    for (int w = 0; w < WARPS; w++) most = max(most, parts[w]);
+    const float largest = __uint_as_float(most), factor = 1.0f / largest;
+    if (threadIdx.x == 0) nested_absmax[blockIdx.x] = largest;
+    if (i < n) absmax8[i] = static_cast<uint8_t>(nearest(map, largest == 0.0f ? -1.0f : v * factor));
+}
+
+void cuda_nest(struct backend *be, uint8_t *absmax8, float *nested_absmax, float *offset, const float *absmax,
+               int64_t n, const float *code) {
+    launch(be, "nest", mean_kernel, 1, WARP, 0, offset, absmax, n);
+    launch(be, "nest", nest_kernel, blocks_for(n, NESTED), THREADS, 0, absmax8, nested_absmax, offset, absmax, n, code);
 }

@@ -73,12 +73,18 @@ template <typename W, bool ALIGNED> __global__ void __launch_bounds__(THREADS) s
             load_factors(a, b, t, o, i, k);
             __syncthreads();
 #pragma unroll
-            for (int s = 0; s < STEP; s++)
+            for (int s = 0; s < STEP; s++) {
+                float x[EACH], y[EACH];
 #pragma unroll
-                for (int y = 0; y < EACH; y++)
+                for (int e = 0; e < EACH; e++) {
+                    x[e] = a[s * LINE + col + SIDE * e];
+                    y[e] = b[s * LINE + row + SIDE * e];
+                }
 #pragma unroll
-                    for (int x = 0; x < EACH; x++)
-                        delta[y][x] = fmaf(b[s * LINE + row + SIDE * y], a[s * LINE + col + SIDE * x], delta[y][x]);
+                for (int p = 0; p < EACH; p++)
+#pragma unroll
+                    for (int q = 0; q < EACH; q++) delta[p][q] = fmaf(y[p], x[q], delta[p][q]);
+            }
             __syncthreads();
         }
         if (t.r == 0) __syncthreads();
