@@ -317,7 +317,7 @@ static void matmul_mixtures(void **state) {
     static const float alphas[] = {1, 0.5f, -2}, betas[] = {0, 1, 0.25f};
     struct pair p = pair_of(state);
     uint64_t s = 1;
-    for (int i = 0; i < 32 * 8; i++) {
+    for (int i = 0; i < 32 * (is_simulated(p.one) ? 4 : 8); i++) {
         struct matmul_case m = {random_size(p.one, &s),
                                 random_size(p.one, &s),
                                 random_size(p.one, &s),
@@ -415,7 +415,7 @@ static void linear_mixtures(void **state, bool back) {
     static const enum dtype weights[] = {F32, BF16, F16, NF4, FP4}, sources[] = {F32, BF16, F16};
     struct pair p = pair_of(state);
     uint64_t s = 3;
-    for (int i = 0; i < 200; i++) {
+    for (int i = 0; i < (is_simulated(p.one) ? 70 : 200); i++) {
         struct linear_case l = {random_size(p.one, &s),
                                 random_size(p.one, &s),
                                 random_size(p.one, &s),
@@ -585,7 +585,7 @@ static void row_norms(void **state) {
     pair_done(&p);
 }
 
-/* --- 4-bit numbers made on the device ------------------------------------------------------------------------------ */
+/* --- 4-bit numbers made on the device --------------------------------------------------------------------------- */
 
 /* Absent where graft is built without the CUDA backend. */
 #pragma weak cuda_quantize

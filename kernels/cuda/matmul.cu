@@ -208,14 +208,16 @@ __global__ void __launch_bounds__(THREADS_F32) product_f32_kernel(struct task t)
     const int64_t m0 = static_cast<int64_t>(blockIdx.x) * TILE, n0 = static_cast<int64_t>(blockIdx.y) * TILE;
     const int64_t k0 = blockIdx.z * t.part, k1 = min(t.k, k0 + t.part);
     const int row = static_cast<int>(threadIdx.x) / 16, col = static_cast<int>(threadIdx.x) % 16;
+    const bool inside = m0 + row < t.m && n0 + col < t.n; // else none of this thread's elements is
     float c[4][4] = {};
     for (int64_t k = k0; k < k1; k += STEP_F32) {
+        const int steps = inside ? static_cast<int>(min(int64_t{STEP_F32}, k1 - k)) : 0;
         __syncthreads();
         tile_f32(ta, t.a, m0, k, t.m, k1);
         tile_f32(tb, t.b, n0, k, t.n, k1);
         __syncthreads();
-#pragma unroll
-        for (int s = 0; s < STEP_F32; s++) {
+#pragma unroll 4
+        for (int s = 0; s < steps; s++) {
             float a[4], b[4];
 #pragma unroll
             for (int i = 0; i < 4; i++) {

@@ -126,7 +126,7 @@ void cuda_dequantize(struct backend *be, const struct tensor *y, const struct te
 
 enum { WARPS = THREADS / WARP, NESTED = NESTED_BLOCKSIZE };
 
-static_assert(NESTED == THREADS, "a thread for each absmax of a group");
+static_assert(int{NESTED} == int{THREADS}, "a thread for each absmax of a group");
 
 /* As block_cuts gives it. */
 struct cut_table {

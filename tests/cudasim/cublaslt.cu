@@ -286,7 +286,12 @@ int multiply(void *h, void *o, const void *alpha, const void *A, void *a, const 
 } // namespace
 
 enum status cublaslt_load(struct cublaslt_calls *calls, struct err *) {
-    *calls = {create,      destroy,        status_text,     product_new,    product_free, product_set, layout_new,
-              layout_free, preference_new, preference_free, preference_set, candidates,   multiply};
+    *calls = {};
+    calls->create = create, calls->destroy = destroy, calls->status_text = status_text;
+    calls->product_new = product_new, calls->product_free = product_free, calls->product_set = product_set;
+    calls->layout_new = layout_new, calls->layout_free = layout_free;
+    calls->preference_new = preference_new, calls->preference_free = preference_free;
+    calls->preference_set = preference_set;
+    calls->candidates = candidates, calls->multiply = multiply;
     return ST_OK;
 }
