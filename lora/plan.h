@@ -23,8 +23,8 @@ struct memory_plan {
 };
 
 /* Chooses by gradient_checkpointing: `none`, `smart` and `full` as they say; `auto` keeps all but what is cheap to make
- * again and, where memory_limit (by default nearly all that is free) asks for it, lets the lowest layers keep their input only. What does not fit is an
- * error that says what would. */
+ * again and, where memory_limit (by default nearly all that is free) asks for it, lets the lowest layers keep their
+ * input only. What does not fit is an error that says what would. */
 enum status memory_plan_make(struct memory_plan *p, struct model *m, const struct adapter *a, const struct settings *s,
                              const struct batch_limits *limits, size_t evaluation, enum dtype act, struct err *e);
 void memory_plan_free(struct memory_plan *p);

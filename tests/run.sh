@@ -3,6 +3,7 @@
 # Exit status 1 if anything failed.
 #   sh tests/run.sh build/release
 build=$1
+export CUDA_VISIBLE_DEVICES= # the same tests on every machine; make gpu-check is for its GPU
 passed=0 failed=0 skipped=0
 log=$build/tests/log
 for program in "$build"/tests/test_*; do
