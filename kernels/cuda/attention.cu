@@ -49,7 +49,8 @@ template <typename S, typename O> __device__ void softmax_step(struct softmax_st
     }
 }
 
-/* o becomes the mean, and lse, where wanted, the log of the sum; both 0 for rows that saw no key. first: of the part. */
+/* o becomes the mean, and lse, where wanted, the log of the sum; both 0 for rows that saw no key. The part begins
+ * at row `first`. */
 template <typename O>
 __device__ void softmax_end(const struct softmax_state<O::rows> &t, O &o, float *lse, const struct attention_job &job,
                             const struct attention_place &h, int first) {

@@ -1,16 +1,16 @@
 /* Attention, backward, with P = exp(scores - lse) computed again, tile by tile:
  *   dP = dO v^T,   dS = P (dP - delta),   delta = sum(dO o),   dq = scale dS k,   dk = scale dS^T q,   dv = P^T dO.
  * Two kernels, so that no sum crosses blocks: one owns rows (dq), one owns keys (dk, dv), and each goes through what
- * its tile sees, or is seen by, in the same order always. The scores are computed in both: seven products where five would
- * do with atomics.
+ * its tile sees, or is seen by, in the same order always. The scores are computed in both: seven products where five
+ * would do with atomics.
  *
  * Both keep their own two tiles, and the others come in pairs, the next pair being copied while one is worked on. With
  * bf16, P and dS are rounded before they are factors. */
 #include "kernels/cuda/attention_tiles.cuh"
 
 /* A block owns OWN rows (keys), M for each group of SLICES warps, against OTHER keys (rows) at a time, in at most
- * 99 KiB of shared memory. The warps of a group compute the same scores and each a slice of the columns of the result: so the
- * sums of wide heads fit in registers. */
+ * 99 KiB of shared memory. The warps of a group compute the same scores and each a slice of the columns of the result:
+ * so the sums of wide heads fit in registers. */
 template <typename T, int W> struct backward_size;
 
 template <int W> struct backward_size<bf16_t, W> {
