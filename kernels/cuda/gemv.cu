@@ -36,7 +36,10 @@ __device__ inline void add_run(float (&sums)[OUTPUTS][N], const struct gemv_task
     }
 }
 
-template <typename W, int N> __global__ void __launch_bounds__(THREADS) gemv_kernel(struct gemv_task t) {
+template <typename W, int N>
+__global__ void __launch_bounds__(THREADS, N == 1   ? 8
+                                           : N <= 4 ? 4
+                                                    : 3) gemv_kernel(struct gemv_task t) {
     SHARED(float, codes, CODES);
     SHARED(float, parts, OUTPUTS *N *WARPS);
     codes_load<W>(codes, t.w);
