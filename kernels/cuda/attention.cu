@@ -120,11 +120,14 @@ __global__ void __launch_bounds__(ATTENTION_THREADS)
 
 /* --- the op ------------------------------------------------------------------------------------------------------- */
 
-struct attention_job attention_job_of(const struct tensor *q, const struct tensor *k, const struct attention *a) {
+struct attention_job attention_job_of(struct backend *be, const struct tensor *q, const struct tensor *k,
+                                      const struct attention *a) {
     struct attention_job job = {};
     job.q_offsets = static_cast<const int64_t *>(a->q_offsets->data);
     job.kv_offsets = static_cast<const int64_t *>(a->kv_offsets->data);
-    job.sequences = a->sequences;
+    job.sequences = a->sequences, job.max_q = a->max_q, job.max_kv = a->max_kv;
+    job.q_check = cuda_index_check(be, "attention, offsets of queries", 0, q->dim[0] + 1);
+    job.kv_check = cuda_index_check(be, "attention, offsets of keys", 0, k->dim[0] + 1);
     job.H = static_cast<int>(q->dim[1]), job.K = static_cast<int>(k->dim[1]), job.D = static_cast<int>(q->dim[2]);
     job.group = job.H / job.K, job.row_step = job.H * job.D, job.key_step = job.K * job.D;
     job.window = a->window < a->max_kv ? static_cast<int>(a->window) : 0; // one that holds all keys is none
@@ -142,7 +145,7 @@ static void forward_launch(struct backend *be, const struct forward_tensors *t, 
     using size = forward_size<T, W>;
     constexpr size_t shared = (size::ROWS + 2 * size::KEYS) * tile_stride<T, W> * sizeof(T);
     static_assert(shared + size::ROWS * sizeof(struct attention_range) <= 99 * 1024, "what every device has");
-    struct attention_job job = attention_job_of(t->q, t->k, a);
+    struct attention_job job = attention_job_of(be, t->q, t->k, a);
     job.wide = attention_is_wide(t->q) && attention_is_wide(t->k) && attention_is_wide(t->v) && attention_is_wide(t->o);
     dim3 grid = attention_blocks(&job, t->q->dim[0] * job.group, a->max_q * job.group, size::ROWS);
     launch(be, "attention_forward", forward_kernel<T, W>, grid, dim3(ATTENTION_THREADS), shared,

@@ -5,8 +5,9 @@
  * the whole group, also when a single position is decoded, and dk and dv of a key head are sums inside one block.
  *
  * A block owns one tile of one sequence and key head: rows (o, dq) or keys (dk, dv). The host knows only how many tiles
- * there may be at most; blocks find theirs in the offsets, and those beyond the last return at once. Positions and rows
- * of one sequence are ints; rows of tensors are int64_t.
+ * there may be at most; blocks find theirs in the offsets, and those beyond the last return at once. A sequence whose
+ * offsets do not fit the tensors is reported and has no tiles. Positions and rows of one sequence are ints; rows of
+ * tensors are int64_t.
  *
  * Read attention_tiles.cuh next, then attention.cu, then attention_backward.cu. */
 #ifndef KERNELS_CUDA_ATTENTION_CUH
@@ -18,10 +19,11 @@ enum { ATTENTION_WARPS = 4, ATTENTION_THREADS = ATTENTION_WARPS * WARP };
 
 struct attention_job {
     const int64_t *q_offsets, *kv_offsets; // (sequences + 1)
-    int64_t sequences;
-    int H, K, D, group;     // group: H / K
-    int row_step, key_step; // elements from position to position: H * D, K * D
-    int window;             // 0: none
+    int64_t sequences, max_q, max_kv;
+    struct index_check q_check, kv_check; // offsets go up to the rows of the tensors
+    int H, K, D, group;                   // group: H / K
+    int row_step, key_step;               // elements from position to position: H * D, K * D
+    int window;                           // 0: none
     bool causal;
     bool wide; // rows of all tensors may be read and written 16 bytes at a time
     float scale;
@@ -36,8 +38,8 @@ struct attention_place {
     int tile;                 // -1: there is none
 };
 
-/* The work of attention on this backend, for tensors of D columns. */
-struct attention_job attention_job_of(const struct tensor *q, const struct tensor *k, const struct attention *a);
+struct attention_job attention_job_of(struct backend *be, const struct tensor *q, const struct tensor *k,
+                                      const struct attention *a);
 
 /* Whether rows of D elements of t begin at multiples of 16 bytes. */
 static inline bool attention_is_wide(const struct tensor *t) {
@@ -52,14 +54,33 @@ static inline dim3 attention_blocks(const struct attention_job *job, int64_t n, 
 
 /* --- where a block works ------------------------------------------------------------------------------------------ */
 
-/* Sequence s and its tile for a tile counted over all sequences, each of which has length * factor items in tiles of
- * `side`. A warp looks at 32 sequences at a time; all lanes come and get the same answer. s is -1 beyond the last. */
-__device__ inline void attention_search(const int64_t *offsets, int64_t sequences, int factor, int side, int64_t tile,
-                                        int64_t *s, int *tile_of_sequence) {
+/* Whether sequence s lies within the tensor and is no longer than was said. */
+__device__ inline bool attention_fits(const int64_t *offsets, int64_t s, int64_t longest,
+                                      const struct index_check &check) {
+    int64_t begin = offsets[s], end = offsets[s + 1];
+    if (begin >= check.low && begin <= end && end < check.limit && end - begin <= longest) return true;
+    index_refuse(check, s, static_cast<int>(end));
+    return false;
+}
+
+/* A tile of one sequence: which one, and its number there. */
+struct attention_found {
+    int64_t sequence; // -1: none
+    int tile;
+};
+
+/* Where a tile is that is counted over all sequences, which have length * factor items, `side` to a tile. A warp looks
+ * at 32 sequences at a time; all lanes come and get the same answer. */
+__device__ inline struct attention_found attention_search(const struct attention_job &job, const int64_t *offsets,
+                                                          int factor, int side, int64_t tile) {
     const unsigned all = 0xffffffffu;
     int lane = threadIdx.x % WARP;
-    for (int64_t first = 0; first < sequences; first += WARP) {
-        int64_t mine = first + lane, length = mine < sequences ? offsets[mine + 1] - offsets[mine] : 0;
+    struct attention_found found = {-1, 0};
+    for (int64_t first = 0; first < job.sequences; first += WARP) {
+        int64_t mine = first + lane, length = 0;
+        if (mine < job.sequences && attention_fits(job.q_offsets, mine, job.max_q, job.q_check) &&
+            attention_fits(job.kv_offsets, mine, job.max_kv, job.kv_check))
+            length = offsets[mine + 1] - offsets[mine];
         int64_t own = (length * factor + side - 1) / side, end = own; // tiles of my sequence, and of all up to it
         for (int d = 1; d < WARP; d *= 2) {
             int64_t before = __shfl_up_sync(all, end, d);
@@ -67,23 +88,23 @@ __device__ inline void attention_search(const int64_t *offsets, int64_t sequence
         }
         unsigned later = __ballot_sync(all, tile < end);
         if (later) {
-            int found = __ffs(static_cast<int>(later)) - 1;
-            *s = first + found;
-            *tile_of_sequence = static_cast<int>(tile - __shfl_sync(all, end - own, found));
-            return;
+            int which = __ffs(static_cast<int>(later)) - 1;
+            found.sequence = first + which;
+            found.tile = static_cast<int>(tile - __shfl_sync(all, end - own, which));
+            return found;
         }
         tile -= __shfl_sync(all, end, WARP - 1);
     }
-    *s = -1;
+    return found;
 }
 
 /* The place of tile number `tile` over offsets (q_offsets with factor `group`, or kv_offsets with factor 1). */
 __device__ inline struct attention_place attention_find(const struct attention_job &job, const int64_t *offsets,
                                                         int factor, int side, int64_t tile) {
+    struct attention_found found = attention_search(job, offsets, factor, side, tile);
     struct attention_place h = {};
-    int64_t s;
-    h.tile = -1;
-    attention_search(offsets, job.sequences, factor, side, tile, &s, &h.tile);
+    int64_t s = found.sequence;
+    h.tile = s < 0 ? -1 : found.tile;
     if (s < 0) return h;
     int head = blockIdx.x % job.K, queries = static_cast<int>(job.q_offsets[s + 1] - job.q_offsets[s]);
     h.sums_at = job.q_offsets[s] * job.H + head * job.group;

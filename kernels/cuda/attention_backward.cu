@@ -217,7 +217,7 @@ template <typename T, int W>
 static void backward_launch(struct backend *be, const struct backward_tensors *t, const struct attention *a) {
     using size = backward_size<T, W>;
     constexpr int ROWS_A_BLOCK = ATTENTION_THREADS / 8; // of delta
-    struct attention_job job = attention_job_of(t->q, t->k, a);
+    struct attention_job job = attention_job_of(be, t->q, t->k, a);
     job.wide = all_wide(t);
     int64_t rows = t->q->dim[0] * job.group, sums = t->q->dim[0] * job.H;
     constexpr size_t shared = (2 * size::OWN + 4 * size::OTHER) * tile_stride<T, W> * sizeof(T);

@@ -76,10 +76,15 @@ void cuda_check(struct backend *be, cudaError_t result, const char *what);
 /* Where kernels of the op named are to leave an index that is not in low .. limit - 1. */
 struct index_check cuda_index_check(struct backend *be, const char *op, int64_t low, int64_t limit);
 
+/* Remembers the index at a position as one that is not good. */
+__device__ inline void index_refuse(const struct index_check &check, int64_t position, int index) {
+    atomicMin(check.first, static_cast<unsigned long long>(position) << 32 | static_cast<unsigned>(index));
+}
+
 /* Whether the index at a position is good; if not, that is remembered. */
 __device__ inline bool index_fits(const struct index_check &check, int64_t position, int index) {
     if (index >= check.low && index < check.limit) return true;
-    atomicMin(check.first, static_cast<unsigned long long>(position) << 32 | static_cast<unsigned>(index));
+    index_refuse(check, position, index);
     return false;
 }
 
