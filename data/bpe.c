@@ -243,6 +243,23 @@ const char *bpe_token(const struct bpe *b, int32_t id) { return id >= 0 && id < 
 
 size_t bpe_token_len(const struct bpe *b, int32_t id) { return bpe_token(b, id) ? b->tokens[id].len : 0; }
 
+struct bpe_rules bpe_rules_of(const struct bpe *b) {
+    return b->rules;
+}
+int32_t bpe_unknown(const struct bpe *b) { return b->unk_id; }
+size_t bpe_merge_count(const struct bpe *b) { return b->merge_count; }
+
+/* A pair that a file lists twice counts once; what it leaves free has the ids -1. */
+void bpe_merges(const struct bpe *b, int32_t *left, int32_t *right, int32_t *result) {
+    for (uint32_t i = 0; i < b->merge_count; i++) left[i] = right[i] = result[i] = -1;
+    for (size_t i = 0; i <= b->merges.mask; i++) {
+        const struct pair_slot *slot = &b->merges.slots[i];
+        if (slot->rank == NO_RANK) continue;
+        left[slot->rank] = (int32_t)(slot->pair >> 32), right[slot->rank] = (int32_t)(slot->pair & 0xFFFFFFFF);
+        result[slot->rank] = slot->result;
+    }
+}
+
 struct bpe_scratch *bpe_scratch_new(size_t expected) {
     struct bpe_scratch *w = mem_alloc(sizeof *w);
     size_t ways = 16;

@@ -37,6 +37,12 @@ int32_t bpe_id(const struct bpe *b, const char *s, size_t n); // -1 when there i
 const char *bpe_token(const struct bpe *b, int32_t id);       // NULL when there is none
 size_t bpe_token_len(const struct bpe *b, int32_t id);        // bytes of bpe_token
 
+/* Laying it open. Merges in the order of their ranks: left[i], right[i] become result[i]. */
+struct bpe_rules bpe_rules_of(const struct bpe *b);
+int32_t bpe_unknown(const struct bpe *b); // -1: none
+size_t bpe_merge_count(const struct bpe *b);
+void bpe_merges(const struct bpe *b, int32_t *left, int32_t *right, int32_t *result); // (bpe_merge_count) each
+
 /* What one call of the tokenizer keeps between pieces; not shared by threads. expected: bytes of text to come. */
 struct bpe_scratch;
 struct bpe_scratch *bpe_scratch_new(size_t expected);

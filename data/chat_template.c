@@ -95,13 +95,17 @@ struct chat_template *chat_template_load(const char *dir, struct err *e) {
     return NULL;
 }
 
-bool chat_template_exists(const char *dir) {
+char *chat_template_source(const char *dir) {
     struct err quiet = {0};
     char *path, *source = find_source(dir, &path, &quiet);
-    bool there = source != NULL;
-    free(source);
     free(path);
-    return there;
+    return source;
+}
+
+bool chat_template_exists(const char *dir) {
+    char *source = chat_template_source(dir);
+    free(source);
+    return source != NULL;
 }
 
 void chat_template_free(struct chat_template *t) {

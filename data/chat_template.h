@@ -15,6 +15,7 @@ struct chat_template;
  * the folder and says that --conv_template takes one of the built-in ones. */
 struct chat_template *chat_template_load(const char *dir, struct err *e);
 bool chat_template_exists(const char *dir);
+char *chat_template_source(const char *dir); // as it is stored, the caller's; NULL: none
 void chat_template_free(struct chat_template *t);
 
 /* messages: a list of {"role", "content"}; bos_token and eos_token come from tokenizer_config.json. */

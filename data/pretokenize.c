@@ -193,6 +193,14 @@ void pretokenizer_free(struct pretokenizer *p) {
     p->count = 0;
 }
 
+const char *pretokenizer_kind(const struct pretokenizer *p) {
+    static const char *const names[] = {"llama3", "qwen2", "gpt2"};
+    const struct stage *last = &p->stages[p->count - 1], *first = &p->stages[0];
+    if (p->count < 1 || p->count > 2 || !last->rules || last->add_space) return NULL;
+    if (p->count == 1) return names[last->rules - word_rules];
+    return last->rules == blank_rules && first->digits && first->each && !first->add_space ? "smollm" : NULL;
+}
+
 void *pretokenizer_match_new(const struct pretokenizer *p) {
     for (int i = 0; i < p->count; i++)
         if (p->stages[i].regex) return pcre2_match_data_create(1, NULL);

@@ -39,6 +39,10 @@ struct pretokenizer {
 enum status pretokenizer_init(struct pretokenizer *p, const cJSON *json, const char *where, struct err *e);
 void pretokenizer_free(struct pretokenizer *p);
 
+/* The published tokenizer that cuts text in the same way: "llama3", "qwen2", "gpt2", "smollm" (gpt2, each digit on its
+ * own); NULL: none of these. */
+const char *pretokenizer_kind(const struct pretokenizer *p);
+
 /* What PCRE2 matches into; one for each call of the tokenizer. NULL when no stage needs it. */
 void *pretokenizer_match_new(const struct pretokenizer *p);
 void pretokenizer_match_free(void *match);

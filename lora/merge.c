@@ -264,8 +264,7 @@ enum status merge_open(struct merge **out, const struct merge_options *o, struct
     const struct load_options as_it_is = {.quantize = {.type = F32}};
     m->o = *o;
     m->sources = mem_alloc((size_t)o->adapter_count * sizeof *m->sources);
-    if (o->adapter_count < 1) err_set(e, ST_USAGE, "there is no adapter to merge");
-    if (e->code == ST_OK) model_load(&m->model, o->model, o->be, &as_it_is, e);
+    model_load(&m->model, o->model, o->be, &as_it_is, e);
     for (int64_t k = 0; k < o->adapter_count && e->code == ST_OK; k++)
         open_source(m, &m->sources[k], &o->adapters[k], e);
     if (e->code == ST_OK && plan(m, e) == ST_OK) return ST_OK;
@@ -387,8 +386,8 @@ struct rows_job {
     int64_t first;
     const float *delta; // (count,I) = s B A of these rows; or NULL
     float *x;           // (count,I)
-    void *out;          // (O,I) of the whole tensor
-    bool *bad;          // (count): a number that is not finite
+    void *out;          // (O,I) of the whole tensor; or NULL
+    bool *bad;          // (count): a number that is not finite; unused without out
 };
 
 static void store(void *out, enum st_type type, int64_t first, const float *x, int64_t n) {
@@ -427,6 +426,7 @@ static void merge_row(void *arg, int64_t task, int thread) {
     numbers_row(j->n, row, x);
     for (int64_t i = 0; j->delta && i < I; i++) x[i] += j->delta[task * I + i];
     if (j->n->magnitude) rescale(x, I, j->n->magnitude[row]);
+    if (!j->out) return;
     store(j->out, item->out.type, row * I, x, I);
     j->bad[task] = !is_finite(j->out, item->out.type, row * I, I);
 }
@@ -443,28 +443,45 @@ static enum status check_finite(const struct rows_job *j, int64_t count, struct 
     return ST_OK;
 }
 
-static enum status merge_tensor(const struct merge_numbers *n, void *out, struct err *e) {
+/* Rows of j, at most BLOCK_FLOATS of numbers. */
+static enum status merge_block(struct rows_job *j, int64_t count, struct err *e) {
+    const struct merge_numbers *n = j->n;
     struct backend *be = n->m->o.be;
-    int64_t O = n->item->O, I = n->item->I;
-    int64_t most = I > 0 && BLOCK_FLOATS / I > 0 ? BLOCK_FLOATS / I : 1;
-    if (most > O) most = O;
+    const int64_t I = n->item->I;
+    float *delta = n->R ? mem_alloc((size_t)(count * I) * sizeof *delta) : NULL;
+    if (delta) {
+        struct tensor A = tensor_over2(n->A, F32, n->R, I), D = tensor_over2(delta, F32, count, I);
+        struct tensor B = tensor_over2(n->B + j->first * n->R, F32, count, n->R);
+        op_matmul(be, &D, &B, false, &A, false, 1, 0);
+    }
+    if (backend_sync(be, e) == ST_OK) {
+        j->delta = delta;
+        threads_for(be->threads, count, merge_row, j);
+    }
+    free(delta);
+    return e->code;
+}
+
+int64_t numbers_block(const struct merge_numbers *n) {
+    int64_t O = n->item->O, I = n->item->I, most = I > 0 && BLOCK_FLOATS / I > 0 ? BLOCK_FLOATS / I : 1;
+    return most > O ? O : most;
+}
+
+enum status numbers_merged(const struct merge_numbers *n, int64_t first, int64_t count, float *x, struct err *e) {
+    struct rows_job j = {.n = n, .first = first, .x = x};
+    return merge_block(&j, count, e);
+}
+
+static enum status merge_tensor(const struct merge_numbers *n, void *out, struct err *e) {
+    const int64_t O = n->item->O, I = n->item->I, most = numbers_block(n);
     float *x = mem_alloc((size_t)(most * I) * sizeof *x);
-    float *delta = n->R ? mem_alloc((size_t)(most * I) * sizeof *delta) : NULL;
     bool *bad = mem_alloc((size_t)most * sizeof *bad);
-    struct tensor A = tensor_over2(n->A, F32, n->R, I);
     for (int64_t first = 0; first < O && e->code == ST_OK; first += most) {
         int64_t count = O - first < most ? O - first : most;
-        struct rows_job j = {.n = n, .first = first, .delta = delta, .x = x, .out = out, .bad = bad};
-        if (delta) {
-            struct tensor B = tensor_over2(n->B + first * n->R, F32, count, n->R);
-            struct tensor D = tensor_over2(delta, F32, count, I);
-            op_matmul(be, &D, &B, false, &A, false, 1, 0);
-            if (backend_sync(be, e) != ST_OK) break;
-        }
-        threads_for(be->threads, count, merge_row, &j);
-        check_finite(&j, count, e);
+        struct rows_job j = {.n = n, .first = first, .x = x, .out = out, .bad = bad};
+        if (merge_block(&j, count, e) == ST_OK) check_finite(&j, count, e);
     }
-    free(x), free(delta), free(bad);
+    free(x), free(bad);
     return e->code;
 }
 

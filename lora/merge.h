@@ -51,7 +51,8 @@ struct weights_check {
     const char *worst_name; // lives as long as the merge; NULL: none
 };
 
-/* Names and shapes must fit; the adapters must be of a kind that can be merged. The options must outlive the merge. */
+/* Names and shapes must fit; the adapters must be of a kind that can be merged. Without an adapter the merged model is
+ * the base. The options must outlive the merge. */
 enum status merge_open(struct merge **m, const struct merge_options *o, struct err *e);
 void merge_free(struct merge *m);
 struct merge_counts merge_count(const struct merge *m);

@@ -70,6 +70,10 @@ void numbers_close(struct merge_numbers *n);
 /* x (I) = the row before the low-rank part: the base, or what replaces it, and what is added to a bias. */
 void numbers_row(const struct merge_numbers *n, int64_t row, float *x);
 
+/* x (count,I) = rows of the merged tensor, before they are rounded. No more rows at once than numbers_block. */
+enum status numbers_merged(const struct merge_numbers *n, int64_t first, int64_t count, float *x, struct err *e);
+int64_t numbers_block(const struct merge_numbers *n);
+
 /* n elements from `first` on, of a type F32, BF16 or F16, at any address. */
 void floats_read(float *out, const void *data, enum dtype type, int64_t first, int64_t n);
 enum dtype dtype_of_entry(const struct st_entry *t); // of a float entry

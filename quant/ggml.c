@@ -202,7 +202,7 @@ static struct line best_line(const float *x, uint8_t *codes) {
     for (int i = 0; i < SMALL; i++) codes[i] = (uint8_t)clamp15(nearest(inverse * (x[i] - low)));
     float least = misfit(&f, codes, best);
     for (int k = 0; k < TRIALS; k++) {
-        /* The codes are cut from the best low so far, the width of the trial is that of the range at the start. */
+        /* Each trial starts from the best low so far, as the reference does. */
         if (!refit(&f, (0.1f * (float)k + -1.0f + 15) / (high - best.low), best.low, q, &trial)) continue;
         float error = misfit(&f, q, trial);
         if (!(error < least)) continue;
