@@ -107,14 +107,17 @@ const char *export_architecture(const struct model *m, struct err *e) {
     const char *arch = strcmp(type, "qwen2") == 0                                   ? "qwen2"
                        : strcmp(type, "llama") == 0 || strcmp(type, "mistral") == 0 ? "llama"
                                                                                     : NULL;
+    const char *why = NULL;
     if (!arch)
         err_set(e, ST_FAIL, "%s: llama.cpp does not run a language model of type %s; keep the Hugging Face folder", dir,
                 type);
     else if (c->act != ACT_SILU)
-        err_set(e, ST_FAIL,
-                "%s: llama.cpp's %s has SiLU between its layers, this model another function; keep the "
-                "Hugging Face folder",
-                dir, arch);
+        why = "has SiLU between its layers, this model another function";
+    else if (strcmp(arch, "qwen2") == 0 && c->heads * c->head_dim != c->dim)
+        why = "wants heads that together are as wide as the model, and these are not";
+    else if (strcmp(arch, "qwen2") == 0 && (c->o_bias || c->mlp_bias))
+        why = "has no biases but those of q, k and v";
+    if (why) err_set(e, ST_FAIL, "%s: llama.cpp's %s %s; keep the Hugging Face folder", dir, arch, why);
     return e->code == ST_OK ? arch : NULL;
 }
 
