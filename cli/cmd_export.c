@@ -17,6 +17,7 @@ static const struct flag export_flags[] = {
     {"part", FLAG_TEXT, "model", "model|vision|adapter", "what is written; vision: tower and projector (mmproj)"},
     {"type", FLAG_TEXT, NULL, "f32|f16|bf16|q8_0|q4_0|q4_k", "of matrices; unset: f16, an adapter f32"},
     {"verify", FLAG_TEXT, "weights", "none|weights", "what is checked before the file gets its name"},
+    {"any_base", FLAG_BOOL, "false", NULL, "takes an adapter that was trained on other weights"},
     {"modelfile", FLAG_BOOL, "true", NULL, "writes Ollama's Modelfile beside it"},
 };
 
@@ -102,6 +103,7 @@ static int run_export(const struct flags *f, struct err *e) {
     o.type = o.part == EXPORT_ADAPTER ? GGML_F32 : GGML_F16;
     if (type) ggml_find(&o.type, type);
     o.check = strcmp(flag_text(f, "verify"), "weights") == 0;
+    o.any_base = flag_bool(f, "any_base");
     char *model = model_dir(f->words[0], e);
     o.model = model;
     if (model) o.be = backend_new(flag_text(f, "device"), (int)flag_int(f, "threads"), e);

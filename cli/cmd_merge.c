@@ -25,6 +25,7 @@ static const struct flag merge_flags[] = {
     {"quantize", FLAG_TEXT, NULL, "nf4|fp4", "write a bitsandbytes 4-bit checkpoint"},
     {"verify", FLAG_TEXT, "outputs", "none|weights|outputs", "what is checked before the folder gets its name"},
     {"prompt", FLAG_LIST, NULL, NULL, "text to compare outputs on, beside the built-in ones"},
+    {"any_base", FLAG_BOOL, "false", NULL, "takes an adapter that was trained on other weights"},
     {"max_shard_size", FLAG_TEXT, "5GB", NULL, "largest file"},
 };
 
@@ -276,6 +277,7 @@ static int run_merge(const struct flags *f, struct err *e) {
     j.model = model_dir(f->words[0], e);
     if (!j.model || choose_base(&j, e) != ST_OK) goto done;
     j.source = j.original ? j.original : j.model;
+    j.o.any_base = flag_bool(f, "any_base") || j.original; // the 4-bit model is what it was trained on
     j.report.model = j.model, j.report.original = j.original, j.report.out = flag_text(f, "out");
     j.report.adapters = j.adapters, j.report.adapter_count = j.o.adapter_count, j.report.dtype = flag_text(f, "dtype");
     j.o.be = open_host(f, e);

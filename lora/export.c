@@ -298,8 +298,12 @@ static enum status plan(struct export_plan *p, struct err *e) {
 }
 
 enum status export_gguf(const struct export_options *o, const char *path, struct export_report *r, struct err *e) {
-    const struct merge_options merging = {
-        .model = o->model, .adapters = o->adapters, .adapter_count = o->adapter_count, .as_stored = true, .be = o->be};
+    const struct merge_options merging = {.model = o->model,
+                                          .adapters = o->adapters,
+                                          .adapter_count = o->adapter_count,
+                                          .as_stored = true,
+                                          .any_base = o->any_base,
+                                          .be = o->be};
     struct export_plan p = {.o = o, .report = r};
     *r = (struct export_report){.error = NAN};
     if (check_options(o, path, e) == ST_OK && merge_open(&p.m, &merging, e) == ST_OK && plan(&p, e) == ST_OK)

@@ -25,7 +25,8 @@ struct export_options {
     int64_t adapter_count;
     enum export_part part;
     enum ggml_type type;
-    bool check; // the written file is read again and compared
+    bool any_base; // as in merge.h
+    bool check;    // the written file is read again and compared
     struct backend *be;
     merge_progress *progress;
     void *progress_arg; // or NULL

@@ -12,6 +12,7 @@
 #include "base/shards.h"
 #include "base/text.h"
 #include "kernels/ops.h"
+#include "lora/base_mark.h"
 #include "lora/merge_config.h"
 #include "lora/merge_parts.h"
 
@@ -62,6 +63,7 @@ static enum status check_fits(struct merge *m, const struct merge_adapter *a, st
         return err_set(e, ST_USAGE, "%s: the weight is %g, wanted a number that is not 0", a->dir, a->weight);
     adapter_open(&hung, m->model, a->dir, e); // the strictest reader there is
     adapter_free(hung);
+    if (e->code == ST_OK && !m->o.any_base) base_mark_check(a->dir, m->o.model, &m->model->weights.files, e);
     return e->code;
 }
 

@@ -33,6 +33,7 @@ struct merge_options {
     bool as_stored;         // each tensor keeps its type, a 4-bit one the type that was quantised
     enum dtype type;        // else all of them: F32, BF16 or F16
     int64_t max_shard_size; // bytes
+    bool any_base;          // an adapter that says it was trained on other weights is taken too
     struct backend *be;     // of the host
     merge_progress *progress;
     void *progress_arg; // or NULL

@@ -7,6 +7,7 @@
 #include "base/json.h"
 #include "base/memory.h"
 #include "base/text.h"
+#include "lora/base_mark.h"
 #include "lora/head.h"
 
 static const char PREFIX[] = "base_model.model.";
@@ -355,6 +356,9 @@ enum status adapter_write(const struct adapter *a, const char *dir, struct err *
                        "%s: finetuning_type full and projector leave no adapter; they are written as a model", dir);
     char *config = path_join(dir, "adapter_config.json"), *tensors = path_join(dir, "adapter_model.safetensors");
     if (write_tensors(a, tensors, e) == ST_OK) json_write(config, a->config, e);
+    const cJSON *base = json_get(a->config, "base_model_name_or_path");
+    if (e->code == ST_OK)
+        base_mark_write(dir, cJSON_IsString(base) ? base->valuestring : "", &a->model->weights.files, e);
     if (e->code == ST_OK && a->labels) head_labels_write(a->labels, dir, e);
     free(config), free(tensors);
     return e->code;

@@ -361,17 +361,10 @@ size_t model_weight_bytes(const struct model *m) {
     return n;
 }
 
-/* The whole configuration; of each tensor its name, shape and first bytes, which tell two trained models apart. */
 uint64_t model_fingerprint(const struct model *m) {
     char *config = json_text(m->config.json, true);
-    uint64_t h = hash_text(HASH_START, config);
+    uint64_t h = weights_fingerprint(hash_text(HASH_START, config), &m->weights.files);
     free(config);
-    for (size_t i = 0; i < m->weights.files.count; i++) {
-        const struct st_entry *t = &m->weights.files.entries[i];
-        h = hash_text(h, t->name);
-        h = hash_bytes(h, t->dim, (size_t)t->rank * sizeof *t->dim);
-        h = hash_bytes(h, t->data, t->bytes < 256 ? t->bytes : 256);
-    }
     return h;
 }
 

@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "base/half.h"
+#include "base/hash.h"
 #include "base/memory.h"
 #include "base/text.h"
 
@@ -33,6 +34,17 @@ void weights_close(struct weights *w) {
     free(w->used);
     st_close(&w->files);
     *w = (struct weights){0};
+}
+
+uint64_t weights_fingerprint(uint64_t so_far, const struct st_set *files) {
+    uint64_t h = so_far;
+    for (size_t i = 0; i < files->count; i++) {
+        const struct st_entry *t = &files->entries[i];
+        h = hash_text(h, t->name);
+        h = hash_bytes(h, t->dim, (size_t)t->rank * sizeof *t->dim);
+        h = hash_bytes(h, t->data, t->bytes < 256 ? t->bytes : 256);
+    }
+    return h;
 }
 
 bool weights_has(const struct weights *w, const char *name) { return st_find(&w->files, name) != NULL; }

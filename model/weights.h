@@ -44,6 +44,9 @@ enum status weights_open(struct weights *w, const char *dir, struct backend *be,
                          struct err *e);
 void weights_close(struct weights *w); // everything that was read is gone
 
+/* Of the names, shapes and first bytes of all tensors, which tell two trained models apart. */
+uint64_t weights_fingerprint(uint64_t so_far, const struct st_set *files);
+
 bool weights_has(const struct weights *w, const char *name);
 
 /* F32 copy of a vector (n). */

@@ -1,0 +1,24 @@
+/* Which weights an adapter was trained on: base_model.json beside adapter_config.json, which PEFT leaves alone.
+ * {"model": "path or name", "fingerprint": "16 hex digits"}, of the weights alone: a copy under another name is the
+ * same base. An adapter without the file may go with any base. */
+#ifndef LORA_BASE_MARK_H
+#define LORA_BASE_MARK_H
+
+#include "base/safetensors.h"
+#include "base/status.h"
+
+struct base_mark {
+    char *model;
+    char fingerprint[17]; // empty: the adapter does not say
+};
+
+void base_fingerprint(char text[17], const struct st_set *files);
+
+enum status base_mark_write(const char *adapter_dir, const char *model, const struct st_set *files, struct err *e);
+enum status base_mark_read(struct base_mark *b, const char *adapter_dir, struct err *e);
+void base_mark_free(struct base_mark *b);
+
+/* Fails when the adapter names other weights than these; model names them in the sentence. */
+enum status base_mark_check(const char *adapter_dir, const char *model, const struct st_set *files, struct err *e);
+
+#endif
