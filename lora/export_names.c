@@ -230,9 +230,8 @@ static enum status check_vision(const struct export_plan *p, struct err *e) {
                        "%s: llama.cpp has no perceiver, which this model's pictures go through; its language "
                        "model can be exported (--part model), pictures need the Hugging Face folder",
                        dir);
-    if (v->drop_first != v->class_token)
-        why = v->class_token ? "gives the class token to the language model"
-                             : "leaves out the first patch of each picture";
+    if (v->class_token && !v->drop_first)
+        why = "gives the class token to the language model";
     else if (v->act == ACT_RELU2)
         why = "has another function between its layers";
     else if (v->ffn == v->dim)
@@ -252,6 +251,11 @@ enum status export_plan_vision(struct export_plan *p, struct err *e) {
         char *name = vision_name(m, p->m->items[i].out.name);
         if (name) add_merged(p, &p->m->items[i], name, e);
     }
+    if (m->config.vision.drop_first && !m->config.vision.class_token)
+        export_note(p, "llama.cpp gives the language model the first patch of each picture too, which this model was "
+                       "trained without");
+    if (m->config.vision.class_token)
+        export_note(p, "llama.cpp may put the class token behind the patches, which moves each patch by one place");
     if (m->config.vision.act == ACT_GELU || m->config.projector_act == ACT_GELU)
         export_note(p, "llama.cpp computes GELU by its tanh formula, graft by the error function; they differ by up to "
                        "0.0005");

@@ -4,6 +4,7 @@
   GGUF models     llama.cpp's logits against transformers'
   GGUF adapters   merged by graft, and hung into the model by llama.cpp, against PEFT
   GGUF blocks     the bytes of each matrix against ggml's own quantiser
+  vision          llama.cpp's features of a picture against transformers'
   tokenizers      llama.cpp's token ids against transformers'
   checkpoints     graft merge and graft quantize, loaded by transformers, against graft's own answer
 
@@ -33,7 +34,7 @@ TEXT_MODELS = ["llama", "llama-bias", "mistral", "qwen2", "mllava", "mllava-clip
 ADAPTERS = {"lora": "llama", "rslora": "llama"}
 MERGED_ONLY = {"mllava-suffix": "mllava", "dora": "llama", "bias-all": "llama-bias", "saved-modules": "mistral", "nf4-lora": "nf4"}
 TOKENIZERS = ["llama3", "qwen2", "smollm", "mistral"]
-TYPES = {"f16": 2.0**-9, "bf16": 2.0**-6, "q8_0": 2.0**-6, "q4_0": 1.0, "q4_k": 1.0}
+TYPES = {"f16": 2.0**-7, "bf16": 2.0**-4, "q8_0": 2.0**-4, "q4_0": 2.0, "q4_k": 2.0}  # activations are rounded too
 TEXTS = [
     "Hello, World! It's 12345 tests:\n\n  \tdon't  stop",
     "éà日本語 \u00a0 a1b2 'RE x'll  \n \n\nend   ",
@@ -223,6 +224,70 @@ def check_types(tmp, digests):
         report(f"bytes {kind}", not other, f"tensors that differ from ggml's: {other or 'none'}")
 
 
+def llama_features(model_path, vision_path, picture, width):
+    """(places, width) of one picture (height, width, 3) of the tower's size."""
+    import llama_cpp.mtmd_cpp as M
+
+    model = L.llama_model_load_from_file(str(model_path).encode(), L.llama_model_default_params())
+    params = M.mtmd_context_params_default()
+    params.use_gpu, params.print_timings, params.warmup = False, False, False
+    context = M.mtmd_init_from_file(str(vision_path).encode(), model, params)
+    assert context, f"llama.cpp does not load {vision_path}"
+    pixels = (ctypes.c_uint8 * picture.size).from_buffer_copy(picture.tobytes())
+    bitmap = M.mtmd_bitmap_init(picture.shape[1], picture.shape[0], pixels)
+    text = M.mtmd_input_text()
+    text.text = M.mtmd_get_marker(context)
+    text.text_len = len(text.text)
+    chunks = M.mtmd_input_chunks_init()
+    assert M.mtmd_tokenize(context, chunks, ctypes.byref(text), (M.mtmd_bitmap_p_ctypes * 1)(bitmap), 1) == 0
+    for i in range(M.mtmd_input_chunks_size(chunks)):
+        chunk = M.mtmd_input_chunks_get(chunks, i)
+        if M.mtmd_input_chunk_get_type(chunk) != 1:
+            continue
+        assert M.mtmd_encode_chunk(context, chunk) == 0
+        shape = (M.mtmd_input_chunk_get_n_tokens(chunk), width)
+        out = np.ctypeslib.as_array(M.mtmd_get_output_embd(context), shape).copy()
+    M.mtmd_free(context)
+    L.llama_model_free(model)
+    return out
+
+
+def torch_features(folder, picture):
+    """The same by transformers' modules, each patch in the place that llama.cpp gives it: it looks at all patches, and
+    puts CLIP's class token behind them before it leaves out the first row."""
+    config = json.loads((folder / "config.json").read_text())
+    settings = json.loads((folder / "preprocessor_config.json").read_text())
+    mean, std = (np.array(settings.get(key, [0.5] * 3)) for key in ("image_mean", "image_std"))
+    pixels = torch.tensor(((picture / 255.0 - mean) / std).transpose(2, 0, 1)[None], dtype=torch.float32)
+    model = reference(folder).model
+    tower = getattr(model.vision_tower, "vision_model", model.vision_tower)
+    layer = config["vision_feature_layer"]
+    with torch.no_grad():
+        x = tower.embeddings.patch_embedding(pixels).flatten(2).transpose(1, 2)
+        clip = hasattr(tower.embeddings, "class_embedding")
+        if clip:
+            x = torch.cat([x, tower.embeddings.class_embedding[None, None]], 1)
+        x = x + tower.embeddings.position_embedding.weight[None]
+        x = tower.pre_layrnorm(x) if clip else x
+        for block in tower.encoder.layers[: len(tower.encoder.layers) + layer + 1 if layer < 0 else layer]:
+            x = block(x, attention_mask=None)
+            x = x[0] if isinstance(x, tuple) else x
+        return model.multi_modal_projector(x[:, 1:] if clip else x)[0].numpy()
+
+
+def check_vision(tmp, digests):
+    for name in ("mllava", "mllava-clip"):
+        folder, plain, vision = MODELS / name / "model", tmp / f"{name}-text.gguf", tmp / f"{name}-vision.gguf"
+        config = json.loads((folder / "config.json").read_text())
+        graft("export", folder, "--out", plain, "--type", "f32")
+        graft("export", folder, "--part", "vision", "--out", vision, "--type", "f32")
+        size = config["vision_config"]["image_size"]
+        picture = np.random.default_rng(0).integers(0, 256, (size, size, 3)).astype(np.uint8)
+        got = llama_features(plain, vision, picture, config["text_config"]["hidden_size"])
+        compare(f"vision {name}", got, torch_features(folder, picture), 2.0**-7)  # two formulas of GELU
+        digests[f"{name}-vision"] = digest(vision)
+
+
 def check_tokenizers(tmp, digests):
     for name in TOKENIZERS:
         folder = tmp / f"tokenizer-{name}"
@@ -241,9 +306,10 @@ def check_tokenizers(tmp, digests):
 
 def check_checkpoints(tmp, digests):
     folder, adapter = MODELS / "llama/model", MODELS / "lora/adapter"
-    merged, four = tmp / "merged", tmp / "merged-nf4"
+    merged, plain, four = tmp / "merged", tmp / "plain", tmp / "nf4"
     graft("merge", folder, "--adapter", adapter, "--out", merged)
-    graft("quantize", merged, "--out", four)
+    graft("init", "llama-tiny", "--out", plain, "--seed", 9)
+    graft("quantize", plain, "--out", four)
     ids = test_ids(folder)
     want = torch_logits(PeftModel.from_pretrained(reference(folder), adapter).eval(), ids)
     compare("transformers merged", torch_logits(reference(merged), ids), want, EXACT)
@@ -267,12 +333,13 @@ def digest(path):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--record", action="store_true", help="write tests/golden/gguf/digests.json")
-    parser.add_argument("only", nargs="*", help="models, adapters, types, tokenizers, checkpoints")
+    parser.add_argument("only", nargs="*", help="models, adapters, types, vision, tokenizers, checkpoints")
     args = parser.parse_args()
     L.llama_log_set(quiet, ctypes.c_void_p(0))
     torch.set_num_threads(1)
     digests = {}
-    checks = {"models": check_models, "adapters": check_adapters, "types": check_types, "tokenizers": check_tokenizers,
+    checks = {"models": check_models, "adapters": check_adapters, "types": check_types,
+              "vision": check_vision, "tokenizers": check_tokenizers,
               "checkpoints": check_checkpoints}
     with tempfile.TemporaryDirectory() as folder:
         for name, check in checks.items():
