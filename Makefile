@@ -6,10 +6,10 @@ FLAVOUR ?= release
 CC      ?= cc
 BUILD   := build/$(FLAVOUR)
 LIBS    := libcjson yaml-0.1 libpcre2-8 libutf8proc libjpeg libpng libwebp libwebpdemux libavformat libavcodec \
-           libswscale libavutil
+           libswscale libavutil lapack
 DEBIAN  := gcc g++ make pkg-config binutils libc6-dev libcjson-dev libyaml-dev libpcre2-dev libutf8proc-dev \
            libjpeg62-turbo-dev libpng-dev libwebp-dev libavformat-dev libavcodec-dev libswscale-dev libavutil-dev \
-           libcmocka-dev
+           liblapack-dev libcmocka-dev
 
 WARN     := -Wall -Wextra -Wshadow -Wconversion -Wno-sign-conversion -Wstrict-prototypes -Wvla \
             -Werror=incompatible-pointer-types -Werror=implicit-function-declaration
@@ -114,7 +114,7 @@ EXAMPLES := $(patsubst examples/%/make_data.c,$(BUILD)/examples/make_%_data,$(wi
 CLIP_OBJ := $(patsubst %.c,$(BUILD)/%.o,$(wildcard examples/clips/*.c))
 
 .DEFAULT_GOAL := all
-.PHONY: all deps demo test gpu-check asan tsan fuzz bench golden install clean help tests fuzzers
+.PHONY: all deps demo test gpu-check asan tsan fuzz bench golden interop install clean help tests fuzzers
 .SECONDARY:
 
 all: $(BUILD)/graft ## builds build/release/graft
@@ -237,6 +237,10 @@ bench: $(BUILD)/graft $(BENCHES) ## times what matters
 
 golden: ## makes the fixtures again; needs Python with tests/golden/requirements.txt
 	for script in tests/golden/reference.py tests/golden/make_*.py; do python3 $$script || exit 1; done
+
+INTEROP_PYTHON ?= python3
+interop: $(BUILD)/graft ## what graft writes, in PEFT, transformers and llama.cpp; needs tests/interop/requirements.txt
+	GRAFT=$(abspath $(BUILD)/graft) $(INTEROP_PYTHON) tests/interop/interop.py
 
 PREFIX ?= /usr/local
 install: $(BUILD)/graft ## copies graft to PREFIX/bin

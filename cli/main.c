@@ -11,7 +11,7 @@
 static const char version[] = "graft 0.1";
 
 static const struct verb *const verbs[] = {
-    &verb_train,  &verb_eval, &verb_score, &verb_generate, &verb_chat,    &verb_quantize, &verb_merge,
+    &verb_train,  &verb_eval, &verb_score, &verb_generate, &verb_chat,    &verb_quantize, &verb_merge,  &verb_diff,
     &verb_export, &verb_data, &verb_plan,  &verb_tokenize, &verb_inspect, &verb_init,     &verb_doctor,
 };
 enum { VERBS = sizeof verbs / sizeof *verbs };

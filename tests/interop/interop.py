@@ -25,7 +25,7 @@ import llama_cpp as L
 import numpy as np
 import torch
 from peft import PeftModel
-from transformers import AutoModelForCausalLM, AutoTokenizer, LlavaForConditionalGeneration
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, LlavaForConditionalGeneration
 
 ROOT = Path(__file__).resolve().parents[2]
 MODELS = ROOT / "tests/golden/models"
@@ -304,11 +304,20 @@ def check_tokenizers(tmp, digests):
         report(f"tokenizer {name}", wrong == 0, f"{wrong} of {len(TEXTS)} texts are cut otherwise")
 
 
+def make_blocks(out):
+    """A small model whose rows are whole blocks of 64, which bitsandbytes wants on the CPU."""
+    graft("init", "llama-tiny", "--out", out, "--seed", 9)
+    config = AutoConfig.from_pretrained(out)
+    config.intermediate_size = 256
+    torch.manual_seed(9)
+    AutoModelForCausalLM.from_config(config).float().save_pretrained(out)
+
+
 def check_checkpoints(tmp, digests):
     folder, adapter = MODELS / "llama/model", MODELS / "lora/adapter"
     merged, plain, four = tmp / "merged", tmp / "plain", tmp / "nf4"
     graft("merge", folder, "--adapter", adapter, "--out", merged)
-    graft("init", "llama-tiny", "--out", plain, "--seed", 9)
+    make_blocks(plain)
     graft("quantize", plain, "--out", four)
     ids = test_ids(folder)
     want = torch_logits(PeftModel.from_pretrained(reference(folder), adapter).eval(), ids)
