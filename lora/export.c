@@ -297,7 +297,10 @@ static enum status plan(struct export_plan *p, struct err *e) {
     return e->code;
 }
 
-enum status export_gguf(const struct export_options *o, const char *path, struct export_report *r, struct err *e) {
+typedef enum status plan_use(struct export_plan *p, const char *path, struct err *e);
+
+static enum status with_plan(const struct export_options *o, const char *path, struct export_report *r, plan_use *use,
+                             struct err *e) {
     const struct merge_options merging = {.model = o->model,
                                           .adapters = o->adapters,
                                           .adapter_count = o->adapter_count,
@@ -306,10 +309,24 @@ enum status export_gguf(const struct export_options *o, const char *path, struct
                                           .be = o->be};
     struct export_plan p = {.o = o, .report = r};
     *r = (struct export_report){.error = NAN};
-    if (check_options(o, path, e) == ST_OK && merge_open(&p.m, &merging, e) == ST_OK && plan(&p, e) == ST_OK)
-        write_file(&p, path, e);
+    if (merge_open(&p.m, &merging, e) == ST_OK && plan(&p, e) == ST_OK) use(&p, path, e);
     for (size_t i = 0; i < p.count; i++) free((char *)p.items[i].out.name), free(p.items[i].table);
     free(p.items);
     merge_free(p.m);
     return e->code;
+}
+
+enum status export_gguf(const struct export_options *o, const char *path, struct export_report *r, struct err *e) {
+    return check_options(o, path, e) == ST_OK ? with_plan(o, path, r, write_file, e) : e->code;
+}
+
+static enum status compare_file(struct export_plan *p, const char *path, struct err *e) {
+    struct gguf_head head = {0};
+    if (export_head(p, &head, e) == ST_OK) check_file(p, path, &head, e);
+    gguf_head_free(&head);
+    return e->code;
+}
+
+enum status export_check(const struct export_options *o, const char *path, struct export_report *r, struct err *e) {
+    return with_plan(o, path, r, compare_file, e);
 }

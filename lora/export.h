@@ -43,6 +43,9 @@ struct export_report {
 /* path must not exist. What llama.cpp has no place for is refused with what to do instead. */
 enum status export_gguf(const struct export_options *o, const char *path, struct export_report *r, struct err *e);
 
+/* Compares a file with what would be written; export_gguf has done so unless it was told not to. */
+enum status export_check(const struct export_options *o, const char *path, struct export_report *r, struct err *e);
+
 /* Ollama's Modelfile for a file that was exported: where it is, how a prompt is written, where an answer ends. The
  * prompt is found by asking the model's own template; what cannot be written in Ollama's language is left out. */
 struct modelfile {

@@ -31,10 +31,10 @@ ROOT = Path(__file__).resolve().parents[2]
 MODELS = ROOT / "tests/golden/models"
 GRAFT = os.environ.get("GRAFT", str(ROOT / "build/release/graft"))
 TEXT_MODELS = ["llama", "llama-bias", "mistral", "qwen2", "mllava", "mllava-clip", "nf4", "nf4-double", "fp4"]
-ADAPTERS = {"lora": "llama", "rslora": "llama"}
+ADAPTERS = {"lora": "llama", "rslora": "llama", "mllava-lora": "mllava"}
 MERGED_ONLY = {"mllava-suffix": "mllava", "dora": "llama", "bias-all": "llama-bias", "saved-modules": "mistral", "nf4-lora": "nf4"}
 TOKENIZERS = ["llama3", "qwen2", "smollm", "mistral"]
-TYPES = {"f16": 2.0**-7, "bf16": 2.0**-4, "q8_0": 2.0**-4, "q4_0": 2.0, "q4_k": 2.0}  # activations are rounded too
+TYPES = {"f16": 2.0**-7, "bf16": 2.0**-4, "q8_0": 2.0**-2, "q4_0": 2.0, "q4_k": 2.0}  # activations are rounded too
 TEXTS = [
     "Hello, World! It's 12345 tests:\n\n  \tdon't  stop",
     "éà日本語 \u00a0 a1b2 'RE x'll  \n \n\nend   ",
@@ -201,7 +201,7 @@ def base_library():
 def check_types(tmp, digests):
     ggml = base_library()
     folder, plain = tmp / "wide", tmp / "wide.gguf"
-    graft("init", "llama-tiny", "--out", folder, "--seed", 5)
+    make_blocks(folder)
     graft("export", folder, "--out", plain, "--type", "f32")
     ids = test_ids(folder)
     want = torch_logits(reference(folder), ids)
@@ -305,10 +305,11 @@ def check_tokenizers(tmp, digests):
 
 
 def make_blocks(out):
-    """A small model whose rows are whole blocks of 64, which bitsandbytes wants on the CPU."""
+    """A small model whose rows are whole blocks of 256: Q4_K has such, and bitsandbytes on the CPU wants 64."""
     graft("init", "llama-tiny", "--out", out, "--seed", 9)
     config = AutoConfig.from_pretrained(out)
-    config.intermediate_size = 256
+    config.hidden_size, config.intermediate_size = 256, 512
+    config.num_attention_heads, config.num_key_value_heads, config.head_dim = 8, 4, 32
     torch.manual_seed(9)
     AutoModelForCausalLM.from_config(config).float().save_pretrained(out)
 
