@@ -1,4 +1,4 @@
-/* graft inspect: what is in a model folder or an adapter folder, from the headers of its files. */
+/* graft inspect: what is in a model folder, an adapter folder or a GGUF file, from the headers of its files. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -7,6 +7,7 @@
 #include "base/memory.h"
 #include "base/text.h"
 #include "cli/inspect_adapter.h"
+#include "cli/inspect_gguf.h"
 #include "cli/model_dir.h"
 #include "cli/out.h"
 #include "cli/parts.h"
@@ -184,7 +185,12 @@ static enum status inspect_model(const struct flags *f, const char *dir, struct 
     return e->code;
 }
 
+static const struct flag inspect_flags[] = {
+    {"base", FLAG_TEXT, NULL, NULL, "the model of an adapter: updates are shown relative to its weights"},
+};
+
 static int run_inspect(const struct flags *f, struct err *e) {
+    if (file_exists(f->words[0])) return inspect_gguf(f, f->words[0], e);
     char *dir = model_dir(f->words[0], e);
     if (!dir) return e->code;
     char *config = path_join(dir, "adapter_config.json");
@@ -199,8 +205,10 @@ static int run_inspect(const struct flags *f, struct err *e) {
 
 const struct verb verb_inspect = {
     .name = "inspect",
-    .arguments = "MODEL|ADAPTER",
+    .arguments = "MODEL|ADAPTER|FILE.gguf",
     .about = "what is in a model or an adapter: parts, types, what is quantised or touched",
+    .flags = inspect_flags,
+    .flag_count = sizeof inspect_flags / sizeof *inspect_flags,
     .min_words = 1,
     .max_words = 1,
     .run = run_inspect,

@@ -12,7 +12,11 @@
 #include "base/regex.h"
 #include "base/safetensors.h"
 #include "base/text.h"
+#include "cli/model_dir.h"
 #include "cli/out.h"
+#include "lora/base_mark.h"
+#include "quant/block.h"
+#include "quant/bnb.h"
 
 enum { LARGEST_RANK = 8192 }; // its square is held in memory
 
@@ -21,7 +25,8 @@ struct update {
     char *path;
     const char *target; // last component of the path
     int64_t rank;
-    double norm; // Frobenius, of scale * B A
+    double norm;  // Frobenius, of scale * B A
+    double share; // of the norm of the base's weight; NAN: the base was not named
 };
 
 struct inspection {
@@ -31,6 +36,10 @@ struct inspection {
     struct update *updates; // (count)
     size_t count;
     int64_t parameters, bytes, others; // others: tensors that no module wants
+    struct base_mark mark;
+    char *base; // --base
+    struct st_set weights;
+    char fingerprint[17]; // of --base
 };
 
 static const char prefix[] = "base_model.model.", suffix_a[] = ".lora_A.weight", suffix_b[] = ".lora_B.weight";
@@ -111,7 +120,8 @@ static enum status add_update(struct inspection *in, const struct st_entry *a, s
     if (e->code == ST_OK) {
         double r = (double)a->dim[0], scale = alpha / (rslora ? sqrt(r) : r);
         struct update *u = &in->updates[in->count++];
-        *u = (struct update){.path = mem_text(inner), .rank = a->dim[0], .norm = fabs(scale) * product_norm(a, b)};
+        *u = (struct update){
+            .path = mem_text(inner), .rank = a->dim[0], .norm = fabs(scale) * product_norm(a, b), .share = NAN};
         const char *dot = strrchr(u->path, '.');
         u->target = dot ? dot + 1 : u->path;
     }
@@ -139,6 +149,42 @@ static enum status read_adapter(struct inspection *in, struct err *e) {
             add_update(in, t, e);
         else
             in->others += !is_expected(t->name);
+    }
+    return e->code;
+}
+
+/* --- beside the base --------------------------------------------------------------------------------------------- */
+
+/* |W| of a base weight, dense or in 4 bits. */
+static double weight_norm(const struct inspection *in, const struct st_entry *t, struct err *e) {
+    double sum = 0;
+    struct q4_weight w = {0};
+    if (!bnb_is_4bit(&in->weights, t->name)) {
+        for (int64_t i = 0, n = (int64_t)(t->bytes / st_type_size(t->type)); is_float_matrix(t) && i < n; i++)
+            sum += (double)value_at(t, i) * value_at(t, i);
+    } else if (bnb_read(&w, &in->weights, t->name, e) == ST_OK) {
+        float *x = mem_alloc((size_t)tensor_count(&w.t) * sizeof *x);
+        struct threads *threads = threads_new(0);
+        block_dequantize(x, F32, &w.t, threads);
+        for (int64_t i = 0; i < tensor_count(&w.t); i++) sum += (double)x[i] * x[i];
+        threads_free(threads);
+        free(x);
+    }
+    bnb_release(&w);
+    return sqrt(sum);
+}
+
+/* A base that transformers stores under other names has no weight of a module's name: its share stays NAN. */
+static enum status read_base(struct inspection *in, const char *name, struct err *e) {
+    if (!name) return ST_OK;
+    if (!(in->base = model_dir(name, e)) || st_open_dir(&in->weights, in->base, "model", e) != ST_OK) return e->code;
+    base_fingerprint(in->fingerprint, &in->weights);
+    for (size_t i = 0; i < in->count && e->code == ST_OK; i++) {
+        char *weight = mem_format("%s.weight", in->updates[i].path);
+        const struct st_entry *t = st_find(&in->weights, weight);
+        double norm = t ? weight_norm(in, t, e) : 0;
+        if (norm > 0) in->updates[i].share = in->updates[i].norm / norm;
+        free(weight);
     }
     return e->code;
 }
@@ -174,6 +220,22 @@ static void show_settings(const struct inspection *in) {
     }
 }
 
+static void show_base(const struct inspection *in) {
+    const struct base_mark *b = &in->mark;
+    if (b->fingerprint[0]) out_text("  %-24s %s, fingerprint %s\n", "trained on", b->model, b->fingerprint);
+    if (in->base && b->fingerprint[0])
+        out_text("  %-24s %s, %s\n", "--base", in->base,
+                 strcmp(b->fingerprint, in->fingerprint) == 0 ? "the same weights" : "other weights");
+}
+
+/* The largest share of updates [first, end); NAN: none is known. */
+static double largest_share(const struct inspection *in, size_t first, size_t end) {
+    double most = NAN;
+    for (size_t i = first; i < end; i++)
+        if (!(in->updates[i].share <= most) && isfinite(in->updates[i].share)) most = in->updates[i].share;
+    return most;
+}
+
 static void show_updates(const struct inspection *in) {
     out_text("\n  %-16s %8s %6s   size of the update, scale * |B A|: min, median, max\n", "target", "modules", "rank");
     for (size_t i = 0, end; i < in->count; i = end) {
@@ -185,8 +247,11 @@ static void show_updates(const struct inspection *in) {
         }
         char rank[OUT_NUMBER * 2];
         snprintf(rank, sizeof rank, least == most ? "%lld" : "%lld-%lld", (long long)least, (long long)most);
-        out_text("  %-16s %8zu %6s   %.4g  %.4g  %.4g\n", u->target, end - i, rank, u->norm,
+        out_text("  %-16s %8zu %6s   %.4g  %.4g  %.4g", u->target, end - i, rank, u->norm,
                  in->updates[i + (end - i) / 2].norm, in->updates[end - 1].norm);
+        double share = largest_share(in, i, end);
+        if (isfinite(share)) out_text("   at most %.3g%% of |W|", 100 * share);
+        out_text("\n");
     }
 }
 
@@ -195,6 +260,7 @@ static void show(const struct inspection *in) {
     out_text("%s: adapter, %zu modules, %s parameters in %zu tensors, %s\n", in->dir, in->count,
              out_count_text(parameters, in->parameters), in->set.count, out_bytes_text(bytes, in->bytes));
     show_settings(in);
+    show_base(in);
     if (in->count) show_updates(in);
     if (!in->others) return;
     out_text("\n  other tensors: %lld\n", (long long)in->others);
@@ -213,12 +279,19 @@ static void show_json(const struct inspection *in) {
     cJSON_AddNumberToObject(o, "bytes", (double)in->bytes);
     cJSON_AddNumberToObject(o, "tensors", (double)in->set.count);
     cJSON_AddItemToObject(o, "config", cJSON_Duplicate(in->config, true));
+    if (in->mark.fingerprint[0]) {
+        cJSON *mark = cJSON_AddObjectToObject(o, "trained_on");
+        cJSON_AddStringToObject(mark, "model", in->mark.model);
+        cJSON_AddStringToObject(mark, "fingerprint", in->mark.fingerprint);
+        if (in->base) cJSON_AddBoolToObject(mark, "is_base", strcmp(in->mark.fingerprint, in->fingerprint) == 0);
+    }
     list = cJSON_AddArrayToObject(o, "modules");
     for (size_t i = 0; i < in->count; i++) {
         cJSON *u = cJSON_CreateObject();
         cJSON_AddStringToObject(u, "path", in->updates[i].path);
         cJSON_AddNumberToObject(u, "rank", (double)in->updates[i].rank);
         cJSON_AddNumberToObject(u, "update_norm", in->updates[i].norm);
+        if (isfinite(in->updates[i].share)) cJSON_AddNumberToObject(u, "relative_norm", in->updates[i].share);
         cJSON_AddItemToArray(list, u);
     }
     out_json(o);
@@ -227,7 +300,8 @@ static void show_json(const struct inspection *in) {
 
 enum status inspect_adapter(const struct flags *f, const char *dir, struct err *e) {
     struct inspection in = {.dir = dir};
-    if (read_adapter(&in, e) == ST_OK) {
+    if (read_adapter(&in, e) == ST_OK && base_mark_read(&in.mark, dir, e) == ST_OK &&
+        read_base(&in, flag_text(f, "base"), e) == ST_OK) {
         qsort(in.updates, in.count, sizeof *in.updates, compare_updates);
         if (flag_bool(f, "json"))
             show_json(&in);
@@ -236,7 +310,9 @@ enum status inspect_adapter(const struct flags *f, const char *dir, struct err *
     }
     for (size_t i = 0; i < in.count; i++) free(in.updates[i].path);
     free(in.updates);
-    st_close(&in.set);
+    st_close(&in.set), st_close(&in.weights);
+    base_mark_free(&in.mark);
+    free(in.base);
     cJSON_Delete(in.config);
     return e->code;
 }

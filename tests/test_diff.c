@@ -20,6 +20,7 @@
 #include "lora/merge.h"
 #include "lora/svd.h"
 #include "tests/adapter_fixture.h"
+#include "tests/run_command.h"
 
 /* --- the decomposition ------------------------------------------------------------------------------------------- */
 
@@ -213,6 +214,33 @@ static void test_base_mark(void **state) {
     free(out), free(tuned), free(mark);
 }
 
+static const char *binary(void) {
+    const char *path = getenv("GRAFT");
+    return path && *path ? path : "build/release/graft";
+}
+
+/* graft diff and what graft inspect says of its adapter beside its base, and beside another. */
+static void test_command(void **state) {
+    struct fixture *f = *state;
+    char *tuned = merged(f, MODELS "llama/model", MODELS "lora/adapter", "tuned"), *out = path_join(f->tmp, "out");
+    const char *const lines[][9] = {
+        {binary(), "diff", MODELS "llama/model", tuned, "--rank", "8", "--out", out, NULL},
+        {binary(), "inspect", out, "--base", MODELS "llama/model", NULL},
+        {binary(), "inspect", out, "--base", tuned, NULL},
+    };
+    static const char *const says[] = {"rank 8 holds 100.0000% of the difference's energy in 14 linear layers",
+                                       "the same weights", "other weights"};
+    for (int i = 0; i < 3; i++) {
+        struct command_result r = {0};
+        assert_int_equal(command_run(lines[i], NULL, NULL, 120, &r, &f->e), ST_OK);
+        if (r.status != 0 || !strstr(text_str(&r.out), says[i]))
+            fail_msg("\"%s%s\" does not say \"%s\"", text_str(&r.out), text_str(&r.err), says[i]);
+        if (i > 0) assert_non_null(strstr(text_str(&r.out), "% of |W|"));
+        command_free(&r);
+    }
+    free(tuned), free(out);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(test_svd, fixture_start, fixture_end),
@@ -221,6 +249,7 @@ int main(void) {
         cmocka_unit_test_setup_teardown(test_below_the_rank, fixture_start, fixture_end),
         cmocka_unit_test_setup_teardown(test_refuses, fixture_start, fixture_end),
         cmocka_unit_test_setup_teardown(test_base_mark, fixture_start, fixture_end),
+        cmocka_unit_test_setup_teardown(test_command, fixture_start, fixture_end),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -357,6 +357,12 @@ static void test_command(void **state) {
     assert_non_null(strstr(said, "{{ .Prompt }}<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\n"));
     wants(said, "PARAMETER stop \"<|eot_id|>\"");
     free(line);
+    line = mem_format("$0 inspect %s/m.gguf", f->tmp);
+    said = shell(line, &status);
+    assert_non_null(strstr(said, "GGUF, llama, model, m\n"));
+    assert_non_null(strstr(said, "tokenizer  gpt2, llama-bpe, 500 tokens"));
+    wants(said, "head                  1");
+    free(line);
     line = mem_format("$0 export %s/m --out %s/m.gguf", f->tmp, f->tmp);
     wants(shell(line, &status), "is there already");
     assert_int_equal(status, 1);
