@@ -1,6 +1,6 @@
 /* The low-rank adapter that is nearest to the difference of two models of one shape: the singular value decomposition
- * of the difference of each linear layer, cut at a rank. What is no linear layer and differs (norms, embeddings) is kept
- * whole, as modules_to_save; biases as PEFT's bias "all". */
+ * of the difference of each linear layer, cut at a rank. What is no linear layer and differs (norms, embeddings) is
+ * kept whole, as modules_to_save; biases as PEFT's bias "all". */
 #ifndef LORA_DIFF_H
 #define LORA_DIFF_H
 

@@ -297,9 +297,9 @@ static enum status plan(struct export_plan *p, struct err *e) {
     return e->code;
 }
 
-typedef enum status plan_use(struct export_plan *p, const char *path, struct err *e);
-
-static enum status with_plan(const struct export_options *o, const char *path, struct export_report *r, plan_use *use,
+/* Plans, and does with the plan what is to be done. */
+static enum status with_plan(const struct export_options *o, const char *path, struct export_report *r,
+                             enum status (*act)(struct export_plan *p, const char *path, struct err *e),
                              struct err *e) {
     const struct merge_options merging = {.model = o->model,
                                           .adapters = o->adapters,
@@ -309,7 +309,7 @@ static enum status with_plan(const struct export_options *o, const char *path, s
                                           .be = o->be};
     struct export_plan p = {.o = o, .report = r};
     *r = (struct export_report){.error = NAN};
-    if (merge_open(&p.m, &merging, e) == ST_OK && plan(&p, e) == ST_OK) use(&p, path, e);
+    if (merge_open(&p.m, &merging, e) == ST_OK && plan(&p, e) == ST_OK) act(&p, path, e);
     for (size_t i = 0; i < p.count; i++) free((char *)p.items[i].out.name), free(p.items[i].table);
     free(p.items);
     merge_free(p.m);

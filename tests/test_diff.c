@@ -1,5 +1,5 @@
-/* The adapter of a difference: it must give back what an adapter merged in, at its rank; the best there is below it; and
- * say which base it belongs to. */
+/* The adapter of a difference: it must give back what an adapter merged in, at its rank; the best there is below it;
+ * and say which base it belongs to. */
 #include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
