@@ -6,9 +6,11 @@
  * published models' labels. */
 #include "data/conversation.h"
 
+#include <stdlib.h>
 #include <string.h>
 
 #include "base/batch.h"
+#include "base/json.h"
 
 enum rule {
     TRAIN_ODD,    // a system part comes first: what follows separators 1, 3, 5, ...
@@ -131,6 +133,28 @@ void conversation_render(const struct conversation *c, const struct turn *turns,
         text_add(out, turns[i].assistant ? c->after_assistant : c->after_user);
     }
     if (open) text_add(out, c->assistant_open);
+}
+
+/* {{ "text" }} */
+static void add_literal(struct text *out, const char *s) {
+    char *quoted = json_quote(s ? s : "");
+    if (s && *s) text_addf(out, "{{ %s }}", quoted);
+    free(quoted);
+}
+
+void conversation_jinja(const struct conversation *c, struct text *out) {
+    if (conversation_is_caption(c)) return;
+    add_literal(out, c->system);
+    for (int assistant = 0; assistant < 2; assistant++) {
+        text_addf(out, "%s message['role'] == '%s' %%}", assistant ? "{% elif" : "{% for message in messages %}{% if",
+                  assistant ? "assistant" : "user");
+        add_literal(out, assistant ? c->assistant : c->user);
+        text_add(out, "{{ message['content'] }}");
+        add_literal(out, assistant ? c->after_assistant : c->after_user);
+    }
+    text_add(out, "{% endif %}{% endfor %}{% if add_generation_prompt %}");
+    add_literal(out, c->assistant_open);
+    text_add(out, "{% endif %}");
 }
 
 static void train(const int32_t *ids, int32_t *labels, size_t from, size_t to) {

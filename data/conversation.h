@@ -27,6 +27,10 @@ bool conversation_is_caption(const struct conversation *c);
 void conversation_render(const struct conversation *c, const struct turn *turns, size_t count, bool open,
                          struct text *out);
 
+/* Adds a jinja chat template that writes messages of users and assistants in the same way; others are left out. A
+ * caption's template has none: nothing is added. */
+void conversation_jinja(const struct conversation *c, struct text *out);
+
 /* labels (n) become ids where they are trained and IGNORED elsewhere. */
 enum status conversation_labels(const struct conversation *c, const struct tokenizer *t, const int32_t *ids, size_t n,
                                 int32_t image_token, int32_t *labels, struct err *e);

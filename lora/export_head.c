@@ -6,6 +6,7 @@
 #include "base/memory.h"
 #include "base/text.h"
 #include "data/chat_template.h"
+#include "data/conversation.h"
 #include "data/processor.h"
 #include "data/vocabulary.h"
 #include "lora/export_parts.h"
@@ -178,8 +179,19 @@ static enum status add_vocabulary(struct export_plan *p, const struct tokenizer 
     return e->code;
 }
 
+/* How the model writes a conversation: one of Mantis as in its training, whatever its tokenizer brings. */
+static char *chat_template_of(const struct export_plan *p) {
+    const char *name = p->m->model->config.default_template;
+    struct err quiet = {0};
+    const struct conversation *conv = name ? conversation_find(name, &quiet) : NULL;
+    struct text t = {0};
+    if (!conv) return chat_template_source(p->o->model);
+    conversation_jinja(conv, &t);
+    return t.data;
+}
+
 static enum status add_tokenizer(struct export_plan *p, struct gguf_head *h, struct err *e) {
-    char *path = path_join(p->o->model, "tokenizer.json"), *template = chat_template_source(p->o->model);
+    char *path = path_join(p->o->model, "tokenizer.json"), *template = chat_template_of(p);
     if (!file_exists(path)) {
         gguf_add_string(h, "tokenizer.ggml.model", "none");
         export_note(p, "the model has no tokenizer.json; llama.cpp will take token ids only");

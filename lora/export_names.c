@@ -207,7 +207,7 @@ enum status export_plan_model(struct export_plan *p, struct err *e) {
     }
     if (e->code != ST_OK) return e->code;
     if (c->rope.kind == ROPE_LLAMA3) add_frequencies(p);
-    if (c->window) {
+    if (c->window && c->window < c->max_positions) {
         char *note =
             mem_format("llama.cpp lets every position of this model see all before it, graft only %lld of them; "
                        "texts beyond that length differ",

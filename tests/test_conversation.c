@@ -10,6 +10,8 @@
 #include "base/batch.h"
 #include "base/memory.h"
 #include "data/conversation.h"
+#include "data/jinja.h"
+#include "data/prompt.h"
 
 static const struct turn TURNS[] = {{false, "Q1"}, {true, "A1"}, {false, "Q2"}, {true, "A2"}};
 
@@ -153,11 +155,37 @@ static void test_pictures_are_not_trained_in_captions(void **state) {
     tokenizer_free(t);
 }
 
+/* The jinja template of each, rendered, is what the template itself writes. */
+static void test_jinja(void **state) {
+    (void)state;
+    static const char *const names[] = {"llama_3", "mllava_v1", "mfuyu_v1", "idefics_2", "idefics_3", "qwen2_vl"};
+    for (int i = 0; i < 6; i++) {
+        for (size_t turns = 1; turns <= 4; turns++) {
+            struct err e = {0};
+            struct text source = {0}, want = {0}, got = {0};
+            const struct conversation *c = find(names[i]);
+            cJSON *vars = cJSON_CreateObject(), *messages = cJSON_AddArrayToObject(vars, "messages");
+            for (size_t k = 0; k < turns; k++)
+                messages_add(messages, TURNS[k].assistant ? "assistant" : "user", TURNS[k].text);
+            cJSON_AddBoolToObject(vars, "add_generation_prompt", turns % 2);
+            conversation_jinja(c, &source);
+            conversation_render(c, TURNS, turns, turns % 2, &want);
+            struct jinja *j = jinja_new(text_str(&source), names[i], &e);
+            if (!j || jinja_render(j, vars, &got, &e) != ST_OK) fail_msg("%s", e.text);
+            assert_string_equal(text_str(&got), text_str(&want));
+            jinja_free(j);
+            cJSON_Delete(vars);
+            text_free(&source), text_free(&want), text_free(&got);
+        }
+    }
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_rendered_text),
         cmocka_unit_test(test_system_strings),
         cmocka_unit_test(test_unknown_template),
+        cmocka_unit_test(test_jinja),
         cmocka_unit_test(test_trained_parts),
         cmocka_unit_test(test_trained_parts_of_others),
         cmocka_unit_test(test_cut_answers),

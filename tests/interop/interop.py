@@ -25,7 +25,7 @@ import llama_cpp as L
 import numpy as np
 import torch
 from peft import PeftModel
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, LlavaForConditionalGeneration
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText, AutoTokenizer
 
 ROOT = Path(__file__).resolve().parents[2]
 MODELS = ROOT / "tests/golden/models"
@@ -117,7 +117,8 @@ def reference(folder):
     """The model in transformers in fp32; 4-bit weights as graft dequantises them, since bitsandbytes on the CPU reads
     some block sizes wrongly."""
     config = json.loads((folder / "config.json").read_text())
-    cls = LlavaForConditionalGeneration if config["model_type"] == "llava" else AutoModelForCausalLM
+    pictures = config["model_type"] in ("llava", "idefics2")
+    cls = AutoModelForImageTextToText if pictures else AutoModelForCausalLM
     return cls.from_pretrained(folder, dtype=torch.float32).eval()
 
 
@@ -129,7 +130,7 @@ def torch_logits(model, ids):
 def test_ids(folder):
     config = json.loads((folder / "config.json").read_text())
     vocab = config.get("vocab_size") or config["text_config"]["vocab_size"]
-    picture = config.get("image_token_index", config.get("image_token_id", -1))
+    picture = config.get("image_token_index", config.get("image_token_id", -1))  # no text has it alone
     length = min(48, config.get("sliding_window") or 48)  # llama.cpp's Mistral has no window
     ids = np.random.default_rng(3).integers(0, vocab, length)
     return [int(i) for i in ids if i != picture]
@@ -144,7 +145,16 @@ def compare(name, got, want, tolerance):
 EXACT = 1e-4  # both in fp32, sums in another order
 
 
+def check_idefics2(tmp):
+    folder, path = tmp / "idefics2", tmp / "idefics2.gguf"
+    graft("init", "idefics2-tiny", "--out", folder)
+    graft("export", folder, "--out", path, "--type", "f32")
+    ids = test_ids(folder)
+    compare("model idefics2", llama_logits(path, ids), torch_logits(reference(folder), ids), EXACT)
+
+
 def check_models(tmp, digests):
+    check_idefics2(tmp)
     for name in TEXT_MODELS:
         folder, path, ids = MODELS / name / "model", tmp / f"{name}.gguf", test_ids(MODELS / name / "model")
         graft("export", folder, "--out", path, "--type", "f32")
