@@ -5,6 +5,7 @@ build=$1 seconds=$2 failed=0 ran=0
 seeds_of() {
     case $1 in
     safetensors) find tests/golden -name '*.safetensors' -size -64k ;;
+    gguf) find tests/golden/gguf -name '*.gguf' ;;
     tokenizer) find tests/golden -name 'tokenizer.json' -size -64k ;;
     video) find tests/golden/video -type f -size -16k ! -name '*.rgb' ! -name '*.csv' ;;
     image) find tests/golden/image -type f -size -16k ;;

@@ -128,6 +128,48 @@ static void test_round_trip(void **state) {
     gguf_close(&g);
 }
 
+/* A file that gguf-py wrote, with values of every kind. */
+static void test_reads_gguf_py(void **state) {
+    (void)state;
+    static const struct {
+        const char *key;
+        double value;
+    } numbers[] = {{"u8", 200},
+                   {"i8", -3},
+                   {"u16", 60000},
+                   {"i16", -300},
+                   {"u32", 4000000000.0},
+                   {"i32", -70000},
+                   {"u64", 1099511627776.0},
+                   {"i64", -1099511627776.0},
+                   {"f32", (double)0.1f},
+                   {"f64", 0.1},
+                   {"yes", 1}};
+    struct err e = {0};
+    struct gguf g;
+    struct text t = {0};
+    double value;
+    assert_int_equal(gguf_open(&g, "tests/golden/gguf/sample.gguf", &e), ST_OK);
+    for (int i = 0; i < 11; i++) {
+        assert_true(gguf_number(gguf_find(&g, numbers[i].key), &value));
+        assert_true(value == numbers[i].value);
+    }
+    assert_true(gguf_text(&g, "text", &t));
+    assert_string_equal(t.data, "h\xC3\xA9");
+    assert_int_equal(gguf_find(&g, "list")->count, 3);
+    assert_int_equal(gguf_find(&g, "words")->item, GGUF_STRING);
+    const struct gguf_tensor *two = gguf_find_tensor(&g, "two"), *three = gguf_find_tensor(&g, "three");
+    assert_true(two->rank == 2 && two->dim[0] == 4 && two->dim[1] == 3 && two->type == GGML_F16);
+    float x[32];
+    ggml_dequantize(GGML_F16, x, two->data, 12);
+    for (int i = 0; i < 12; i++) assert_true(x[i] == (float)i);
+    assert_true(three->type == GGML_Q8_0 && three->dim[0] == 32 && three->dim[1] == 2 && three->bytes == 68);
+    ggml_dequantize(GGML_Q8_0, x, (const char *)three->data + 34, 32);
+    for (int i = 0; i < 32; i++) assert_true(fabs((double)x[i] - (2 * (32 + i) / 63.0 - 1)) <= 0.005);
+    text_free(&t);
+    gguf_close(&g);
+}
+
 /* Every truncation of a valid file is refused with a sentence, but for those that only lack the last padding. */
 static void test_truncations(void **state) {
     (void)state;
@@ -204,9 +246,10 @@ static void test_missing_bytes(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_blocks_are_ggmls), cmocka_unit_test(test_floats),    cmocka_unit_test(test_round_trip),
-        cmocka_unit_test(test_truncations),      cmocka_unit_test(test_mutations), cmocka_unit_test(test_twice),
-        cmocka_unit_test(test_missing_bytes),
+        cmocka_unit_test(test_blocks_are_ggmls), cmocka_unit_test(test_floats),
+        cmocka_unit_test(test_round_trip),       cmocka_unit_test(test_truncations),
+        cmocka_unit_test(test_mutations),        cmocka_unit_test(test_twice),
+        cmocka_unit_test(test_reads_gguf_py),    cmocka_unit_test(test_missing_bytes),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
