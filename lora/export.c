@@ -305,6 +305,7 @@ static enum status with_plan(const struct export_options *o, const char *path, s
                                           .adapters = o->adapters,
                                           .adapter_count = o->adapter_count,
                                           .as_stored = true,
+                                          .base_alone = true,
                                           .any_base = o->any_base,
                                           .be = o->be};
     struct export_plan p = {.o = o, .report = r};

@@ -266,7 +266,8 @@ enum status merge_open(struct merge **out, const struct merge_options *o, struct
     const struct load_options as_it_is = {.quantize = {.type = F32}};
     m->o = *o;
     m->sources = mem_alloc((size_t)o->adapter_count * sizeof *m->sources);
-    model_load(&m->model, o->model, o->be, &as_it_is, e);
+    if (o->adapter_count < 1 && !o->base_alone) err_set(e, ST_USAGE, "there is no adapter to merge");
+    if (e->code == ST_OK) model_load(&m->model, o->model, o->be, &as_it_is, e);
     for (int64_t k = 0; k < o->adapter_count && e->code == ST_OK; k++)
         open_source(m, &m->sources[k], &o->adapters[k], e);
     if (e->code == ST_OK && plan(m, e) == ST_OK) return ST_OK;

@@ -33,6 +33,7 @@ struct merge_options {
     bool as_stored;         // each tensor keeps its type, a 4-bit one the type that was quantised
     enum dtype type;        // else all of them: F32, BF16 or F16
     int64_t max_shard_size; // bytes
+    bool base_alone;        // without an adapter the merged model is the base; else that is an error
     bool any_base;          // an adapter that says it was trained on other weights is taken too
     struct backend *be;     // of the host
     merge_progress *progress;
@@ -52,8 +53,7 @@ struct weights_check {
     const char *worst_name; // lives as long as the merge; NULL: none
 };
 
-/* Names and shapes must fit; the adapters must be of a kind that can be merged. Without an adapter the merged model is
- * the base. The options must outlive the merge. */
+/* Names and shapes must fit; the adapters must be of a kind that can be merged. The options must outlive the merge. */
 enum status merge_open(struct merge **m, const struct merge_options *o, struct err *e);
 void merge_free(struct merge *m);
 struct merge_counts merge_count(const struct merge *m);
