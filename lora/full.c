@@ -142,24 +142,6 @@ static enum status write_tensors(const struct adapter *a, const char *path, enum
 
 /* --- config.json of a head --------------------------------------------------------------------------------------- */
 
-static void edit(char **object, const char *key, cJSON *value) {
-    char *text = json_text(value, true), *changed = json_text_with(*object, key, text);
-    free(*object), free(text);
-    cJSON_Delete(value);
-    *object = changed;
-}
-
-static const char *class_name(const char *model_type) {
-    static const char *const names[][2] = {{"llama", "LlamaForSequenceClassification"},
-                                           {"mistral", "MistralForSequenceClassification"},
-                                           {"qwen2", "Qwen2ForSequenceClassification"},
-                                           {"llava", "LlavaForSequenceClassification"},
-                                           {"idefics2", "Idefics2ForSequenceClassification"}};
-    for (size_t i = 0; i < sizeof names / sizeof *names; i++)
-        if (strcmp(names[i][0], model_type) == 0) return names[i][1];
-    return "ForSequenceClassification";
-}
-
 /* The base's text with what the head gives, by name. */
 static enum status write_config(const struct adapter *a, const char *dir, struct err *e) {
     const struct model_config *c = &a->model->config;
@@ -167,19 +149,12 @@ static enum status write_config(const struct adapter *a, const char *dir, struct
     char *base = path_join(a->model->weights.dir, "config.json"), *path = path_join(dir, "config.json"), *text = NULL;
     size_t size;
     if (file_read(base, &text, &size, e) != ST_OK) goto done;
-    cJSON *to = cJSON_CreateObject(), *from = cJSON_CreateObject();
-    const char *class = class_name(c->model_type);
+    const char **names = mem_alloc((size_t)c->num_labels * sizeof *names);
     int64_t i = 0;
-    cJSON_ArrayForEach(v, list) {
-        char *key = mem_format("%lld", (long long)i++);
-        cJSON_AddStringToObject(to, key, v->valuestring);
-        cJSON_AddNumberToObject(from, v->valuestring, (double)(i - 1));
-        free(key);
-    }
-    if (a->model->new_head) edit(&text, "architectures", cJSON_CreateStringArray(&class, 1));
-    edit(&text, "problem_type", cJSON_CreateString(problem_name(c->problem)));
-    edit(&text, "id2label", to);
-    edit(&text, "label2id", from);
+    cJSON_ArrayForEach(v, list) if (i < c->num_labels) names[i++] = v->valuestring;
+    head_config_edit(&text, a->model->new_head ? c->model_type : NULL, c->problem,
+                     i == c->num_labels && i > 0 ? names : NULL, c->num_labels);
+    free(names);
     file_write(path, text, strlen(text), e);
 done:
     free(base), free(path), free(text);

@@ -1,11 +1,13 @@
 #include "lora/head.h"
 
 #include <stdlib.h>
+#include <string.h>
 
 #include "base/file.h"
 #include "base/json.h"
 #include "base/memory.h"
 #include "base/safetensors.h"
+#include "lora/merge_config.h"
 
 static const char FILE_NAME[] = "label_names.json";
 
@@ -58,6 +60,39 @@ void head_info_free(struct head_info *h) {
     free(h->names);
     cJSON_Delete(h->file);
     *h = (struct head_info){0};
+}
+
+static void edit(char **object, const char *key, cJSON *value) {
+    char *text = json_text(value, true), *changed = json_text_with(*object, key, text);
+    free(*object), free(text);
+    cJSON_Delete(value);
+    *object = changed;
+}
+
+static const char *class_name(const char *model_type) {
+    static const char *const names[][2] = {{"llama", "LlamaForSequenceClassification"},
+                                           {"mistral", "MistralForSequenceClassification"},
+                                           {"qwen2", "Qwen2ForSequenceClassification"},
+                                           {"llava", "LlavaForSequenceClassification"},
+                                           {"idefics2", "Idefics2ForSequenceClassification"}};
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++)
+        if (strcmp(names[i][0], model_type) == 0) return names[i][1];
+    return "ForSequenceClassification";
+}
+
+void head_config_edit(char **text, const char *model_type, enum problem p, const char *const *names, int64_t n) {
+    cJSON *to = cJSON_CreateObject(), *from = cJSON_CreateObject();
+    for (int64_t i = 0; i < n; i++) {
+        char *key = mem_format("%lld", (long long)i), *name = names ? mem_text(names[i]) : mem_format("LABEL_%s", key);
+        cJSON_AddStringToObject(to, key, name);
+        cJSON_AddNumberToObject(from, name, (double)i);
+        free(key), free(name);
+    }
+    const char *class = model_type ? class_name(model_type) : NULL;
+    if (class) edit(text, "architectures", cJSON_CreateStringArray(&class, 1));
+    if (p != PROBLEM_UNSAID) edit(text, "problem_type", cJSON_CreateString(problem_name(p)));
+    edit(text, "id2label", to);
+    edit(text, "label2id", from);
 }
 
 cJSON *head_labels(enum problem p, const char *const *names, int64_t count) {

@@ -237,6 +237,26 @@ static enum status untie(struct merge *m, struct err *e) {
     return e->code;
 }
 
+/* A head that an adapter brings to a model without one: the language model's goes, its own tensors come. */
+static enum status add_head(struct merge *m, struct err *e) {
+    static const char *const names[] = {"base_model.model.score.weight", "base_model.model.score.bias"};
+    const struct merge_source *s = &m->sources[0];
+    if (m->o.adapter_count != 1 || s->weight != 1)
+        return err_set(e, ST_FAIL,
+                       "%s: brings a classification head, which cannot be added with a weight or beside "
+                       "others; merge it alone",
+                       s->dir);
+    for (int i = 0; i < 2 && e->code == ST_OK; i++) {
+        const struct st_entry *t = st_find(&s->file, names[i]);
+        if (t) add_item(m, names[i] + strlen("base_model.model."), t, e);
+    }
+    return e->code;
+}
+
+static bool is_language_head(const char *name) {
+    return text_starts(name, "lm_head.") || text_starts(name, "language_model.lm_head.");
+}
+
 static int by_name(const void *a, const void *b) {
     return strcmp(((const struct merge_item *)a)->out.name, ((const struct merge_item *)b)->out.name);
 }
@@ -244,12 +264,14 @@ static int by_name(const void *a, const void *b) {
 static enum status plan(struct merge *m, struct err *e) {
     const struct st_set *files = &m->model->weights.files;
     size_t stem;
-    m->items = mem_alloc((files->count + 1) * sizeof *m->items);
+    m->items = mem_alloc((files->count + 2) * sizeof *m->items);
     for (size_t i = 0; i < files->count && e->code == ST_OK; i++) {
         const struct st_entry *t = &files->entries[i];
         m->counts.bytes_in += (int64_t)t->bytes;
+        if (m->model->new_head && is_language_head(t->name)) continue;
         if (!bnb_is_side(t->name, &stem)) add_item(m, t->name, t, e);
     }
+    if (e->code == ST_OK && m->model->new_head) add_head(m, e);
     if (e->code != ST_OK || untie(m, e) != ST_OK || check_used(m, e) != ST_OK) return e->code;
     qsort(m->items, m->count, sizeof *m->items, by_name);
     for (size_t i = 0; i < m->count; i++) {
@@ -263,10 +285,13 @@ static enum status plan(struct merge *m, struct err *e) {
 
 enum status merge_open(struct merge **out, const struct merge_options *o, struct err *e) {
     struct merge *m = *out = mem_alloc(sizeof *m);
-    const struct load_options as_it_is = {.quantize = {.type = F32}};
+    struct load_options as_it_is = {.quantize = {.type = F32}};
     m->o = *o;
     m->sources = mem_alloc((size_t)o->adapter_count * sizeof *m->sources);
     if (o->adapter_count < 1 && !o->base_alone) err_set(e, ST_USAGE, "there is no adapter to merge");
+    if (e->code == ST_OK && o->adapter_count) head_info_read(&m->head, o->adapters[0].dir, e);
+    as_it_is.head =
+        (struct head_options){.problem = m->head.problem, .num_labels = m->head.num_labels, .bias = m->head.bias};
     if (e->code == ST_OK) model_load(&m->model, o->model, o->be, &as_it_is, e);
     for (int64_t k = 0; k < o->adapter_count && e->code == ST_OK; k++)
         open_source(m, &m->sources[k], &o->adapters[k], e);
@@ -287,6 +312,7 @@ void merge_free(struct merge *m) {
     }
     for (size_t i = 0; i < m->count; i++) free((char *)m->items[i].out.name), free(m->items[i].changes);
     free(m->items), free(m->sources);
+    head_info_free(&m->head);
     model_free(m->model);
     free(m);
 }
@@ -522,8 +548,12 @@ done:
 }
 
 enum status merge_write(struct merge *m, const char *dir, struct err *e) {
-    const struct merge_config c = {
-        .untied = m->counts.untied, .set_dtype = !m->o.as_stored, .dtype = m->o.type, .plain = m->counts.four_bit};
+    const struct merge_config c = {.head = m->model->new_head ? &m->head : NULL,
+                                   .model_type = m->model->config.model_type,
+                                   .untied = m->counts.untied,
+                                   .set_dtype = !m->o.as_stored,
+                                   .dtype = m->o.type,
+                                   .plain = m->counts.four_bit};
     if (write_tensors(m, dir, e) != ST_OK || merge_config_write(&c, m->o.model, dir, e) != ST_OK) return e->code;
     return folder_copy_companions(m->o.model, dir, e);
 }

@@ -121,6 +121,7 @@ enum status merge_config_write(const struct merge_config *c, const char *from, c
             edit(&text, parts[i], part);
             free(part);
         }
+        if (c->head) head_config_edit(&text, c->model_type, c->head->problem, c->head->names, c->head->num_labels);
         file_write(out, text, strlen(text), e);
     }
     cJSON_Delete(tree);

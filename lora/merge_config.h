@@ -7,12 +7,15 @@
 
 #include "base/status.h"
 #include "base/tensor.h"
+#include "lora/head.h"
 
 struct merge_config {
     bool plain;     // no quantization_config
     bool untied;    // tie_word_embeddings is false
     bool set_dtype; // dtype, or torch_dtype, is that of `dtype`
     enum dtype dtype;
+    const struct head_info *head; // a new head takes the language model's place; NULL: none does
+    const char *model_type;       // with a head
 };
 
 enum status merge_config_write(const struct merge_config *c, const char *from, const char *to, struct err *e);

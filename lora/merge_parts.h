@@ -4,6 +4,7 @@
 
 #include "base/safetensors.h"
 #include "lora/adapter.h"
+#include "lora/head.h"
 #include "lora/merge.h"
 #include "lora/peft.h"
 #include "lora/targets.h"
@@ -49,6 +50,7 @@ struct merge {
     struct merge_item *items;     // (count)
     size_t count;
     struct merge_counts counts;
+    struct head_info head; // that the first adapter brings
 };
 
 /* A tensor's numbers while it is merged or checked. */

@@ -405,6 +405,34 @@ static void test_command(void **state) {
     free(out), free(small), free(both), free(report), free(config);
 }
 
+/* A head that the adapter brings takes the place of the language model's, in weights and in config.json. */
+static void test_head(void **state) {
+    struct fixture *f = *state;
+    char *out = path_join(f->tmp, "scorer"), *config = path_join(out, "config.json");
+    char *half = path_join(f->tmp, "half");
+    wants(command(0, WORDS(MODELS "llama/model", "--adapter", "tests/golden/score/adapter", "--out", out)),
+          "top-1 agreement 100%");
+    struct model *m = NULL;
+    const struct load_options as_it_is = {.quantize = {.type = F32}};
+    struct st_set adapter;
+    assert_int_equal(model_load(&m, out, f->be, &as_it_is, &f->e), ST_OK);
+    assert_int_equal(st_open_dir(&adapter, "tests/golden/score/adapter", "adapter_model", &f->e), ST_OK);
+    const struct st_entry *want = st_find(&adapter, "base_model.model.score.weight");
+    const struct st_entry *got = st_find(&m->weights.files, "score.weight");
+    assert_int_equal(m->config.num_labels, 3);
+    assert_false(m->new_head);
+    assert_memory_equal(got->data, want->data, want->bytes);
+    assert_null(st_find(&m->weights.files, "lm_head.weight"));
+    st_close(&adapter);
+    model_free(m);
+    cJSON *o = json_read(config, &f->e);
+    assert_string_equal(json_get(o, "architectures")->child->valuestring, "LlamaForSequenceClassification");
+    cJSON_Delete(o);
+    wants(command(1, WORDS(MODELS "llama/model", "--adapter", "tests/golden/score/adapter:0.5", "--out", half)),
+          "classification head");
+    free(out), free(config), free(half);
+}
+
 static void test_command_refuses(void **state) {
     struct fixture *f = *state;
     char **names, *out = path_join(f->tmp, "merged"), *taken = path_join(f->tmp, "taken");
@@ -443,6 +471,7 @@ int main(void) {
         cmocka_unit_test(test_config_edits),
         cmocka_unit_test_setup_teardown(test_config, fixture_start, fixture_end),
         cmocka_unit_test_setup_teardown(test_command, fixture_start, fixture_end),
+        cmocka_unit_test_setup_teardown(test_head, fixture_start, fixture_end),
         cmocka_unit_test_setup_teardown(test_command_refuses, fixture_start, fixture_end),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
