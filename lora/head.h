@@ -22,9 +22,9 @@ struct head_info {
 enum status head_info_read(struct head_info *h, const char *adapter_dir, struct err *e);
 void head_info_free(struct head_info *h);
 
-/* config.json of a model (its text, which is changed) whose head gives n outputs: id2label and label2id by the names, or
- * as LABEL_i; problem_type unless it is unsaid; the class of transformers when a new head takes the language model's
- * place (model_type; NULL: the model had it before). */
+/* Changes the text of a config.json for a head of n outputs: id2label and label2id by the names, or as LABEL_i;
+ * problem_type unless it is unsaid; the class of transformers where a new head takes the language model's place
+ * (model_type; NULL: the model had the head before). */
 void head_config_edit(char **text, const char *model_type, enum problem p, const char *const *names, int64_t n);
 
 /* The content of label_names.json; the caller deletes it. names may be NULL. */

@@ -415,6 +415,27 @@ static void test_trouble(void **state) {
     assert_int_equal(count_files(f, ".lock"), 0);
 }
 
+/* The verbs that leave a folder: killed at any moment, it is not there, or whole. */
+static void test_killed_folders(void **state) {
+    struct fixture *f = *state;
+    static const char *const verbs[] = {"merge " MODELS "llama/model --adapter " MODELS "lora/adapter",
+                                        "quantize " MODELS "mistral/model"};
+    int status;
+    for (int i = 0; i < 12; i++) {
+        char *out = mem_format("%s/out%d", f->tmp, i), *config = path_join(out, "config.json");
+        char *line =
+            mem_format("$0 %s --out %s --quiet & p=$!; sleep 0.%03d; kill -9 $p; wait", verbs[i % 2], out, i * 8);
+        struct st_set s;
+        free(shell(line, &status));
+        if (dir_exists(out)) {
+            assert_true(file_exists(config));
+            assert_int_equal(st_open_dir(&s, out, "model", &f->e), ST_OK);
+            st_close(&s);
+        }
+        free(out), free(config), free(line);
+    }
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(test_files_that_ran, fixture_start, fixture_end),
@@ -426,6 +447,7 @@ int main(void) {
         cmocka_unit_test_setup_teardown(test_refuses_overflow, fixture_start, fixture_end),
         cmocka_unit_test_setup_teardown(test_command, fixture_start, fixture_end),
         cmocka_unit_test_setup_teardown(test_trouble, fixture_start, fixture_end),
+        cmocka_unit_test_setup_teardown(test_killed_folders, fixture_start, fixture_end),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
