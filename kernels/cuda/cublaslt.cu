@@ -9,7 +9,7 @@
 #include <string.h>
 
 enum : size_t { WORKSPACE = 32u << 20 };
-enum { WAYS = 512, ALIGNMENT = 16, CANDIDATES = 4 };
+enum { WAYS = 512, TRIES = 8, ALIGNMENT = 16, CANDIDATES = 4 };
 
 static_assert(sizeof(struct lt_algorithm) == 64 && sizeof(struct lt_candidate) == 96, "the layout of the library");
 
@@ -33,7 +33,8 @@ struct cublaslt {
     struct cublaslt_calls calls;
     void *handle;
     char *workspace;       // of the device
-    struct way ways[WAYS]; // by hash of the shape; a newcomer takes the place
+    struct way ways[WAYS]; // within TRIES places from where the hash of the shape says
+    unsigned replaced;     // so many had to make room
 };
 
 /* --- opening ----------------------------------------------------------------------------------------------------- */
@@ -160,11 +161,18 @@ static void choose(struct backend *be, struct way *w) {
     c->preference_free(wish);
 }
 
+/* The way of a shape; a new one takes a free place or, in turn, that of another. */
 static struct way *way_find(struct backend *be, const struct product *p) {
     struct cublaslt *l = cuda_of(be)->blas;
     struct shape s = shape_of(p);
-    struct way *w = &l->ways[hash_bytes(HASH_START, &s, sizeof s) % WAYS];
-    if (w->known && memcmp(&w->shape, &s, sizeof s) == 0) return w;
+    uint64_t first = hash_bytes(HASH_START, &s, sizeof s);
+    struct way *w = nullptr;
+    for (int i = 0; i < TRIES; i++) {
+        struct way *at = &l->ways[(first + i) % WAYS];
+        if (at->known && memcmp(&at->shape, &s, sizeof s) == 0) return at;
+        if (!at->known && !w) w = at;
+    }
+    if (!w) w = &l->ways[(first + l->replaced++ % TRIES) % WAYS];
     way_forget(l, w);
     w->known = true;
     w->shape = s;
