@@ -73,7 +73,8 @@ ifdef SIM
 CXX      := g++
 CXXFLAGS := -std=c++17 -g -I. -Itests/cudasim -D_GNU_SOURCE -MMD -MP -Wall -Wextra -Wno-unknown-pragmas \
             -fno-exceptions -fno-rtti -fno-strict-aliasing -ffp-contract=off $(SIM)
-KERNEL_CHECKS := $(if $(filter race,$(FLAVOUR)),-fsanitize=thread) -fsanitize=alignment -fno-sanitize-recover=alignment
+KERNEL_CHECKS := $(if $(filter race,$(FLAVOUR)),-fsanitize=thread) -fsanitize=alignment \
+                 -fno-sanitize-recover=alignment $(if $(shell grep -m 1 -o ' fma ' /proc/cpuinfo),-mfma)
 CUDA_SRC := $(filter-out kernels/cuda/cublaslt_load.cu,$(CUDA_SRC)) tests/cudasim/cublaslt.cu
 SIM_SRC  := $(wildcard tests/cudasim/*.cpp)
 SIM_TESTS := $(patsubst tests/%.cu,$(BUILD)/tests/%,$(wildcard tests/test_*.cu))
@@ -114,7 +115,8 @@ EXAMPLES := $(patsubst examples/%/make_data.c,$(BUILD)/examples/make_%_data,$(wi
 CLIP_OBJ := $(patsubst %.c,$(BUILD)/%.o,$(wildcard examples/clips/*.c))
 
 .DEFAULT_GOAL := all
-.PHONY: all deps demo test gpu-check asan tsan fuzz bench golden interop install clean help tests fuzzers
+.PHONY: all deps demo test sim gpu-check asan tsan fuzz bench golden interop install clean help tests sim-builds \
+        sim-tests fuzzers
 .SECONDARY:
 
 all: $(BUILD)/graft ## builds build/release/graft
@@ -209,12 +211,27 @@ demo: deps ## makes a small model and data, trains an adapter, shows what it lea
 
 test: deps ## every test that this machine can run
 	@$(MAKE) --no-print-directory -j$(shell nproc) FLAVOUR=$(FLAVOUR) tests
+ifeq ($(FLAVOUR),release)
+	@$(MAKE) --no-print-directory sim-builds
+	@sh tests/run.sh $(BUILD) build/sim build/race
+else
 	@sh tests/run.sh $(BUILD)
+endif
 
 gpu-check: ## on a machine with a GPU: ops, trainings, memory checks and figures there; no device is a failure
 	@$(MAKE) --no-print-directory -j$(shell nproc) CUDA=1 $(BUILD)/graft $(wildcard $(BUILD)/bench/gpu)
 	@if [ -f /usr/include/cmocka.h ]; then $(MAKE) --no-print-directory -j$(shell nproc) CUDA=1 tests; fi
 	@sh tests/gpu-check.sh $(BUILD)
+
+sim: deps ## the CUDA kernels and their tests on a machine without a GPU, in the simulator of tests/cudasim
+	@$(MAKE) --no-print-directory sim-builds
+	@sh tests/sim.sh build/sim build/race
+
+sim-builds:
+	@$(MAKE) --no-print-directory -j$(shell nproc) FLAVOUR=sim sim-tests
+	@$(MAKE) --no-print-directory -j$(shell nproc) FLAVOUR=race sim-tests
+
+sim-tests: $(BUILD)/graft $(SIM_TESTS) $(addprefix $(BUILD)/tests/test_,ops gemm attention linear device)
 
 asan: ## the tests under AddressSanitizer and UndefinedBehaviorSanitizer
 	@$(MAKE) --no-print-directory FLAVOUR=asan test

@@ -1,8 +1,8 @@
 #!/bin/sh
-# Runs every test program of a build, and the checks of the tree, and adds up what they counted.
-# Exit status 1 if anything failed.
-#   sh tests/run.sh build/release
-build=$1
+# Runs every test program of a build, and the checks of the tree, and adds up what they counted; and with two more
+# builds what they run in the simulator (sim.sh). Exit status 1 if anything failed.
+#   sh tests/run.sh build/release [build/sim build/race]
+build=$1 sim=$2 race=$3
 export CUDA_VISIBLE_DEVICES= # the same tests on every machine; make gpu-check is for its GPU
 passed=0 failed=0 skipped=0
 log=$build/tests/log
@@ -26,6 +26,12 @@ for program in "$build"/tests/test_*; do
         printf '\n'
     fi
 done
+if [ -n "$sim" ]; then
+    sh tests/sim.sh "$sim" "$race" | tee "$log"
+    counts=$(sed -n '$s/^\([0-9]*\) passed, \([0-9]*\) failed, \([0-9]*\) skipped$/\1 \2 \3/p' "$log")
+    set -- ${counts:-0 1 0}
+    passed=$((passed + $1)) failed=$((failed + $2)) skipped=$((skipped + $3))
+fi
 rm -f "$log"
 for check in lint lint_test; do # each check of the tree counts as one test
     if said=$(sh "tests/$check.sh" 2>&1); then

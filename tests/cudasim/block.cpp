@@ -130,7 +130,7 @@ static struct fibre *fibre_next() {
 static void fibre_body() {
     for (;;) {
         while (begun < now.lanes_count) lane_run(now.lanes + turn[begun++]);
-        struct fibre *self = fibre_running();
+        struct fibre *self = fibre_running;
         self->next = idle;
         idle = self;
         fibre_switch(fibre_next());
@@ -139,7 +139,7 @@ static void fibre_body() {
 
 void lane_wait() {
     struct lane *self = here;
-    self->fibre = fibre_running();
+    self->fibre = fibre_running;
     fibre_switch(fibre_next());
     here = self;
     self->state = RUNNING;

@@ -47,13 +47,11 @@ namespace sim {
 enum : size_t { STACK_BYTES = 256 * 1024, PAGE = 4096 };
 
 static struct fibre host;
-static struct fibre *running = &host, *previous;
+struct fibre *fibre_running = &host;
+static struct fibre *previous;
 
 struct fibre *fibre_host() {
     return &host;
-}
-struct fibre *fibre_running() {
-    return running;
 }
 
 /* The first thing on a stack after a switch: AddressSanitizer learns where it is, we where the previous stack is. */
@@ -61,7 +59,7 @@ static void arrive() {
 #if SIM_ASAN
     const void *stack;
     size_t bytes;
-    __sanitizer_finish_switch_fiber(running->fake_stack, &stack, &bytes);
+    __sanitizer_finish_switch_fiber(fibre_running->fake_stack, &stack, &bytes);
     if (previous == &host) {
         host.stack = static_cast<char *>(const_cast<void *>(stack));
         host.bytes = bytes;
@@ -70,8 +68,8 @@ static void arrive() {
 }
 
 void fibre_switch(struct fibre *to) {
-    previous = running;
-    running = to;
+    previous = fibre_running;
+    fibre_running = to;
 #if SIM_ASAN
     __sanitizer_start_switch_fiber(&previous->fake_stack, to->stack, to->bytes);
 #endif

@@ -20,7 +20,7 @@ struct fibre *fibre_new(void (*body)());
 /* Suspends the running fibre and resumes another. The stack of the host thread is a fibre too: fibre_host(). */
 void fibre_switch(struct fibre *to);
 struct fibre *fibre_host();
-struct fibre *fibre_running();
+extern struct fibre *fibre_running; // in whose stack we are
 
 } // namespace sim
 

@@ -201,7 +201,7 @@ struct by {
 static bool same_warp(uint16_t a, uint16_t b) { return (a & LANE) / WARP_LANES == (b & LANE) / WARP_LANES; }
 
 /* Whether the last write is ordered before an access by `by`. */
-static bool write_ordered(const struct access *w, const struct by *by) {
+static inline bool write_ordered(const struct access *w, const struct by *by) {
     if (w->time < launch_begin) return true;
     if (by->atomic && w->lane & ATOMIC) return true;
     if (w->time < block_begin) return !by->global;
@@ -278,22 +278,21 @@ void race_touch_atomic(struct lane *l, const void *p, size_t bytes, struct site 
 
 /* --- what the compiler calls ------------------------------------------------------------------------------------- */
 
-static bool within(const void *p, const void *start, size_t bytes) {
+static inline bool within(const void *p, const void *start, size_t bytes) {
     return static_cast<size_t>(static_cast<const char *>(p) - static_cast<const char *>(start)) < bytes;
 }
 
-/* A thread may also touch its own stack, its arguments, and what the program holds itself. */
+/* A thread may also touch its arguments and what the program holds itself. */
 static void touch_outside(const void *p, size_t bytes, bool write, const void *code) {
-    const struct fibre *f = fibre_running();
-    if (within(p, f->stack, f->bytes)) return;
     if (within(p, &__executable_start, static_cast<size_t>(&_end - &__executable_start))) return;
     if (within(p, now_launch->bound, now_launch->bound_bytes) && !write) return;
     fail("not memory of the device: %s %s %zu bytes at %p of the host (%s)", lane_describe(here).text,
          write ? "writes" : "reads", bytes, p, place_describe(place_of_code(code)).text);
 }
 
-static void hook(const void *p, size_t bytes, bool write, const void *code) {
-    if (!here) return;
+/* Most accesses are to the thread's own stack, where locals lie that found no register. */
+static inline void hook(const void *p, size_t bytes, bool write, const void *code) {
+    if (!here || within(p, fibre_running->stack, fibre_running->bytes)) return;
     if (offset_of(p) < memory_span)
         touch_range(here, p, bytes, write, false, place_of_code(code));
     else

@@ -1,0 +1,78 @@
+#!/bin/sh
+# What touches a device, in the simulator of tests/cudasim: the programs that test operations, layers and trainings, in
+# three orders of threads where memory is checked (build/sim) and in one where races are (build/race); and trainings
+# that must write the same bytes in every order. One line for each run; the last line counts. Exit status 1 if anything
+# failed.
+#   sh tests/sim.sh build/sim build/race
+programs='test_ops test_gemm test_attention test_linear test_device'
+own='test_cudasim test_cudasim_instructions' # these choose their orders themselves
+configs='lora nf4-lora mllava-lora'
+
+# one FLAVOUR ORDER PROGRAM: leaves its counts in $logs.
+one() {
+    name=$(basename "$1").$3.$(echo "$2" | tr -d :)
+    log=$logs/$name.log
+    begin=$(date +%s)
+    GRAFT=$1/graft GRAFT_SIM_ORDER=$2 GRAFT_TEST_DEVICE=cuda "$1/tests/$3" >"$log" 2>&1
+    status=$?
+    ok=$(grep -c '^\[ *OK *\]' "$log")
+    bad=$(sed -n 's/^\[ *FAILED *\] \([0-9]*\) test(s).*/\1/p' "$log")
+    bad=${bad:-0}
+    skip=$(grep -c '^\[ *SKIPPED *\] [a-z]' "$log")
+    [ $status -ne 0 ] && [ "$bad" -eq 0 ] && bad=1
+    echo "$ok $bad $skip" >"$logs/$name.count"
+    printf '%-28s %4d passed' "$3" "$ok"
+    [ "$skip" -ne 0 ] && printf ', %d skipped' "$skip"
+    [ $status -ne 0 ] && printf ', FAILED (status %d)' $status
+    printf ' (%s, %s, %d s)\n' "$(basename "$1")" "$2" $(($(date +%s) - begin))
+    [ $status -eq 0 ] || grep -v '^\[ *\(OK\|RUN\) *\]' "$log" | tail -n 40
+}
+
+# trainings FLAVOUR ORDER CONFIG: the same steps in the order and forward give the same bytes.
+trainings() {
+    name=$(basename "$1").$3.$(echo "$2" | tr -d :)
+    log=$logs/$name.log
+    for order in forward "$2"; do
+        out=$logs/$name-$(echo "$order" | tr -d :)
+        GRAFT_SIM_ORDER=$order "$1/graft" train "tests/golden/models/$3/config.yaml" --quiet --device cuda \
+            --dtype bf16 --max_steps 2 --output_dir "$out" >"$log" 2>&1 || break
+    done
+    if cmp "$logs/$name-forward/adapter_model.safetensors" "$out/adapter_model.safetensors" >>"$log" 2>&1; then
+        echo '1 0 0' >"$logs/$name.count"
+        echo "training of $3 gives the same bytes forward and $2"
+    else
+        echo '0 1 0' >"$logs/$name.count"
+        echo "training of $3, $2: FAILED"
+        tail -n 40 "$log"
+    fi
+}
+
+if [ -n "$SIM_LOGS" ]; then # one of the jobs below
+    logs=$SIM_LOGS
+    "$@"
+    exit 0
+fi
+
+sim=$1 race=$2
+logs=$(mktemp -d) || exit 1
+trap 'rm -rf "$logs"' EXIT
+jobs() {
+    for program in $programs; do
+        for order in forward reverse shuffle:1; do echo "one $sim $order $program"; done
+        echo "one $race forward $program"
+    done
+    for program in $own; do
+        echo "one $sim forward $program"
+        echo "one $race forward $program"
+    done
+    for config in $configs; do
+        echo "trainings $sim reverse $config"
+        echo "trainings $sim shuffle:1 $config"
+    done
+}
+wanted=$(jobs | wc -l)
+jobs | SIM_LOGS=$logs xargs -P "$(nproc)" -L 1 sh "$0"
+ended=$(ls "$logs" | grep -c '\.count$')
+echo "0 $((wanted - ended)) 0" >"$logs/missing.count"
+cat "$logs"/*.count | awk '{ ok += $1; bad += $2; skip += $3 }
+    END { printf "%d passed, %d failed, %d skipped\n", ok, bad, skip; exit !(ok > 0 && bad == 0) }'
