@@ -21,10 +21,10 @@ one() {
     skip=$(grep -c '^\[ *SKIPPED *\] [a-z]' "$log")
     [ $status -ne 0 ] && [ "$bad" -eq 0 ] && bad=1
     echo "$ok $bad $skip" >"$logs/$name.count"
-    printf '%-28s %4d passed' "$3" "$ok"
-    [ "$skip" -ne 0 ] && printf ', %d skipped' "$skip"
-    [ $status -ne 0 ] && printf ', FAILED (status %d)' $status
-    printf ' (%s, %s, %d s)\n' "$(basename "$1")" "$2" $(($(date +%s) - begin))
+    said=
+    [ "$skip" -ne 0 ] && said=", $skip skipped"
+    [ $status -ne 0 ] && said="$said, FAILED (status $status)"
+    printf '%-28s %4d passed%s (%s, %s, %d s)\n' "$3" "$ok" "$said" "$(basename "$1")" "$2" $(($(date +%s) - begin))
     [ $status -eq 0 ] || grep -v '^\[ *\(OK\|RUN\) *\]' "$log" | tail -n 40
 }
 

@@ -250,11 +250,15 @@ static void touch_bytes(const char *p, size_t bytes, bool write, const struct by
         if (!bits_all(written, at, bytes)) fail_unwritten(by->l, p, by->place);
     } else
         bits_set(written, at, bytes, true);
+    struct cell first = cells[at]; // most bytes of an access share their past with the first, and so its judgement
     for (size_t i = 0; i < bytes; i++) {
-        if (write)
-            write_byte(cells + at + i, p + i, by);
+        struct cell *c = cells + at + i;
+        if (i && memcmp(c, &first, sizeof first) == 0)
+            *c = cells[at];
+        else if (write)
+            write_byte(c, p + i, by);
         else
-            read_byte(cells + at + i, p + i, by);
+            read_byte(c, p + i, by);
     }
 }
 
