@@ -92,7 +92,7 @@ template <typename T> struct norm_sums {
     }
 };
 
-/* --- which kernel -------------------------------------------------------------------------------------------------- */
+/* --- which kernel ------------------------------------------------------------------------------------------------ */
 
 template <int V, typename T> static void run_rows(struct backend *be, const char *what, const norm_rows<T> &p) {
     bool few = p.C <= SHORT, forward = p.y != NULL;
