@@ -27,8 +27,9 @@ struct processor {
     int64_t image_seq_len; // of processor_config.json; 0: not said
 };
 
-/* Reads DIR/preprocessor_config.json, or what processor_config.json holds of it. Refused by name: another image_processor_type, a key that is not known to leave
- * the pixels alone, settings that would give pictures of different sizes (but for Idefics2). */
+/* Reads DIR/preprocessor_config.json, or what processor_config.json holds of it. Refused by name: another
+ * image_processor_type, a key that is not known to leave the pixels alone, settings that would give pictures of
+ * different sizes (but for Idefics2). */
 enum status processor_load(struct processor *p, const char *dir, struct err *e);
 
 /* How many pictures a vision tower sees of one: with do_image_splitting its four quarters and then the whole. */

@@ -52,8 +52,8 @@ cp "$from"/*.yaml "$out"
 say '1. Clips of moving shapes, each with five scores. No scene that is held out is trained on.'
 run "$build/examples/make_video_data" "$out/data" 1 $amounts
 
-say '2. The base in 4 bits (NF4); frozen from here on. It was trained to describe such clips and to answer questions about
-   colour, shape, motion and order (examples/base); it has never seen a score.'
+say '2. The base in 4 bits (NF4); frozen from here on. It was trained to describe such clips and to answer questions
+   about colour, shape, motion and order (examples/base); it has never seen a score.'
 run "$graft" quantize "$base" --out "$out/base-nf4" --quiet
 
 say '3. Without adapters: a new head as it is, then the best head on the frozen features (a linear probe).'
