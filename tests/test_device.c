@@ -160,6 +160,24 @@ static void test_pictures(void **state) {
     close_tensors(t, "host", "device", ADAPTER, 1e-3);
 }
 
+/* Pictures of other sizes, a perceiver between them and the text, DoRA. */
+static void test_idefics2(void **state) {
+    need_device();
+    struct training *t = *state;
+    struct command_result r;
+    char *data = mem_format("data:\n- {path: %s/tests/golden/models/mllava/rows.jsonl, name: r, split: train, "
+                            "format: chat, type: json}\n",
+                            t->here);
+    training_put(t, "pictures.yaml", data);
+    training_graft(t, "init idefics2-tiny --out tiny --quiet", 60, &r);
+    command_free(&r);
+    same_training(state,
+                  "--model_name_or_path tiny --data_config_file pictures.yaml --conv_template idefics_2 --max_steps 1 "
+                  "--per_device_train_batch_size 1 --gradient_accumulation_steps 1 --use_dora true",
+                  ADAPTER, 1e-5, 1e-4, 1e-3);
+    free(data);
+}
+
 /* What `graft plan` says that a training takes of the device, in bytes. */
 static double planned(const struct training *t, const char *flags) {
     struct command_result r;
@@ -214,6 +232,7 @@ int main(void) {
         cmocka_unit_test_setup_teardown(test_checkpointing, open_folder, close_folder),
         cmocka_unit_test_setup_teardown(test_same_bytes_and_resume, open_folder, close_folder),
         cmocka_unit_test_setup_teardown(test_pictures, open_folder, close_folder),
+        cmocka_unit_test_setup_teardown(test_idefics2, open_folder, close_folder),
         cmocka_unit_test_setup_teardown(test_memory, open_folder, close_folder),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
