@@ -1,5 +1,7 @@
 #include "data/json_scan.h"
 
+#include <math.h>
+#include <stdlib.h>
 #include <string.h>
 
 enum { DEEPEST = 64 };
@@ -124,6 +126,19 @@ static bool skip_number(struct json_scan *c) {
     c->at++;
     if (c->at < c->n && (c->text[c->at] == '+' || c->text[c->at] == '-')) c->at++;
     return skip_digits(c);
+}
+
+bool json_scan_number(struct json_scan *c, double *out) {
+    char copy[64];
+    skip_space(c);
+    size_t from = c->at;
+    if (c->at == c->n || !skip_number(c)) return json_scan_wrong(c, "a number");
+    size_t n = c->at - from;
+    if (n >= sizeof copy) return json_scan_wrong(c, "a number of at most 63 characters");
+    memcpy(copy, c->text + from, n);
+    copy[n] = 0;
+    *out = strtod(copy, NULL);
+    return isfinite(*out) || json_scan_wrong(c, "a finite number");
 }
 
 static bool skip_word(struct json_scan *c, const char *word) {

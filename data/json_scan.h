@@ -22,9 +22,10 @@ bool json_scan_wrong(struct json_scan *c, const char *wanted); // leaves "line L
 bool json_scan_take(struct json_scan *c, char mark); // skips white space; true, and past it, when mark comes next
 bool json_scan_need(struct json_scan *c, char mark); // the same, but its absence is a mistake
 bool json_scan_string(struct json_scan *c, struct text *out);
-bool json_scan_id(struct json_scan *c, int64_t *out); // a whole number of 0 or more, below 2^32
-bool json_scan_skip(struct json_scan *c);             // any value; nested at most 64 deep
-bool json_scan_end(struct json_scan *c);              // nothing but white space is left
+bool json_scan_id(struct json_scan *c, int64_t *out);    // a whole number of 0 or more, below 2^32
+bool json_scan_number(struct json_scan *c, double *out); // finite
+bool json_scan_skip(struct json_scan *c);                // any value; nested at most 64 deep
+bool json_scan_end(struct json_scan *c);                 // nothing but white space is left
 
 /* The members of an object (items of a list), one by one: true while there is another; then read its value. Start with
  * *first = true after the opening mark. The end, and a mistake (*failed), both return false. */

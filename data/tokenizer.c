@@ -35,6 +35,13 @@ static void add_metaspaces(const struct pretokenizer *p, const char *s, size_t n
     }
 }
 
+/* A piece that nothing cuts any more. */
+static enum status encode_whole(struct encoder *c, const char *s, size_t n) {
+    if (!c->t->unigram) return bpe_encode(c->t->bpe, c->scratch, s, n, c->out, c->e);
+    unigram_encode(c->t->unigram, s, n, c->out);
+    return ST_OK;
+}
+
 static enum status encode_metaspaced(struct encoder *c, const char *s, size_t n, bool first) {
     const struct pretokenizer *p = &c->t->pretokenizer;
     add_metaspaces(p, s, n, first, &c->spaced);
@@ -43,7 +50,7 @@ static enum status encode_metaspaced(struct encoder *c, const char *s, size_t n,
     while (n > 0) {
         const char *next = p->split && n > 1 ? memmem(s + 1, n - 1, p->meta, len) : NULL;
         size_t piece = next ? (size_t)(next - s) : n;
-        if (bpe_encode(c->t->bpe, c->scratch, s, piece, c->out, c->e) != ST_OK) return c->e->code;
+        if (encode_whole(c, s, piece) != ST_OK) return c->e->code;
         s += piece, n -= piece;
     }
     return ST_OK;
@@ -54,7 +61,7 @@ static enum status encode_piece(struct encoder *c, int stage, const char *s, siz
     const struct pretokenizer *p = &c->t->pretokenizer;
     if (stage == p->count) {
         if (p->last == LAST_METASPACE) return encode_metaspaced(c, s, n, first);
-        return bpe_encode(c->t->bpe, c->scratch, s, n, c->out, c->e);
+        return encode_whole(c, s, n);
     }
     const struct stage *g = &p->stages[stage];
     if (g->add_space && *s != ' ') {
@@ -172,6 +179,7 @@ void tokenizer_force_bos(struct tokenizer *t) {
 void tokenizer_free(struct tokenizer *t) {
     if (!t) return;
     free(t->runes);
+    unigram_free(t->unigram);
     bpe_free(t->bpe);
     normalizer_free(&t->normalizer);
     pretokenizer_free(&t->pretokenizer);

@@ -1,6 +1,7 @@
 /* Text to token ids and back, id for id as Hugging Face tokenizers does it from tokenizer.json: BPE of the Llama-3 kind
  * (byte level, ignore_merges), the Qwen2 kind (NFC, byte level) and the Llama-2/Mistral kind (byte fallback; the space
- * as a normalizer or as a Metaspace pre-tokenizer). A tokenizer.json that asks for anything else is refused by name.
+ * as a normalizer or as a Metaspace pre-tokenizer), and Unigram of the Fuyu kind. A tokenizer.json that asks for
+ * anything else is refused by name.
  *
  * Once loaded it does not change: any number of threads may encode with it, each with its own output. */
 #ifndef DATA_TOKENIZER_H

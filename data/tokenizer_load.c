@@ -105,11 +105,8 @@ static enum status read_rules(const cJSON *o, const char *where, bool byte_level
     static const char *const known[] = {
         "type",     "dropout",       "unk_token",    "continuing_subword_prefix", "end_of_word_suffix",
         "fuse_unk", "byte_fallback", "ignore_merges"};
-    const char *type, *prefix, *suffix;
+    const char *prefix, *suffix;
     double dropout;
-    if (json_str(o, where, "type", "BPE", &type, e) != ST_OK) return e->code;
-    if (strcmp(type, "BPE") != 0)
-        return err_set(e, ST_FAIL, "%s: the model \"%.40s\" is not supported, wanted BPE", where, type);
     if (refuse_other_members(o, known, sizeof known / sizeof known[0], where, "the model setting", e) != ST_OK ||
         json_num(o, where, "dropout", 0, &dropout, e) != ST_OK ||
         json_str(o, where, "continuing_subword_prefix", "", &prefix, e) != ST_OK ||
@@ -134,24 +131,78 @@ static struct json_scan scan_of(const struct json_scan *whole, struct span span)
     return c;
 }
 
+/* Merges make the pieces. */
+static enum status read_bpe(struct tokenizer *t, const cJSON *json, struct json_scan *vocab, struct json_scan *merges,
+                            struct err *e) {
+    struct bpe_rules rules = {0};
+    const char *unk;
+    if (read_rules(json, vocab->where, t->pretokenizer.last == LAST_BYTES, &rules, &unk, e) != ST_OK) return e->code;
+    if (merges->at == merges->n) return err_set(e, ST_FAIL, "%s: the model has no merges", merges->where);
+    if (read_vocab(vocab, t->bpe) && read_merges(merges, t->bpe)) bpe_finish(t->bpe, &rules, unk, e);
+    return e->code;
+}
+
+/* Pieces with their scores; ids follow the list. */
+static bool read_scores(struct json_scan *c, struct bpe *b, double **scores) {
+    struct text piece = {0};
+    size_t count = 0, room = 0;
+    bool first = true, failed = !json_scan_need(c, '[');
+    while (!failed && json_scan_item(c, &first, &failed)) {
+        if (count == room) *scores = mem_resize(*scores, (room = room ? 2 * room : 4096) * sizeof **scores);
+        failed = !json_scan_need(c, '[') || !json_scan_string(c, &piece) || !json_scan_need(c, ',') ||
+                 !json_scan_number(c, *scores + count) || !json_scan_need(c, ']');
+        if (!failed && bpe_id(b, text_str(&piece), piece.len) >= 0)
+            failed = !json_scan_wrong(c, "a piece that is not in the vocabulary yet");
+        failed = failed || bpe_add_token(b, text_str(&piece), piece.len, (int64_t)count++, c->e) != ST_OK;
+    }
+    text_free(&piece);
+    return !failed;
+}
+
+/* Scores make the pieces. */
+static enum status read_unigram(struct tokenizer *t, const cJSON *json, struct json_scan *vocab, struct err *e) {
+    static const char *const known[] = {"type", "unk_id", "byte_fallback"};
+    const char *where = vocab->where;
+    double *scores = NULL;
+    int64_t unk;
+    bool fallback;
+    if (refuse_other_members(json, known, sizeof known / sizeof known[0], where, "the model setting", e) != ST_OK ||
+        json_int(json, where, "unk_id", -1, &unk, e) != ST_OK ||
+        json_bool(json, where, "byte_fallback", false, &fallback, e) != ST_OK)
+        return e->code;
+    if (t->pretokenizer.last == LAST_BYTES)
+        return err_set(e, ST_FAIL, "%s: a Unigram model behind a byte-level pre-tokenizer is not supported", where);
+    const struct bpe_rules rules = {.byte_fallback = fallback};
+    if (read_scores(vocab, t->bpe, &scores) && bpe_finish(t->bpe, &rules, NULL, e) == ST_OK) {
+        if (unk < 0 || unk >= bpe_limit(t->bpe))
+            err_set(e, ST_FAIL, "%s: unk_id is %lld, wanted the id of one of the %d pieces", where, (long long)unk,
+                    bpe_limit(t->bpe));
+        else
+            t->unigram = unigram_new(t->bpe, scores, (int32_t)unk, fallback);
+    }
+    free(scores);
+    return e->code;
+}
+
 static enum status read_model(struct tokenizer *t, const struct json_scan *whole, struct span span, struct err *e) {
     static const char *const large[] = {"vocab", "merges"};
     struct span spans[2] = {{0, 0}, {0, 0}};
     struct text rest = {0};
     cJSON *json = NULL;
-    struct bpe_rules rules = {0};
-    const char *unk, *where = whole->where;
+    const char *type, *where = whole->where;
     struct json_scan c = scan_of(whole, span);
     if (!split_object(&c, large, 2, spans, &rest) || !(json = json_parse(rest.data, rest.len, where, e))) goto done;
-    if (read_rules(json, where, t->pretokenizer.last == LAST_BYTES, &rules, &unk, e) != ST_OK) goto done;
-    for (int i = 0; i < 2; i++)
-        if (spans[i].from == spans[i].to) {
-            err_set(e, ST_FAIL, "%s: the model has no %s", where, large[i]);
-            goto done;
-        }
-    t->bpe = bpe_new(where);
+    if (json_str(json, where, "type", "BPE", &type, e) != ST_OK) goto done;
     struct json_scan vocab = scan_of(whole, spans[0]), merges = scan_of(whole, spans[1]);
-    if (read_vocab(&vocab, t->bpe) && read_merges(&merges, t->bpe)) bpe_finish(t->bpe, &rules, unk, e);
+    t->bpe = bpe_new(where);
+    if (vocab.at == vocab.n)
+        err_set(e, ST_FAIL, "%s: the model has no vocab", where);
+    else if (strcmp(type, "BPE") == 0)
+        read_bpe(t, json, &vocab, &merges, e);
+    else if (strcmp(type, "Unigram") == 0 && merges.at == merges.n)
+        read_unigram(t, json, &vocab, e);
+    else
+        err_set(e, ST_FAIL, "%s: the model \"%.40s\" is not supported, wanted BPE or Unigram", where, type);
 done:
     cJSON_Delete(json);
     text_free(&rest);

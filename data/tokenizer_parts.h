@@ -9,10 +9,12 @@
 #include "data/pretokenize.h"
 #include "data/rune.h"
 #include "data/tokenizer.h"
+#include "data/unigram.h"
 
 struct tokenizer {
     struct runes *runes;
-    struct bpe *bpe;
+    struct bpe *bpe;         // the vocabulary, and its merges
+    struct unigram *unigram; // NULL: pieces are found by merges
     struct normalizer normalizer;
     struct pretokenizer pretokenizer;
     struct added added;
