@@ -11,12 +11,14 @@ enum family {
     FAMILY_TEXT,     // Llama, Mistral, Qwen2: tokens
     FAMILY_MLLAVA,   // tokens and pictures of one size through SigLIP and a projector
     FAMILY_IDEFICS2, // tokens and pictures of any size through SigLIP's NaViT and a perceiver
+    FAMILY_MFUYU,    // tokens and pictures of any size, whose patches are positions by themselves
 };
 
 enum { IGNORED = -100 }; // a target that is not scored
 
 /* One picture, resized and normalised as the family wants it. With Idefics2 both sides are whole patches: those that
- * the tower looks at, zeros where the picture ends within one. */
+ * the tower looks at, zeros where the picture ends within one. With Fuyu too, and pixels are (patches, patch, patch, 3),
+ * row by row: one patch after the other. */
 struct batch_image {
     int64_t height, width;
     float *pixels;            // (3, height, width)
@@ -39,7 +41,8 @@ struct batch {
 
     int64_t images;
     struct batch_image *image; // (images), in the order in which their features stand in ids; every picture takes the
-                               // same number of -1 positions (tokens per image of the family)
+                               // same number of -1 positions (tokens per image of the family), with Fuyu as many as
+                               // it has patches, each row of them followed by an id
 };
 
 /* The largest of each over the batches of a run; `longest` is the longest single row. */

@@ -95,6 +95,11 @@ static void show_text_config(const struct text_config *c) {
 
 static void show_vision_config(const struct model_config *c) {
     const struct vision_config *v = &c->vision;
+    if (c->family == FAMILY_MFUYU) {
+        out_text("  vision     patches of %lld by themselves, pictures of any size: a position each\n",
+                 (long long)v->patch);
+        return;
+    }
     if (c->family == FAMILY_IDEFICS2) {
         out_text("  vision     %lld layers of %lld, pictures of any size in patches of %lld: %lld positions each\n",
                  (long long)v->layers, (long long)v->dim, (long long)v->patch, (long long)picture_tokens(c));

@@ -155,11 +155,17 @@ static void fill_picture(struct batch_image *image, const struct vision_config *
 }
 
 static void fed_init(struct fed *f, const struct model *m, const struct prompts *p) {
-    int64_t features = picture_tokens(&m->config), first = p->offsets[1];
-    bool picture = features > 0;
-    int64_t N = p->offsets[p->count] + (picture ? features + first : 0);
+    bool picture = m->config.family != FAMILY_TEXT;
+    int64_t features = 0, first = p->offsets[1];
     struct batch *b = &f->batch;
     *f = (struct fed){0};
+    if (picture) {
+        fill_picture(&f->image, &m->config.vision);
+        features = picture_features(&m->config, &f->image);
+        if (m->config.vision.any_size)
+            f->limits.patches = f->limits.most_patches = vit_rows(&m->config.vision, &f->image);
+    }
+    int64_t N = p->offsets[p->count] + (picture ? features + first : 0);
     b->offsets = mem_alloc((size_t)(p->count + 2) * sizeof *b->offsets);
     b->row_index = mem_alloc((size_t)(p->count + 2) * sizeof *b->row_index);
     b->ids = mem_alloc((size_t)N * sizeof *b->ids);
@@ -170,7 +176,6 @@ static void fed_init(struct fed *f, const struct model *m, const struct prompts 
         end_row(f);
     }
     if (picture) {
-        fill_picture(&f->image, &m->config.vision);
         b->images = 1, b->image = &f->image;
         add_positions(b, NULL, features, -1);
         add_positions(b, p->ids, first, 0);
@@ -189,11 +194,13 @@ static void chunk_logits(const struct pass *p, struct workspace *w, int64_t at, 
     const struct model *m = w->m;
     size_t mark = p->scratch->used;
     struct tensor x = tensor_rows(&w->acts.x[m->config.text.layers], at, n);
-    struct tensor normed = arena_tensor2(p->scratch, p->act, n, x.dim[1]), rstd = arena_tensor1(p->scratch, F32, n);
+    struct tensor normed = arena_tensor2(p->scratch, p->act, n, x.dim[1]);
+    struct norm_stats stats;
+    final_norm_layout(&stats, p->scratch, n);
     struct tensor out = tensor_over2(logits, F32, n, m->head.W.dim[0]);
     struct linear_acts acts;
     linear_acts_layout(&acts, p->scratch, &m->head, n, p->act);
-    op_rmsnorm_forward(p->be, &normed, &rstd, &x, &m->norm, m->config.text.eps);
+    final_norm_forward(p, m, &normed, &stats, &x);
     linear_forward(p, &acts, &out, &normed, &m->head);
     p->scratch->used = mark;
 }

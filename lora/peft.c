@@ -166,8 +166,11 @@ static const char *head_beside(const char *text) {
     return strcmp(text, "language_model.model") == 0 ? "language_model.lm_head" : "lm_head";
 }
 
-/* Only mllava has been spelled in more than one way. */
+/* Only mllava and mfuyu have been spelled in more than one way. */
 struct spelling spelling_of_model(const struct model *m) {
+    if (m->config.family == FAMILY_MFUYU)
+        return (struct spelling){
+            .text = m->text_prefix, .vision = m->vision_prefix, .head = head_beside(m->text_prefix)};
     if (m->config.family != FAMILY_MLLAVA) return (struct spelling){.text = m->text_prefix, .head = "lm_head"};
     return (struct spelling){m->text_prefix, m->vision_prefix, m->projector_prefix, head_beside(m->text_prefix)};
 }
@@ -189,18 +192,20 @@ static const char *find_spelling(const struct st_set *s, const char *const *pref
 
 struct spelling spelling_of_file(const struct model *m, const struct st_set *s) {
     static const char *const text[] = {"language_model.model", "model.language_model", NULL};
-    static const char *const vision[] = {"vision_tower.vision_model", "model.vision_tower.vision_model",
-                                         "model.vision_tower", NULL};
+    static const char *const patches[] = {"vision_embed_tokens", "model.vision_embed_tokens", NULL};
+    static const char *const tower[] = {"vision_tower.vision_model", "model.vision_tower.vision_model",
+                                        "model.vision_tower", NULL};
     static const char *const projector[] = {"multi_modal_projector", "model.multi_modal_projector", NULL};
     static const char *const head[] = {"language_model.lm_head", "lm_head", NULL};
     struct spelling f = spelling_of_model(m);
+    const char *const *vision = f.projector ? tower : patches; // mfuyu has nothing between patches and text
     if (!f.vision) return f;
     const char *t = find_spelling(s, text), *v = find_spelling(s, vision), *p = find_spelling(s, projector);
     const char *h = find_spelling(s, head);
     bool newer = t ? t == text[1] : v ? v != vision[0] : p ? p == projector[1] : f.text[0] == 'm';
     f.text = t ? t : text[newer];
     f.vision = v ? v : newer == (f.vision[0] == 'm') ? f.vision : vision[newer];
-    f.projector = p ? p : projector[newer];
+    if (f.projector) f.projector = p ? p : projector[newer];
     f.head = h ? h : head_beside(f.text);
     return f;
 }

@@ -193,6 +193,7 @@ static enum status write_card(const struct trainer *t, const struct step_report 
         .auto_class = t->model->config.problem != PROBLEM_GENERATION ? "AutoModelForSequenceClassification"
                       : family == FAMILY_MLLAVA                      ? "LlavaForConditionalGeneration"
                       : family == FAMILY_IDEFICS2                    ? "Idefics2ForConditionalGeneration"
+                      : family == FAMILY_MFUYU                       ? "FuyuForCausalLM"
                                                                      : NULL,
         .quant_type =
             settings_is(t->settings, "quantization", "none") ? NULL : settings_text(t->settings, "quantization"),

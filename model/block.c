@@ -1,6 +1,7 @@
 #include "model/block.h"
 
 #include "kernels/ops.h"
+#include "model/persimmon.h"
 
 void block_shared_layout(struct block_shared *s, struct arena *m, const struct text_config *c, int64_t N,
                          enum dtype act) {
@@ -12,6 +13,10 @@ void block_shared_layout(struct block_shared *s, struct arena *m, const struct t
 void block_acts_layout(struct block_acts *a, struct arena *m, const struct block *b, const struct text_config *c,
                        int64_t N, enum dtype act, const struct block_shared *shared) {
     int64_t C = c->dim, H = c->heads, K = c->kv_heads, D = c->head_dim, F = c->ffn;
+    if (c->persimmon) {
+        persimmon_acts_layout(a, m, b, c, N, act, shared);
+        return;
+    }
     a->norm1 = shared ? shared->norm1 : arena_tensor2(m, act, N, C);
     a->rstd1 = arena_tensor1(m, F32, N);
     a->q = arena_tensor3(m, act, N, H, D);
@@ -48,6 +53,10 @@ static struct attention attention_of(const struct block *b, const struct sequenc
 
 void block_forward(const struct pass *p, struct block_acts *a, const struct tensor *y, const struct tensor *x,
                    const struct block *b, const struct text_config *c, const struct sequence *s) {
+    if (c->persimmon) {
+        persimmon_forward(p, a, y, x, b, c, s);
+        return;
+    }
     struct backend *be = p->be;
     struct tensor q = flat(&a->q), k = flat(&a->k), v = flat(&a->v), attended = flat(&a->attended);
     struct attention attention = attention_of(b, s);
@@ -128,19 +137,28 @@ static void attention_half_backward(const struct pass *p, const struct tensor *d
 void block_backward(const struct pass *p, const struct tensor *dx, bool needs_dx, struct block_acts *a,
                     const struct tensor *x, const struct block *b, const struct text_config *c,
                     const struct sequence *s) {
+    if (c->persimmon) {
+        persimmon_backward(p, dx, needs_dx, a, x, b, c, s);
+        return;
+    }
     if (a->cheap_lost) make_cheap_again(p, a, x, b, c);
     ffn_backward(p, dx, a, b, c);
     attention_half_backward(p, dx, needs_dx, a, x, b, c, s);
 }
 
 void block_linears(struct block *b, void (*f)(struct linear *l, void *arg), void *arg) {
-    struct linear *all[] = {&b->q, &b->k, &b->v, &b->o, &b->gate, &b->up, &b->down};
-    for (size_t i = 0; i < sizeof all / sizeof *all; i++) f(all[i], arg);
+    struct linear *all[] = {&b->q, &b->k, &b->v, &b->qkv, &b->o, &b->gate, &b->up, &b->down};
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++)
+        if (all[i]->path) f(all[i], arg);
 }
 
 bool block_is_trained(const struct block *b) {
-    const struct linear *all[] = {&b->q, &b->k, &b->v, &b->o, &b->gate, &b->up, &b->down};
+    const struct linear *all[] = {&b->q, &b->k, &b->v, &b->qkv, &b->o, &b->gate, &b->up, &b->down};
+    const struct tensor *norms[] = {&b->gnorm1,  &b->gbias1,  &b->gnorm2,  &b->gbias2,
+                                    &b->gq_norm, &b->gq_bias, &b->gk_norm, &b->gk_bias};
     for (size_t i = 0; i < sizeof all / sizeof *all; i++)
         if (linear_is_trained(all[i])) return true;
-    return b->gnorm1.data || b->gnorm2.data;
+    for (size_t i = 0; i < sizeof norms / sizeof *norms; i++)
+        if (norms[i]->data) return true;
+    return false;
 }

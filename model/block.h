@@ -1,5 +1,6 @@
 /* One decoder layer, as in Llama, Mistral and Qwen2: RMSNorm, grouped-query attention with rotary positions, RMSNorm,
  * gated feed-forward; both halves around residual connections. Forward and backward mirror each other line by line.
+ * Persimmon's layer (persimmon.h) has the same interface and takes its place where the configuration says so.
  *
  * N rows of all sequences end to end, C channels, H query heads, K key-value heads of size D, F ffn. */
 #ifndef MODEL_BLOCK_H
@@ -14,6 +15,11 @@ struct block {
     struct tensor norm2, gnorm2;  // (C)
     struct linear gate, up, down; // (F,C) (F,C) (C,F)
     int64_t window;               // keys seen; 0: all
+
+    struct tensor bias1, gbias1, bias2, gbias2;     // (C), Persimmon
+    struct linear qkv;                              // (H*3*D,C), Persimmon: instead of q, k and v
+    struct tensor q_norm, gq_norm, q_bias, gq_bias; // (D), Persimmon
+    struct tensor k_norm, gk_norm, k_bias, gk_bias; // (D), Persimmon
 };
 
 /* How much of a layer is kept between forward and backward. */
@@ -33,6 +39,10 @@ struct block_acts {
     struct tensor norm2, rstd2;    // (N,C) (N)
     struct tensor gate, up, gated; // (N,F)
     struct linear_acts lq, lk, lv, lo, lgate, lup, ldown;
+    struct tensor mean1, mean2;                   // (N), Persimmon
+    struct tensor raw_q, raw_k;                   // (N*H,D), Persimmon: before their norms
+    struct tensor q_mean, q_rstd, k_mean, k_rstd; // (N*H), Persimmon
+    struct linear_acts lqkv;
     bool cheap_lost; // KEEP_SMART: norm1, norm2 and gated lie in memory that layers share
 };
 
@@ -40,6 +50,7 @@ struct block_acts {
 struct sequence {
     struct tensor positions;    // (N) I32
     const struct tensor *rope;  // (2,P,D/2) F32
+    const struct tensor *parts; // [3] of (all N*H) I32, Persimmon: rows of queries, keys, values in (N*H*3,D)
     struct attention attention; // offsets and lengths; the window is the layer's
 };
 
@@ -65,7 +76,7 @@ void block_backward(const struct pass *p, const struct tensor *dx, bool needs_dx
                     const struct tensor *x, const struct block *b, const struct text_config *c,
                     const struct sequence *s);
 
-/* Calls f for each linear layer of the block. */
+/* Calls f for each linear layer that the block has. */
 void block_linears(struct block *b, void (*f)(struct linear *l, void *arg), void *arg);
 bool block_is_trained(const struct block *b);
 

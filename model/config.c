@@ -92,10 +92,10 @@ static enum activation read_act(const struct section *s, const char *key, const 
     return ACT_SILU;
 }
 
-static void read_rope(struct rope_config *r, const struct section *text) {
+static void read_rope(struct rope_config *r, const struct section *text, double theta) {
     const cJSON *five = json_get(text->o, "rope_parameters"), *four = json_get(text->o, "rope_scaling");
     struct section s = {five ? five : four, text->where, text->e};
-    r->theta = number(text, "rope_theta", 10000.0);
+    r->theta = number(text, "rope_theta", theta);
     if (five) r->theta = number(&s, "rope_theta", r->theta);
     if (!s.o) return;
     const char *kind = word(&s, "rope_type", NULL);
@@ -166,11 +166,12 @@ static void read_text(struct text_config *t, const struct section *s, const stru
     t->window = none || strcmp(d->model_type, "llama") == 0 ? 0 : whole(s, "sliding_window", d->window);
     if (qwen && !flag(s, "use_sliding_window", false)) t->window = 0;
     if (qwen) t->first_window_layer = whole(s, "max_window_layers", 28);
-    read_rope(&t->rope, s);
+    t->rotary = t->head_dim;
+    read_rope(&t->rope, s, 10000.0);
     if (t->window) read_layer_types(t, s);
 }
 
-static const char *wanted_types = "llama, mistral, qwen2, llava (mllava) and idefics2";
+static const char *wanted_types = "llama, mistral, qwen2, llava (mllava), idefics2 and fuyu (mfuyu)";
 
 /* A kind of tower: what its class of transformers assumes when vision_config says nothing, and how it begins. */
 static const struct tower {
@@ -253,8 +254,13 @@ int64_t vision_rows(const struct vision_config *v) { return vision_patches(v) + 
 int64_t vision_tokens(const struct vision_config *v) { return vision_rows(v) - (v->drop_first ? 1 : 0); }
 
 int64_t picture_tokens(const struct model_config *c) {
-    if (c->family == FAMILY_TEXT) return 0;
+    if (c->family == FAMILY_TEXT || c->family == FAMILY_MFUYU) return 0;
     return c->family == FAMILY_IDEFICS2 ? c->perceiver.latents : vision_tokens(&c->vision);
+}
+
+int64_t picture_features(const struct model_config *c, const struct batch_image *image) {
+    if (c->family != FAMILY_MFUYU) return picture_tokens(c);
+    return image->height / c->vision.patch * (image->width / c->vision.patch);
 }
 
 static void check_image_token(const struct model_config *c, const struct section *s, const char *key) {
@@ -332,6 +338,68 @@ static void read_idefics2(struct model_config *c, const struct section *s) {
     read_perceiver(c, s);
     c->image_token = (int32_t)whole(s, "image_token_id", 32001);
     check_image_token(c, s, "image_token_id");
+}
+
+/* --- mfuyu ------------------------------------------------------------------------------------------------------- */
+
+/* transformers 5 keeps the part of a head that is rotated with the other settings of rope. */
+static void read_rotary(struct text_config *t, const struct section *s) {
+    struct section five = {json_get(s->o, "rope_parameters"), s->where, s->e};
+    double part = number(s, "partial_rotary_factor", 0.5);
+    if (five.o) part = number(&five, "partial_rotary_factor", part);
+    read_rope(&t->rope, s, 25000.0);
+    t->rotary = part > 0 && part <= 1 ? (int64_t)((double)t->head_dim * part) : 0;
+    if (s->e->code == ST_OK && (t->rotary < 2 || t->rotary % 2))
+        err_set(s->e, ST_FAIL,
+                "%s: partial_rotary_factor %g of heads of %lld is not possible; wanted an even number of at least 2",
+                s->where, part, (long long)t->head_dim);
+}
+
+static void read_persimmon(struct text_config *t, const struct section *s) {
+    t->persimmon = true;
+    t->vocab = count(s, "vocab_size", 262144);
+    t->dim = count(s, "hidden_size", 4096);
+    t->ffn = count(s, "intermediate_size", 16384);
+    t->layers = count(s, "num_hidden_layers", 36);
+    t->heads = t->kv_heads = count(s, "num_attention_heads", 64);
+    t->max_positions = count(s, "max_position_embeddings", 16384);
+    t->eps = (float)number(s, "layer_norm_eps", 1e-5);
+    t->act = read_act(s, "hidden_act", "relu2");
+    t->qkv_bias = t->o_bias = t->mlp_bias = true;
+    if (!flag(s, "qk_layernorm", true))
+        err_set(s->e, ST_FAIL, "%s: qk_layernorm is false, which graft does not compute", s->where);
+    if (s->e->code != ST_OK) return;
+    t->head_dim = t->dim / t->heads;
+    if (t->dim % t->heads || t->head_dim > 256)
+        err_set(s->e, ST_FAIL, "%s: hidden_size %lld and %lld heads do not fit together", s->where, (long long)t->dim,
+                (long long)t->heads);
+    read_rotary(t, s);
+}
+
+/* Without text_config the keys of the language model stand at the top. */
+static void read_mfuyu(struct model_config *c, const struct section *s) {
+    const cJSON *nested = json_get(s->o, "text_config");
+    struct section text = {nested ? nested : s->o, s->where, s->e};
+    const char *type = nested ? word(&text, "model_type", "persimmon") : "persimmon";
+    if (!type || strcmp(type, "persimmon") != 0) {
+        err_set(s->e, ST_FAIL, "%s: the language model of a fuyu model is \"%s\", wanted persimmon", s->where,
+                type ? type : "");
+        return;
+    }
+    c->family = FAMILY_MFUYU;
+    c->default_template = "mfuyu_v1";
+    c->default_targets = "(.*\\.)?(query_key_value|dense|dense_h_to_4h|dense_4h_to_h|lm_head)";
+    c->image_token = -1; // the tokenizer's
+    read_persimmon(&c->text, &text);
+    if (flag(s, "tie_word_embeddings", false))
+        err_set(s->e, ST_FAIL, "%s: tie_word_embeddings is true, wanted a fuyu model with a head of its own", s->where);
+    int64_t patch = count(s, "patch_size", 30), channels = count(s, "num_channels", 3);
+    if (s->e->code == ST_OK && (channels != 3 || patch > 1 << 10))
+        err_set(s->e, ST_FAIL, "%s: patches of %lld pixels and %lld channels are not possible; wanted 3 channels",
+                s->where, (long long)patch, (long long)channels);
+    enum { SIDE = 64 }; // patches of a large picture's side, where none is known
+    c->vision =
+        (struct vision_config){.dim = 3 * patch * patch, .patch = patch, .image_size = SIDE * patch, .any_size = true};
 }
 
 /* --- the head ---------------------------------------------------------------------------------------------------- */
@@ -432,6 +500,8 @@ enum status model_config_read(struct model_config *c, const char *dir, struct er
         read_mllava(c, &s);
     else if (strcmp(c->model_type, "idefics2") == 0)
         read_idefics2(c, &s);
+    else if (strcmp(c->model_type, "fuyu") == 0)
+        read_mfuyu(c, &s);
     else
         err_set(e, ST_FAIL, "%s: model_type \"%s\" is not supported; graft knows %s", c->path, c->model_type,
                 wanted_types);

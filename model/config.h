@@ -29,6 +29,8 @@ struct text_config {
     int64_t first_window_layer; // layers below it see everything (qwen2's max_window_layers)
     float eps;
     struct rope_config rope;
+    int64_t rotary; // numbers of a head, the first ones, that are rotated; head_dim but for Persimmon
+    bool persimmon; // the layers are Persimmon's (model/persimmon.h), and the final norm has a bias
     bool qkv_bias, o_bias, mlp_bias;
     bool tied; // lm_head is the embedding
     enum activation act;
@@ -56,9 +58,9 @@ struct perceiver_config {
 
 struct model_config {
     enum family family;
-    const char *model_type; // "llama", "mistral", "qwen2", "llava", "idefics2"
+    const char *model_type; // "llama", "mistral", "qwen2", "llava", "idefics2", "fuyu"
     struct text_config text;
-    struct vision_config vision;       // mllava, idefics2
+    struct vision_config vision;       // mllava, idefics2; mfuyu: dim, the numbers of a patch, and patch only
     enum activation projector_act;     // mllava
     struct perceiver_config perceiver; // idefics2
     int32_t image_token;               // mllava, idefics2
@@ -84,7 +86,9 @@ int64_t vision_patches(const struct vision_config *v); // of one picture; any si
 int64_t vision_rows(const struct vision_config *v);    // that such a picture takes in the tower: the class token too
 int64_t vision_tokens(const struct vision_config *v);  // rows of it that are features
 
-/* Positions that one picture takes in the language model; 0: the model takes none. */
+/* Features of one picture, each a position of the language model; 0: the model takes none, or they depend on the
+ * picture (mfuyu). */
 int64_t picture_tokens(const struct model_config *c);
+int64_t picture_features(const struct model_config *c, const struct batch_image *image); // of this one
 
 #endif

@@ -13,10 +13,22 @@ enum { PIECE = 512 };
 
 static int64_t at_most(int64_t a, int64_t limit) { return a < limit ? a : limit; }
 
-static struct batch_limits limits_of(const struct generator *g, const struct vision_config *v,
+static int64_t most_patches(const struct vision_config *v, const struct generator_options *o) {
+    return !v->any_size ? 0 : o->most_patches ? o->most_patches : vision_patches(v);
+}
+
+/* Positions from a picture's first feature to its last, at most. Where they depend on the picture (mfuyu), a row of
+ * patches may be a single one, and an id follows each. */
+static int64_t longest_span(const struct model_config *c, const struct generator_options *o) {
+    if (o->pictures <= 0 || c->family == FAMILY_TEXT) return 0;
+    return picture_tokens(c) ? picture_tokens(c) : 2 * most_patches(&c->vision, o);
+}
+
+static struct batch_limits limits_of(const struct generator *g, const struct model_config *c,
                                      const struct generator_options *o) {
-    int64_t images = g->picture ? at_most(o->pictures, g->piece / g->picture) : 0;
-    int64_t most = !v->any_size ? 0 : o->most_patches ? o->most_patches : vision_patches(v);
+    const struct vision_config *v = &c->vision;
+    int64_t most = most_patches(v, o), least = picture_tokens(c) ? picture_tokens(c) : 1;
+    int64_t images = g->picture ? at_most(o->pictures, g->piece / least) : 0;
     return (struct batch_limits){
         .N = g->piece,
         .rows = 1,
@@ -33,12 +45,12 @@ enum status generator_new(struct generator **out, struct model *m, const struct 
         return err_set(e, ST_FAIL, "a text of %lld positions cannot be held, at most %d are possible",
                        (long long)o->room, INT32_MAX);
     struct generator *g = mem_alloc(sizeof *g);
-    g->picture = o->pictures > 0 ? picture_tokens(&m->config) : 0;
+    g->picture = longest_span(&m->config, o);
     g->piece = o->piece > 0 ? o->piece : PIECE;
     if (g->piece < g->picture) g->piece = g->picture;
     g->piece = at_most(g->piece, o->room);
     g->room = o->room;
-    struct workspace_options w = {.limits = limits_of(g, &m->config.vision, o), .act = o->act, .cache_room = o->room};
+    struct workspace_options w = {.limits = limits_of(g, &m->config, o), .act = o->act, .cache_room = o->room};
     if (workspace_new(&g->workspace, m, &w, e) != ST_OK) {
         generator_free(g);
         return e->code;
@@ -73,9 +85,10 @@ int64_t generator_common(const struct generator *g, const int32_t *ids, int64_t 
     return same;
 }
 
-static enum status check_prompt(const struct generator *g, const int32_t *ids, int64_t n, int64_t images,
-                                struct err *e) {
-    int64_t vocab = g->workspace->m->config.text.vocab, features = 0;
+static enum status check_prompt(const struct generator *g, const int32_t *ids, int64_t n,
+                                const struct batch_image *images, int64_t image_count, struct err *e) {
+    const struct model_config *c = &g->workspace->m->config;
+    int64_t vocab = c->text.vocab, features = 0, wanted = 0;
     if (n < 1) return err_set(e, ST_FAIL, "the prompt is empty");
     if (n > g->room - g->length)
         return err_set(e, ST_FAIL, "the text would take %lld positions, but there is room for %lld",
@@ -86,9 +99,10 @@ static enum status check_prompt(const struct generator *g, const int32_t *ids, i
             return err_set(e, ST_FAIL, "token %d is outside the model's vocabulary of %lld (vocab_size)", ids[i],
                            (long long)vocab);
     }
-    if (features == images * g->picture) return ST_OK;
-    return err_set(e, ST_FAIL, "the prompt has %lld positions of pictures, but %lld pictures take %lld each",
-                   (long long)features, (long long)images, (long long)g->picture);
+    for (int64_t i = 0; i < image_count; i++) wanted += picture_features(c, &images[i]);
+    if (features == wanted) return ST_OK;
+    return err_set(e, ST_FAIL, "the prompt has %lld positions of pictures, but its %lld pictures take %lld",
+                   (long long)features, (long long)image_count, (long long)wanted);
 }
 
 /* Pictures of any size have to fit into the memory that was planned. */
@@ -105,21 +119,26 @@ static enum status check_pictures(const struct generator *g, const struct batch_
     return ST_OK;
 }
 
-/* How many of the ids (n) one pass takes: as many as fit, pictures whole. */
-static int64_t piece_length(const struct generator *g, const int32_t *ids, int64_t n) {
-    int64_t length = 0;
-    while (length < n) {
-        int64_t step = ids[length] < 0 ? g->picture : 1;
-        if (length + step > g->piece) break;
-        length += step;
-    }
-    return length;
+/* Positions from the first feature of a picture, at ids[0], to its last. */
+static int64_t span_of(const struct generator *g, const int32_t *ids, int64_t n, const struct batch_image *image) {
+    int64_t left = picture_features(&g->workspace->m->config, image), at = 0;
+    while (at < n && left > 0) left -= ids[at++] < 0;
+    return at;
 }
 
-static int64_t count_features(const int32_t *ids, int64_t n) {
-    int64_t features = 0;
-    for (int64_t i = 0; i < n; i++) features += ids[i] < 0;
-    return features;
+/* How many of the ids (n) one pass takes: as many as fit, pictures whole, whose number goes to *pictures. */
+static int64_t piece_length(const struct generator *g, const int32_t *ids, int64_t n, const struct batch_image *images,
+                            int64_t *pictures) {
+    int64_t length = 0;
+    *pictures = 0;
+    while (length < n) {
+        bool picture = ids[length] < 0;
+        int64_t step = picture ? span_of(g, ids + length, n - length, &images[*pictures]) : 1;
+        if (length + step > g->piece) break;
+        length += step;
+        *pictures += picture;
+    }
+    return length;
 }
 
 /* One pass; with `last` its logits. */
@@ -144,13 +163,12 @@ static void feed_piece(struct generator *g, int32_t *ids, int64_t n, struct batc
 
 enum status generator_feed(struct generator *g, const int32_t *ids, int64_t n, struct batch_image *images,
                            int64_t image_count, struct err *e) {
-    if (check_prompt(g, ids, n, image_count, e) != ST_OK || check_pictures(g, images, image_count, e) != ST_OK)
+    if (check_prompt(g, ids, n, images, image_count, e) != ST_OK || check_pictures(g, images, image_count, e) != ST_OK)
         return e->code;
     int64_t before = g->length;
     memcpy(g->ids + before, ids, (size_t)n * sizeof *ids);
     for (int64_t at = 0; at < n;) {
-        int64_t length = piece_length(g, ids + at, n - at);
-        int64_t pictures = g->picture ? count_features(ids + at, length) / g->picture : 0;
+        int64_t pictures, length = piece_length(g, ids + at, n - at, images, &pictures);
         feed_piece(g, g->ids + before + at, length, images, pictures, at + length == n);
         images += pictures;
         at += length;

@@ -13,7 +13,7 @@
 struct generator {
     struct workspace *workspace; // its cache holds keys and values of `ids`
     int64_t piece;               // positions that one pass takes
-    int64_t picture;             // positions that a picture takes; 0: no pictures
+    int64_t picture;             // positions that a picture takes, at most where they are of any number; 0: no pictures
     int64_t room, length;        // positions, at most and now
     int32_t *ids;                // (room) what is in the cache; -1 where a picture's feature stands
     int32_t *positions;          // (piece)
@@ -38,8 +38,8 @@ void generator_free(struct generator *g);
 enum status generator_feed(struct generator *g, const int32_t *ids, int64_t n, struct batch_image *images,
                            int64_t image_count, struct err *e);
 
-/* How much of the cache a prompt of these ids (n, at least 1) can take over: less than n, never part of a picture.
- * Pictures are told by their place only: the caller knows that they are the same ones. */
+/* How much of the cache a prompt of these ids (n, at least 1) can take over: less than n, never part of a picture
+ * whose positions are side by side. Pictures are told by their place only: the caller knows that they are the same ones. */
 int64_t generator_common(const struct generator *g, const int32_t *ids, int64_t n);
 
 /* Forgets what lies behind the first `length` positions. */

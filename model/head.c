@@ -5,6 +5,33 @@
 
 enum { LOGIT_BYTES = 96 << 20 };
 
+/* --- the final norm ---------------------------------------------------------------------------------------------- */
+
+void final_norm_layout(struct norm_stats *s, struct arena *m, int64_t rows) {
+    s->mean = arena_tensor1(m, F32, rows);
+    s->rstd = arena_tensor1(m, F32, rows);
+}
+
+void final_norm_forward(const struct pass *p, const struct model *m, const struct tensor *y, const struct norm_stats *s,
+                        const struct tensor *x) {
+    float eps = m->config.text.eps;
+    if (m->norm_bias.data)
+        op_layernorm_forward(p->be, y, &s->mean, &s->rstd, x, &m->norm, &m->norm_bias, eps);
+    else
+        op_rmsnorm_forward(p->be, y, &s->rstd, x, &m->norm, eps);
+}
+
+void final_norm_backward_add(const struct pass *p, const struct model *m, const struct tensor *dx,
+                             const struct tensor *dy, const struct tensor *x, const struct norm_stats *s) {
+    const struct tensor *gw = m->gnorm.data ? &m->gnorm : NULL, *gb = m->gnorm_bias.data ? &m->gnorm_bias : NULL;
+    if (m->norm_bias.data)
+        op_layernorm_backward_add(p->be, dx, gw, gb, dy, x, &s->mean, &s->rstd, &m->norm);
+    else
+        op_rmsnorm_backward_add(p->be, dx, gw, dy, x, &s->rstd, &m->norm);
+}
+
+/* --- losses ------------------------------------------------------------------------------------------------------ */
+
 static int64_t chunk_rows(const struct model *m, int64_t scored) {
     int64_t rows = LOGIT_BYTES / (4 * m->config.text.vocab);
     if (rows < 32) rows = 32;
@@ -48,14 +75,13 @@ void head_loss(const struct pass *p, struct workspace *w, const struct tensor *d
     if (dx) dnormed = arena_tensor2(p->scratch, p->act, a->scored, c->dim);
     if (dx) dlast = arena_tensor2(p->scratch, p->act, a->scored, c->dim);
     op_gather_rows(p->be, &a->last, &a->x[c->layers], &a->scored_rows);
-    op_rmsnorm_forward(p->be, &a->normed, &a->rstd, &a->last, &m->norm, c->eps);
+    final_norm_forward(p, m, &a->normed, &a->norm, &a->last);
     int64_t rows = chunk_rows(m, a->scored);
     for (int64_t at = 0; at < a->scored; at += rows)
         chunk_loss(p, w, dx ? &dnormed : NULL, scale, at, rows < a->scored - at ? rows : a->scored - at);
     if (dx) {
         op_zero(p->be, &dlast);
-        op_rmsnorm_backward_add(p->be, &dlast, m->gnorm.data ? &m->gnorm : NULL, &dnormed, &a->last, &a->rstd,
-                                &m->norm);
+        final_norm_backward_add(p, m, &dlast, &dnormed, &a->last, &a->norm);
         op_scatter_rows(p->be, dx, &dlast, &a->scored_rows);
     }
     p->scratch->used = mark;
@@ -66,11 +92,13 @@ void head_logits(const struct pass *p, struct workspace *w, float *logits) {
     const struct text_config *c = &w->m->config.text;
     size_t mark = p->scratch->used;
     struct tensor x = tensor_rows(&a->x[c->layers], a->N - 1, 1);
-    struct tensor normed = arena_tensor2(p->scratch, p->act, 1, c->dim), rstd = arena_tensor1(p->scratch, F32, 1);
+    struct tensor normed = arena_tensor2(p->scratch, p->act, 1, c->dim);
+    struct norm_stats stats;
+    final_norm_layout(&stats, p->scratch, 1);
     struct tensor out = arena_tensor2(p->scratch, F32, 1, c->vocab);
     struct linear_acts acts;
     linear_acts_layout(&acts, p->scratch, &w->m->head, 1, p->act);
-    op_rmsnorm_forward(p->be, &normed, &rstd, &x, &w->m->norm, c->eps);
+    final_norm_forward(p, w->m, &normed, &stats, &x);
     linear_forward(p, &acts, &out, &normed, &w->m->head);
     if (!w->dry) backend_download(p->be, logits, &out);
     p->scratch->used = mark;

@@ -28,14 +28,21 @@ static void find_prefixes(struct model *m) {
     static const char *const tower[] = {"vision_tower.vision_model", "model.vision_tower.vision_model",
                                         "model.vision_tower", NULL};
     static const char *const projector[] = {"multi_modal_projector", "model.multi_modal_projector", NULL};
+    static const char *const patches[] = {"vision_embed_tokens", "model.vision_embed_tokens", NULL};
+    bool mfuyu = m->config.family == FAMILY_MFUYU;
     bool mllava = m->config.family == FAMILY_MLLAVA;
     if (m->config.family == FAMILY_IDEFICS2) {
         m->text_prefix = "model.text_model", m->vision_prefix = "model.vision_model";
         m->projector_prefix = "model.connector";
         return;
     }
-    const char *text = prefix_of(&m->weights, mllava ? language : plain, "embed_tokens.weight");
-    m->text_prefix = text ? text : mllava ? language[0] : plain[0];
+    const char *const *prefixes = mllava || mfuyu ? language : plain;
+    const char *text = prefix_of(&m->weights, prefixes, "embed_tokens.weight");
+    m->text_prefix = text ? text : prefixes[0];
+    if (mfuyu) {
+        const char *patch = prefix_of(&m->weights, patches, "bias");
+        m->vision_prefix = patch ? patch : patches[0];
+    }
     if (!mllava) return;
     const char *vision = prefix_of(&m->weights, tower, "embeddings.position_embedding.weight");
     const char *project = prefix_of(&m->weights, projector, "linear_1.bias");
@@ -57,10 +64,24 @@ static void load_linear(struct model *m, struct linear *l, int64_t layer, const 
     free(path);
 }
 
-static void load_norm(struct model *m, struct tensor *g, int64_t layer, const char *name) {
+static void load_norm(struct model *m, struct tensor *g, struct tensor *b, int64_t layer, const char *name, int64_t n) {
     char *path = mem_format("%s.layers.%lld.%s", m->text_prefix, (long long)layer, name);
-    weights_norm(&m->weights, g, NULL, path, m->config.text.dim);
+    weights_norm(&m->weights, g, b, path, n);
     free(path);
+}
+
+static void load_persimmon(struct model *m, int64_t i) {
+    const struct text_config *c = &m->config.text;
+    struct block *b = &m->blocks[i];
+    int64_t C = c->dim, F = c->ffn, D = c->head_dim;
+    load_norm(m, &b->norm1, &b->bias1, i, "input_layernorm", C);
+    load_linear(m, &b->qkv, i, "self_attn.query_key_value", 3 * C, C, true);
+    load_norm(m, &b->q_norm, &b->q_bias, i, "self_attn.q_layernorm", D);
+    load_norm(m, &b->k_norm, &b->k_bias, i, "self_attn.k_layernorm", D);
+    load_linear(m, &b->o, i, "self_attn.dense", C, C, true);
+    load_norm(m, &b->norm2, &b->bias2, i, "post_attention_layernorm", C);
+    load_linear(m, &b->up, i, "mlp.dense_h_to_4h", F, C, true);
+    load_linear(m, &b->down, i, "mlp.dense_4h_to_h", C, F, true);
 }
 
 static void load_block(struct model *m, int64_t i) {
@@ -68,12 +89,16 @@ static void load_block(struct model *m, int64_t i) {
     struct block *b = &m->blocks[i];
     int64_t C = c->dim, F = c->ffn, Q = c->heads * c->head_dim, KV = c->kv_heads * c->head_dim;
     b->window = i >= c->first_window_layer ? c->window : 0;
-    load_norm(m, &b->norm1, i, "input_layernorm");
+    if (c->persimmon) {
+        load_persimmon(m, i);
+        return;
+    }
+    load_norm(m, &b->norm1, NULL, i, "input_layernorm", C);
     load_linear(m, &b->q, i, "self_attn.q_proj", Q, C, c->qkv_bias);
     load_linear(m, &b->k, i, "self_attn.k_proj", KV, C, c->qkv_bias);
     load_linear(m, &b->v, i, "self_attn.v_proj", KV, C, c->qkv_bias);
     load_linear(m, &b->o, i, "self_attn.o_proj", C, Q, c->o_bias);
-    load_norm(m, &b->norm2, i, "post_attention_layernorm");
+    load_norm(m, &b->norm2, NULL, i, "post_attention_layernorm", C);
     load_linear(m, &b->gate, i, "mlp.gate_proj", F, C, c->mlp_bias);
     load_linear(m, &b->up, i, "mlp.up_proj", F, C, c->mlp_bias);
     load_linear(m, &b->down, i, "mlp.down_proj", C, F, c->mlp_bias);
@@ -130,6 +155,11 @@ static void load_projector(struct model *m) {
 }
 
 static void load_pictures(struct model *m) {
+    const struct vision_config *v = &m->config.vision;
+    if (m->config.family == FAMILY_MFUYU) {
+        weights_linear(&m->weights, &m->patch_embed, m->vision_prefix, m->config.text.dim, v->dim, true);
+        return;
+    }
     vit_load(&m->vit, &m->weights, &m->config.vision, m->vision_prefix);
     if (m->config.family == FAMILY_IDEFICS2)
         connector_load(&m->connector, &m->weights, &m->config, m->projector_prefix);
@@ -138,13 +168,18 @@ static void load_pictures(struct model *m) {
     weights_ignore_suffix(&m->weights, ".embeddings.position_ids");
 }
 
+/* The caller frees it. */
+static char *final_norm_path(const struct model *m) {
+    return mem_format("%s.%s", m->text_prefix, m->config.text.persimmon ? "final_layernorm" : "norm");
+}
+
 static void load_all(struct model *m) {
     struct weights *w = &m->weights;
     const struct text_config *c = &m->config.text;
-    char *embed = mem_format("%s.embed_tokens.weight", m->text_prefix), *norm = mem_format("%s.norm", m->text_prefix);
+    char *embed = mem_format("%s.embed_tokens.weight", m->text_prefix), *norm = final_norm_path(m);
     weights_matrix(w, &m->embed, embed, c->vocab, c->dim);
     for (int64_t i = 0; i < c->layers; i++) load_block(m, i);
-    weights_norm(w, &m->norm, NULL, norm, c->dim);
+    weights_norm(w, &m->norm, c->persimmon ? &m->norm_bias : NULL, norm, c->dim);
     load_head(m);
     free(embed), free(norm);
     weights_ignore_suffix(w, ".rotary_emb.inv_freq"); // computed, not learned
@@ -170,17 +205,27 @@ static void add_linear(struct linear *l, void *arg) {
     add_param(m, mem_format("%s.bias", l->path), &l->b, &l->gb);
 }
 
+/* A norm of a layer; what it does not have is left out. */
+static void add_norm(struct model *m, int64_t layer, const char *name, struct tensor *g, struct tensor *gg,
+                     struct tensor *b, struct tensor *gb) {
+    add_param(m, mem_format("%s.layers.%lld.%s.weight", m->text_prefix, (long long)layer, name), g, gg);
+    add_param(m, mem_format("%s.layers.%lld.%s.bias", m->text_prefix, (long long)layer, name), b, gb);
+}
+
 static void register_text(struct model *m) {
+    char *norm = final_norm_path(m);
     add_param(m, mem_format("%s.embed_tokens.weight", m->text_prefix), &m->embed, &m->gembed);
     for (int64_t i = 0; i < m->config.text.layers; i++) {
         struct block *b = &m->blocks[i];
-        long long n = i;
-        add_param(m, mem_format("%s.layers.%lld.input_layernorm.weight", m->text_prefix, n), &b->norm1, &b->gnorm1);
+        add_norm(m, i, "input_layernorm", &b->norm1, &b->gnorm1, &b->bias1, &b->gbias1);
         block_linears(b, add_linear, m);
-        add_param(m, mem_format("%s.layers.%lld.post_attention_layernorm.weight", m->text_prefix, n), &b->norm2,
-                  &b->gnorm2);
+        add_norm(m, i, "self_attn.q_layernorm", &b->q_norm, &b->gq_norm, &b->q_bias, &b->gq_bias);
+        add_norm(m, i, "self_attn.k_layernorm", &b->k_norm, &b->gk_norm, &b->k_bias, &b->gk_bias);
+        add_norm(m, i, "post_attention_layernorm", &b->norm2, &b->gnorm2, &b->bias2, &b->gbias2);
     }
-    add_param(m, mem_format("%s.norm.weight", m->text_prefix), &m->norm, &m->gnorm);
+    add_param(m, mem_format("%s.weight", norm), &m->norm, &m->gnorm);
+    add_param(m, mem_format("%s.bias", norm), &m->norm_bias, &m->gnorm_bias);
+    free(norm);
     if (!m->config.text.tied) {
         add_linear(&m->head, m);
     } else { // a linear layer, but its weight is the embedding's
@@ -240,6 +285,10 @@ static void register_connector(struct model *m) {
 }
 
 static void register_pictures(struct model *m) {
+    if (m->config.family == FAMILY_MFUYU) {
+        add_linear(&m->patch_embed, m);
+        return;
+    }
     register_vision(m);
     leave_unused_layers(m);
     if (m->config.family == FAMILY_IDEFICS2) {
@@ -336,6 +385,7 @@ void model_free(struct model *m) {
     if (m->config.family != FAMILY_TEXT) vit_free(&m->vit);
     connector_free(&m->connector);
     free((char *)m->head.path), free((char *)m->project1.path), free((char *)m->project2.path);
+    free((char *)m->patch_embed.path);
     free(m->blocks), free(m->linears), free(m->params);
     weights_close(&m->weights);
     backend_release(m->be, m->memory);

@@ -3,7 +3,7 @@
  *   model.c      loads it: names, shapes, which parameter is where
  *   workspace.c  the memory of a pass, measured by running the pass dry
  *   pass.c       embed, pictures, a loop over block_forward, and the same backwards
- *   pictures.c   the tower (vit.c) and what lies between it and the text (idefics2: connector.c)
+ *   pictures.c   the tower (vit.c) and what lies between it and the text (idefics2: connector.c); mfuyu: patches
  *   head.c       final norm, logits of the scored positions, loss and its gradient
  *   score.c      the same for classification and regression, at one position a row
  *   generate.c   a cache of keys and values, one token after the other
@@ -33,16 +33,18 @@ struct model {
     void *memory; // of vectors and of what cannot be used where it is mapped
     size_t memory_bytes;
 
-    struct tensor embed, gembed; // (V,C)
-    struct block *blocks;        // (layers)
-    struct tensor norm, gnorm;   // (C)
-    struct linear head;          // (V,C), tied: shares the embedding's weight; or "score" (config.num_labels,C)
-    bool new_head, head_bias;    // score is no part of the files: made here
+    struct tensor embed, gembed;         // (V,C)
+    struct block *blocks;                // (layers)
+    struct tensor norm, gnorm;           // (C)
+    struct tensor norm_bias, gnorm_bias; // (C), mfuyu: the final norm is a LayerNorm
+    struct linear head;                  // (V,C), tied: shares the embedding's weight; or "score" (config.num_labels,C)
+    bool new_head, head_bias;            // score is no part of the files: made here
     uint64_t head_seed;
 
     struct vit vit;                   // mllava, idefics2
     struct linear project1, project2; // mllava: (C,Cv) (C,C)
     struct connector connector;       // idefics2
+    struct linear patch_embed;        // mfuyu: (C,3*p*p)
     const char *text_prefix;          // of module paths: "model", "language_model.model", ...
     const char *vision_prefix, *projector_prefix;
 
@@ -85,6 +87,11 @@ struct kv_cache {
     int64_t room, length;
 };
 
+/* Of the rows that went through the final norm. */
+struct norm_stats {
+    struct tensor mean, rstd; // (rows); mean: of a LayerNorm
+};
+
 struct acts {
     int64_t N, scored, images;
     struct tensor ids, positions, offsets; // (N) (N) I32, (rows+1) I64
@@ -94,7 +101,8 @@ struct acts {
     struct sequence sequence;
 
     struct tensor scored_rows, targets; // (S) I32
-    struct tensor last, normed, rstd;   // (S,C) (S,C) (S): the scored rows of the last output
+    struct tensor last, normed;         // (S,C) (S,C): the scored rows of the last output
+    struct norm_stats norm;             // of them
     struct tensor loss;                 // (S) F32
     struct tensor labels, outputs;      // (S,labels) F32: of a head that is no language model's
     struct linear_acts lhead;
@@ -112,7 +120,8 @@ struct workspace {
     struct arena arena;    // tables, then per pass: acts and scratch
     size_t tables_end;
     void *memory;
-    struct tensor rope; // (2,longest,D/2)
+    struct tensor rope;     // (2,longest,rotary/2)
+    struct tensor parts[3]; // (limits.N*H) I32, Persimmon: the sequence's
     struct acts acts;
     struct kv_cache *cache; // the caller's; NULL: none
     int32_t *host_index;    // staging for uploads
@@ -142,6 +151,13 @@ void workspace_free(struct workspace *w);
 struct pass pass_new(struct workspace *w, uint64_t seed, uint64_t draw);
 
 void model_forward(const struct pass *p, struct workspace *w, const struct batch *b);
+
+/* The final norm: RMSNorm, or LayerNorm where it has a bias. The backward adds to dx and to what is trained. */
+void final_norm_layout(struct norm_stats *s, struct arena *m, int64_t rows);
+void final_norm_forward(const struct pass *p, const struct model *m, const struct tensor *y, const struct norm_stats *s,
+                        const struct tensor *x);
+void final_norm_backward_add(const struct pass *p, const struct model *m, const struct tensor *dx,
+                             const struct tensor *dy, const struct tensor *x, const struct norm_stats *s);
 
 /* The losses of the scored positions (one a row under a classification head) go to acts.loss; with dx (N,C) also
  * scale times the gradient of their sum with respect to the last layer's output, and the gradients of head and final

@@ -74,7 +74,7 @@ static void acts_layout(struct workspace *w, const struct batch *b) {
     }
     a->last = arena_tensor2(m, w->act, S, C);
     a->normed = arena_tensor2(m, w->act, S, C);
-    a->rstd = arena_tensor1(m, F32, S);
+    final_norm_layout(&a->norm, m, S);
     if (w->neftune_alpha > 0 && w->train) a->noise = arena_tensor1(m, F32, b->N);
     blocks_layout(w, b->N);
     if (w->cache) cache_views(w, b->N);
@@ -139,6 +139,7 @@ static void upload_batch(struct workspace *w, const struct batch *b) {
     a->sequence = (struct sequence){
         .positions = a->positions,
         .rope = &w->rope,
+        .parts = w->parts,
         .attention = {.q_offsets = &a->offsets,
                       .kv_offsets = &a->kv_offsets,
                       .sequences = b->rows,

@@ -7,10 +7,13 @@
 
 static bool is_idefics2(const struct model *m) { return m->config.family == FAMILY_IDEFICS2; }
 
+static bool is_mfuyu(const struct model *m) { return m->config.family == FAMILY_MFUYU; }
+
 static bool tower_is_trained(const struct model *m) { return vit_is_trained(&m->vit, &m->config.vision); }
 
 static bool between_is_trained(const struct model *m) {
     if (is_idefics2(m)) return connector_is_trained(&m->connector);
+    if (is_mfuyu(m)) return linear_is_trained(&m->patch_embed);
     return linear_is_trained(&m->project1) || linear_is_trained(&m->project2);
 }
 
@@ -29,7 +32,8 @@ static int64_t longest_limit(const struct model *m, const struct batch_limits *l
 }
 
 int64_t pictures_staged32(const struct model *m, const struct batch_limits *l) {
-    int64_t features = l->images * picture_tokens(&m->config), rows = features ? rows_limit(m, l) : 0;
+    int64_t features = l->images * picture_tokens(&m->config);
+    int64_t rows = features || is_mfuyu(m) ? rows_limit(m, l) : 0;
     return features > rows ? features : rows;
 }
 
@@ -73,6 +77,11 @@ static struct vit_size chunk_of(struct workspace *w, const struct batch *b, int6
         n++;
     }
     return size_of(w, b, first, n);
+}
+
+/* Features of pictures of this size together. */
+static int64_t features_of(const struct model *m, const struct vit_size *size) {
+    return is_mfuyu(m) ? size->rows : size->images * picture_tokens(&m->config);
 }
 
 /* --- mllava's projector ------------------------------------------------------------------------------------------ */
@@ -121,6 +130,7 @@ static void projector_backward(const struct pass *p, const struct tensor *dx, co
 
 static void tower_layout(struct workspace *w, const struct vit_size *size, bool keep) {
     struct model *m = w->m;
+    if (is_mfuyu(m)) return;
     vit_acts_layout(&w->acts.pictures.vit, &w->arena, &m->vit, &m->config.vision, size, w->act, keep);
 }
 
@@ -128,7 +138,9 @@ static void between_layout(struct workspace *w, const struct vit_size *size, boo
     struct picture_acts *a = &w->acts.pictures;
     struct model *m = w->m;
     a->tower = arena_tensor2(&w->arena, w->act, size->rows, m->config.vision.dim);
-    if (is_idefics2(m))
+    if (is_mfuyu(m))
+        linear_acts_layout(&a->patches, &w->arena, &m->patch_embed, size->rows, w->act);
+    else if (is_idefics2(m))
         connector_acts_layout(&a->connector, &w->arena, &m->connector, &m->config, size->images, size->rows,
                               size->longest, w->act, keep);
     else
@@ -139,9 +151,9 @@ static bool keeps(const struct workspace *w) { return w->train && pictures_are_t
 
 void pictures_layout(struct workspace *w, const struct batch *b) {
     struct picture_acts *a = &w->acts.pictures;
-    a->places = arena_tensor1(&w->arena, I32, b->images * picture_tokens(&w->m->config));
-    if (!keeps(w)) return;
     struct vit_size all = all_of(w, b);
+    a->places = arena_tensor1(&w->arena, I32, features_of(w->m, &all));
+    if (!keeps(w)) return;
     between_layout(w, &all, true);
     if (tower_is_trained(w->m)) tower_layout(w, &all, true);
 }
@@ -160,23 +172,45 @@ void pictures_free(struct picture_acts *a) {
 
 /* --- forward ----------------------------------------------------------------------------------------------------- */
 
+/* mfuyu: the patches of pictures [first, ..) as they are to out (rows,Cv), a picture at a time. */
+static void copy_patches(const struct pass *p, struct workspace *w, const struct tensor *out, const struct batch *b,
+                         int64_t first) {
+    int64_t wide = w->m->config.vision.dim;
+    for (int64_t i = first, at = 0, n; at < out->dim[0]; i++, at += n) {
+        n = w->dry ? least(longest_limit(w->m, &w->limits), out->dim[0] - at)
+                   : vit_rows(&w->m->config.vision, &b->image[i]);
+        size_t mark = p->scratch->used;
+        struct tensor raw = arena_tensor2(p->scratch, F32, n, wide), rows = tensor_rows(out, at, n);
+        if (!w->dry) backend_upload(p->be, &raw, b->image[i].pixels);
+        op_copy(p->be, &rows, &raw);
+        p->scratch->used = mark;
+    }
+}
+
 /* Pictures [first, first + n) through the tower, whose acts are laid out. out (rows,Cv). */
 static void run_tower(const struct pass *p, struct workspace *w, const struct tensor *out, const struct batch *b,
                       int64_t first) {
     struct model *m = w->m;
+    if (is_mfuyu(m)) {
+        copy_patches(p, w, out, b, first);
+        return;
+    }
     const struct batch_image *images = w->dry ? NULL : b->image + first;
     vit_forward(p, &w->acts.pictures.vit, out, &m->vit, &m->config.vision, images, w->dry ? NULL : w->host_offsets);
 }
 
-/* The tower's output of pictures [first, first + n), which the acts are laid out for, into their rows of x. */
+/* The tower's output of pictures whose n features go to the places from `first` on, and which the acts are laid out
+ * for, into their rows of x. */
 static void run_between(const struct pass *p, struct workspace *w, const struct tensor *x, int64_t first, int64_t n) {
     struct picture_acts *a = &w->acts.pictures;
     struct model *m = w->m;
     int64_t T = picture_tokens(&m->config);
-    struct tensor places = tensor_rows(&a->places, first * T, n * T);
+    struct tensor places = tensor_rows(&a->places, first, n);
     size_t mark = p->scratch->used;
-    struct tensor features = arena_tensor2(p->scratch, p->act, n * T, m->config.text.dim);
-    if (is_idefics2(m)) {
+    struct tensor features = arena_tensor2(p->scratch, p->act, n, m->config.text.dim);
+    if (is_mfuyu(m)) {
+        linear_forward(p, &a->patches, &features, &a->tower, &m->patch_embed);
+    } else if (is_idefics2(m)) {
         if (!w->dry)
             connector_upload(&a->connector, p->be, T, w->host_offsets, w->host_index,
                              w->host_offsets + w->limits.images + 1);
@@ -209,7 +243,7 @@ static void forward_kept(const struct pass *p, struct workspace *w, const struct
     if (frozen) run_frozen_tower(p, w, b);
     all_of(w, b); // for the offsets
     if (!frozen) run_tower(p, w, &w->acts.pictures.tower, b, 0);
-    run_between(p, w, x, 0, b->images);
+    run_between(p, w, x, 0, w->acts.pictures.places.dim[0]);
 }
 
 void pictures_forward(const struct pass *p, struct workspace *w, const struct tensor *x, const struct batch *b) {
@@ -218,13 +252,14 @@ void pictures_forward(const struct pass *p, struct workspace *w, const struct te
         return;
     }
     size_t mark = w->arena.used;
-    for (int64_t i = 0; i < b->images;) {
+    for (int64_t i = 0, at = 0; i < b->images;) {
         struct vit_size chunk = chunk_of(w, b, i);
+        int64_t n = features_of(w->m, &chunk);
         between_layout(w, &chunk, false);
         tower_layout(w, &chunk, false);
         run_tower(p, w, &w->acts.pictures.tower, b, i);
-        run_between(p, w, x, i, chunk.images);
-        i += chunk.images;
+        run_between(p, w, x, w->dry ? 0 : at, n);
+        i += chunk.images, at += n;
         w->arena.used = mark;
     }
 }
@@ -239,7 +274,9 @@ void pictures_backward(const struct pass *p, struct workspace *w, const struct t
     struct tensor dfeatures = arena_tensor2(p->scratch, p->act, a->places.dim[0], m->config.text.dim), dtower = {0};
     if (below) dtower = arena_tensor2(p->scratch, p->act, a->tower.dim[0], a->tower.dim[1]);
     op_gather_rows(p->be, &dfeatures, dx, &a->places);
-    if (is_idefics2(m))
+    if (is_mfuyu(m))
+        linear_backward(p, NULL, 0, &dfeatures, &a->tower, &a->patches, &m->patch_embed);
+    else if (is_idefics2(m))
         connector_backward(p, below ? &dtower : NULL, &dfeatures, &a->connector, &a->tower, &m->connector, &m->config);
     else
         projector_backward(p, below ? &dtower : NULL, &dfeatures, &a->projector, m);

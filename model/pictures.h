@@ -1,12 +1,13 @@
 /* From the pictures of a batch to their rows of the language model's input, and the gradients back: the tower, then
  * what a family has between it and the language model (mllava: a projector of two linear layers; idefics2: the
- * connector).
+ * connector). mfuyu has no tower: its patches as they are go through one linear layer, and each is a feature.
  *
  * Where something of it is trained, all pictures of a batch go through that part at once and what the backward wants is
  * kept; a frozen tower below it, and everything in a pass without a backward, takes a few pictures after the others
  * through the same memory.
  *
- * n pictures, N rows of them in the tower, T features of a picture, Cv channels of the tower, C of the text. */
+ * n pictures, N rows of them in the tower, T features of a picture, Cv channels of the tower (mfuyu: the numbers of a
+ * patch), C of the text. n*T below stands for N with mfuyu, where T is a picture's own. */
 #ifndef MODEL_PICTURES_H
 #define MODEL_PICTURES_H
 
@@ -29,6 +30,7 @@ struct picture_acts {
     struct vit_acts vit;
     struct projector_acts projector;
     struct connector_acts connector;
+    struct linear_acts patches; // mfuyu
 };
 
 bool pictures_are_trained(const struct model *m);

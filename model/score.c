@@ -38,14 +38,13 @@ void score_loss(const struct pass *p, struct workspace *w, const struct tensor *
     }
     linear_acts_layout(&a->lhead, p->scratch, &m->head, S, p->act);
     op_gather_rows(p->be, &a->last, &a->x[c->layers], &a->scored_rows);
-    op_rmsnorm_forward(p->be, &a->normed, &a->rstd, &a->last, &m->norm, c->eps);
+    final_norm_forward(p, m, &a->normed, &a->norm, &a->last);
     linear_forward(p, &a->lhead, &a->outputs, &a->normed, &m->head);
     row_losses(p, w, dx ? &doutputs : NULL, scale);
     if (dx) {
         linear_backward(p, &dnormed, 0, &doutputs, &a->normed, &a->lhead, &m->head);
         op_zero(p->be, &dlast);
-        op_rmsnorm_backward_add(p->be, &dlast, m->gnorm.data ? &m->gnorm : NULL, &dnormed, &a->last, &a->rstd,
-                                &m->norm);
+        final_norm_backward_add(p, m, &dlast, &dnormed, &a->last, &a->norm);
         op_zero(p->be, dx);
         op_scatter_rows(p->be, dx, &dlast, &a->scored_rows);
     }

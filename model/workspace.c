@@ -9,7 +9,9 @@
 #include "model/model.h"
 
 static void tables_layout(struct workspace *w) {
-    w->rope = arena_tensor3(&w->arena, F32, 2, w->limits.longest, w->m->config.text.head_dim / 2);
+    const struct text_config *c = &w->m->config.text;
+    w->rope = arena_tensor3(&w->arena, F32, 2, w->limits.longest, c->rotary / 2);
+    for (int i = 0; i < 3 && c->persimmon; i++) w->parts[i] = arena_tensor1(&w->arena, I32, w->limits.N * c->heads);
     w->tables_end = w->arena.used;
 }
 
@@ -86,7 +88,7 @@ size_t workspace_measure(struct model *m, const struct workspace_options *o) {
     return bytes;
 }
 
-/* One frequency per pair of a head's numbers; linear and llama3 scaling as in transformers' modeling_rope_utils. */
+/* One frequency per pair of the D numbers that are rotated; linear and llama3 scaling as in transformers' modeling_rope_utils. */
 static double frequency(const struct rope_config *r, int64_t pair, int64_t D) {
     float f = (float)(1.0 / (float)pow(r->theta, (double)(2 * pair) / (double)D));
     if (r->kind == ROPE_LINEAR) return (float)(f / r->factor);
@@ -100,10 +102,10 @@ static double frequency(const struct rope_config *r, int64_t pair, int64_t D) {
 
 static void fill_rope(struct workspace *w) {
     const struct text_config *c = &w->m->config.text;
-    int64_t P = w->limits.longest, half = c->head_dim / 2;
+    int64_t P = w->limits.longest, half = c->rotary / 2;
     float *table = mem_alloc((size_t)(2 * P * half) * sizeof *table);
     for (int64_t i = 0; i < half; i++) {
-        float f = (float)frequency(&c->rope, i, c->head_dim);
+        float f = (float)frequency(&c->rope, i, c->rotary);
         for (int64_t p = 0; p < P; p++) {
             float angle = (float)p * f;
             table[p * half + i] = (float)cos((double)angle);
@@ -114,7 +116,28 @@ static void fill_rope(struct workspace *w) {
     free(table);
 }
 
+/* Queries, keys and values of a head lie one behind the other. */
+static void fill_parts(struct workspace *w) {
+    int64_t n = w->m->config.text.persimmon ? w->parts[0].dim[0] : 0;
+    int32_t *rows = mem_alloc((size_t)n * sizeof *rows);
+    for (int part = 0; part < 3 && n; part++) {
+        for (int64_t i = 0; i < n; i++) rows[i] = (int32_t)(3 * i + part);
+        backend_upload(w->m->be, &w->parts[part], rows);
+    }
+    free(rows);
+}
+
+/* Rows of heads are counted in 32 bits. */
+static enum status check_parts(const struct model *m, const struct batch_limits *l, struct err *e) {
+    const struct text_config *c = &m->config.text;
+    if (!c->persimmon || l->N <= INT32_MAX / (3 * c->heads)) return ST_OK;
+    return err_set(e, ST_FAIL, "%lld positions at once are more than %lld heads allow, at most %lld are possible",
+                   (long long)l->N, (long long)c->heads, (long long)(INT32_MAX / (3 * c->heads)));
+}
+
 enum status workspace_new(struct workspace **out, struct model *m, const struct workspace_options *o, struct err *e) {
+    *out = NULL;
+    if (check_parts(m, &o->limits, e) != ST_OK) return e->code;
     struct workspace *w = *out = mem_alloc(sizeof *w);
     workspace_init(w, m, o);
     size_t bytes = measure(w);
@@ -135,6 +158,7 @@ enum status workspace_new(struct workspace **out, struct model *m, const struct 
     w->host_offsets = mem_alloc((size_t)offsets * sizeof *w->host_offsets);
     w->host_noise = mem_alloc((size_t)(o->neftune_alpha > 0 ? o->limits.N : 0) * sizeof *w->host_noise);
     fill_rope(w);
+    fill_parts(w);
     return ST_OK;
 }
 
