@@ -80,7 +80,8 @@ static enum status add_turn(struct chat_session *s, const char *line, struct err
 /* ---------------------------------------------------------------- turns */
 
 static enum status encode(struct row *out, struct chat_session *s, struct err *e) {
-    const struct prompt p = {.messages = s->messages, .where = "the conversation", .images = s->images};
+    const struct prompt p = {
+        .messages = s->messages, .where = "the conversation", .images = s->images, .image = s->image};
     if (prompt_encode(out, &s->g.prompter, &p, e) != ST_OK) return e->code;
     for (int64_t i = 0; i < out->images; i++) out->image[i] = s->image[i];
     if (out->positions < s->g.generator->room) return ST_OK;

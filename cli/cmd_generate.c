@@ -37,7 +37,9 @@ struct media {
     const cJSON *paths;
     struct chat_row *video; // (videos)
     int videos;
-    int64_t pictures; // with the frames
+    int64_t pictures;          // with the frames
+    struct batch_image *image; // (count) the pieces of all pictures
+    int64_t count;
 };
 
 static enum status open_media(struct media *m, const struct flags *f, struct err *e) {
@@ -53,18 +55,31 @@ static enum status open_media(struct media *m, const struct flags *f, struct err
 
 static void close_media(struct media *m) {
     for (int i = 0; i < m->videos; i++) chat_row_free(&m->video[i]);
+    for (int64_t i = 0; i < m->count; i++) batch_image_free(&m->image[i]);
+    free(m->image);
     free(m->video);
 }
 
-static enum status read_pixels(struct row *prompt, const struct generation *g, const struct media *m, struct err *e) {
+/* All pictures, before the text: what Fuyu writes for one depends on its sides. */
+static enum status read_pixels(struct media *m, const struct generation *g, struct err *e) {
     const cJSON *path = m->paths ? m->paths->child : NULL;
     int64_t at = 0, pieces = prompter_pieces(&g->prompter);
-    for (; path && at < prompt->images && e->code == ST_OK; at += pieces, path = path->next)
-        prompt_read_image(&prompt->image[at], &g->prompter, path->valuestring, e);
+    m->count = m->pictures * pieces;
+    m->image = mem_alloc((size_t)m->count * sizeof *m->image);
+    for (; path && e->code == ST_OK; at += pieces, path = path->next)
+        prompt_read_image(&m->image[at], &g->prompter, path->valuestring, e);
     for (int i = 0; i < m->videos; i++)
-        for (size_t k = 0; k < m->video[i].image_count && at < prompt->images && e->code == ST_OK; k++, at += pieces)
-            prompt_read_frame(&prompt->image[at], &g->prompter, &m->video[i], (int64_t)k, e);
+        for (size_t k = 0; k < m->video[i].image_count && e->code == ST_OK; k++, at += pieces)
+            prompt_read_frame(&m->image[at], &g->prompter, &m->video[i], (int64_t)k, e);
     return e->code;
+}
+
+/* Those whose tokens are in the prompt. */
+static void hand_over(struct row *prompt, struct media *m) {
+    for (int64_t i = 0; i < prompt->images; i++) {
+        prompt->image[i] = m->image[i];
+        m->image[i] = (struct batch_image){0};
+    }
 }
 
 /* The prompt's ids and pixels, before the weights are read: what is wrong with it shows at once. */
@@ -72,16 +87,19 @@ static enum status read_prompt(struct row *out, const struct generation *g, stru
     const char *file = flag_text(g->f, "messages");
     struct media m = {0};
     cJSON *tree = file ? json_read(file, e) : NULL;
-    if (e->code == ST_OK) open_media(&m, g->f, e);
+    if (e->code == ST_OK && open_media(&m, g->f, e) == ST_OK) read_pixels(&m, g, e);
     struct prompt p = {
         .text = flag_text(g->f, "prompt"),
         .messages = cJSON_IsObject(tree) ? json_get(tree, "messages") : tree,
         .where = file,
         .images = m.pictures,
+        .image = m.image,
         .max_seq_len = flag_int(g->f, "max_seq_len"),
     };
-    if (e->code == ST_OK && prompt_encode(out, &g->prompter, &p, e) == ST_OK && read_pixels(out, g, &m, e) == ST_OK)
+    if (e->code == ST_OK && prompt_encode(out, &g->prompter, &p, e) == ST_OK) {
+        hand_over(out, &m);
         image_set_check(out->image, out->images, &g->prompter.processor, &g->family, e);
+    }
     cJSON_Delete(tree);
     close_media(&m);
     if (e->code == ST_OK && out->images < p.images)

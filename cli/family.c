@@ -14,6 +14,7 @@ struct data_family data_family_of(const struct model_config *c, const char *dir)
                             .pad_token = c->pad_token,
                             .pooling = c->pooling};
     if (c->family != FAMILY_TEXT) f.image_token = c->image_token, f.tokens_per_image = picture_tokens(c);
+    if (c->family == FAMILY_MFUYU) f.patch_size = c->vision.patch;
     if (c->family == FAMILY_IDEFICS2) {
         f.patch_size = c->vision.patch;
         f.grid_side = c->vision.image_size / c->vision.patch;
@@ -28,6 +29,7 @@ enum status cli_open_family(const char *dir, struct model_config *c, struct data
     *f = data_family_of(c, dir);
     *t = tokenizer_load(dir, e);
     if (*t && c->family == FAMILY_MLLAVA) tokenizer_force_bos(*t); // MLlavaProcessor rebuilds the post-processor so
+    if (*t && c->family == FAMILY_MFUYU) f->image_token = tokenizer_id(*t, PATCH_TOKEN);
     return e->code;
 }
 

@@ -59,8 +59,10 @@ enum status generation_open(struct generation *g, const struct flags *f, bool ra
 /* Patches of the largest picture; 0: not known, or of one known size. */
 static int64_t most_patches(const struct generation *g, const struct row *prompt) {
     const struct processor *p = &g->prompter.processor;
-    if (g->family.family != FAMILY_IDEFICS2) return 0;
+    if (!family_any_size(&g->family)) return 0;
     if (prompt) return image_set_count(prompt->image, prompt->images, &g->family).most;
+    if (g->family.family == FAMILY_MFUYU && (p->do_resize || p->do_pad))
+        return p->resize_height / p->patch * (p->resize_width / p->patch);
     if (!p->do_resize || !p->longest_edge) return 0;
     int64_t side = p->longest_edge > p->shortest_edge ? p->longest_edge : p->shortest_edge;
     int64_t patches = (side + g->family.patch_size - 1) / g->family.patch_size;
@@ -147,6 +149,20 @@ static bool reusable(struct generation *g, const struct row *prompt) {
     return g->family.family != FAMILY_IDEFICS2 || same;
 }
 
+/* Pictures whose positions all lie in the first *n, which becomes the place where one begins that lies there in part. */
+static int64_t whole_pictures(const struct generation *g, const struct batch *b, int64_t *n) {
+    int64_t at = 0, i = 0;
+    for (; i < b->images; i++) {
+        int64_t left = picture_features(&g->config, &b->image[i]), start;
+        while (at < *n && b->ids[at] >= 0) at++;
+        for (start = at; at < *n && left > 0; at++) left -= b->ids[at] < 0;
+        if (left == 0) continue;
+        *n = start;
+        break;
+    }
+    return i;
+}
+
 static enum status feed_prompt(struct answer *a, struct generation *g, const struct row *prompt, struct err *e) {
     struct row row = {
         .ids = prompt->ids, .labels = prompt->labels, .images = prompt->images, .positions = prompt->positions};
@@ -155,9 +171,8 @@ static enum status feed_prompt(struct answer *a, struct generation *g, const str
     row.image = pixels;
     struct batch b;
     batch_build(&b, &row, 1, &g->family);
-    int64_t had = reusable(g, prompt) ? generator_common(g->generator, b.ids, b.N) : 0, pictures = 0;
-    for (int64_t i = 0; i < had; i++) pictures += b.ids[i] < 0;
-    if (pictures) pictures /= g->family.tokens_per_image;
+    int64_t had = reusable(g, prompt) ? generator_common(g->generator, b.ids, b.N) : 0;
+    int64_t pictures = whole_pictures(g, &b, &had);
     generator_keep(g->generator, had);
     generator_feed(g->generator, b.ids + had, b.N - had, b.image + pictures, b.images - pictures, e);
     a->prompt_positions = b.N, a->reused = had;

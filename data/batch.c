@@ -1,5 +1,5 @@
-/* Rows end to end. Where a picture stands, its token becomes its positions (one with Idefics2) with id -1 and no label;
- * then the labels of the expanded row move one to the left. So the position before a picture predicts nothing, and the
+/* Rows end to end. Where a picture stands, its token becomes its positions (one with Idefics2 and Fuyu) with id -1 and
+ * no label (but with Fuyu, which learns to write a picture's tokens where an answer has one); then the labels of the expanded row move one to the left. So the position before a picture predicts nothing, and the
  * last position of a picture predicts the token after it. */
 #include <stdlib.h>
 #include <string.h>
@@ -17,7 +17,7 @@ static void place_row(struct batch *b, int64_t at, const struct row *r, const st
     for (size_t i = 0; i < r->ids.len; i++) {
         bool picture = is_picture(f, r->ids.data[i]);
         int64_t n = picture ? 1 + family_extra_positions(f) : 1;
-        int32_t label = picture ? IGNORED : r->labels[i];
+        int32_t label = picture && !family_labels_pictures(f) ? IGNORED : r->labels[i];
         for (int64_t k = 0; k < n; k++, at++) {
             b->ids[at] = picture ? -1 : r->ids.data[i];
             b->positions[at] = (int32_t)(at - start);
@@ -55,6 +55,10 @@ static void take_images(struct batch *b, struct row *r, const struct data_family
     for (int64_t i = 0; i < r->images; i++) {
         if (f->family == FAMILY_IDEFICS2) {
             image_set_cut(&b->image[b->images++], &r->image[i], largest, f);
+            continue;
+        }
+        if (f->family == FAMILY_MFUYU) {
+            image_set_patch_rows(&b->image[b->images++], &r->image[i], f->patch_size);
             continue;
         }
         b->image[b->images++] = r->image[i];

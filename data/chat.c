@@ -6,6 +6,7 @@
 
 #include "base/batch.h"
 #include "base/memory.h"
+#include "data/fuyu_text.h"
 
 static const char PICTURE[] = "<image>";
 enum { PICTURE_LEN = sizeof PICTURE - 1 };
@@ -82,15 +83,16 @@ static enum status expand_pictures(const struct chat *c, const char *s, size_t p
     return ST_OK;
 }
 
-enum status chat_encode_text(const struct chat *c, const char *text, bool special, size_t pictures, struct ids *out,
-                             struct err *e) {
+enum status chat_encode_text(const struct chat *c, const char *text, bool special, const struct chat_pictures *p,
+                             struct ids *out, struct err *e) {
     if (!takes_pictures(c)) return tokenizer_encode(c->tokenizer, text, strlen(text), special, out, e);
+    if (c->family->family == FAMILY_MFUYU) return fuyu_encode(c->tokenizer, c->family->patch_size, text, p, out, e);
     struct text written = {0};
     enum status st = ST_OK;
     if (c->family->family == FAMILY_IDEFICS2)
-        st = expand_pictures(c, text, pictures, &written, e);
+        st = expand_pictures(c, text, p->count, &written, e);
     else
-        number_pictures(text, pictures, &written);
+        number_pictures(text, p->count, &written);
     if (st == ST_OK) st = tokenizer_encode(c->tokenizer, text_str(&written), written.len, special, out, e);
     text_free(&written);
     return st;
@@ -128,11 +130,12 @@ static void cut(struct ids *ids, int64_t max_seq_len) {
 
 /* How many ids the first `count` turns take by themselves, at most those of the whole row. */
 static enum status measure_prefix(size_t *n, const struct chat_ids *whole, const struct chat *c,
-                                  const struct chat_row *row, const struct turn *turns, size_t count, struct err *e) {
+                                  const struct chat_pictures *p, const struct turn *turns, size_t count,
+                                  struct err *e) {
     struct text text = {0};
     struct ids ids = {0};
     conversation_render(c->conv, turns, count, false, &text);
-    enum status st = chat_encode_text(c, text_str(&text), true, row->image_count, &ids, e);
+    enum status st = chat_encode_text(c, text_str(&text), true, p, &ids, e);
     *n = ids.len < whole->ids.len ? ids.len : whole->ids.len;
     text_free(&text);
     ids_free(&ids);
@@ -140,13 +143,13 @@ static enum status measure_prefix(size_t *n, const struct chat_ids *whole, const
 }
 
 /* Mantis' rule for videos: what an answer adds to the conversation before it, its header and its end included. */
-static enum status label_by_prefixes(struct chat_ids *out, const struct chat *c, const struct chat_row *row,
-                                     const struct turn *turns, struct err *e) {
+static enum status label_by_prefixes(struct chat_ids *out, const struct chat *c, const struct chat_pictures *p,
+                                     const struct turn *turns, size_t count, struct err *e) {
     for (size_t i = 0; i < out->ids.len; i++) out->labels[i] = IGNORED;
-    for (size_t answer = 1; answer < row->count; answer += 2) {
+    for (size_t answer = 1; answer < count; answer += 2) {
         size_t from, to;
-        if (measure_prefix(&from, out, c, row, turns, answer, e) != ST_OK ||
-            measure_prefix(&to, out, c, row, turns, answer + 1, e) != ST_OK)
+        if (measure_prefix(&from, out, c, p, turns, answer, e) != ST_OK ||
+            measure_prefix(&to, out, c, p, turns, answer + 1, e) != ST_OK)
             return e->code;
         for (size_t i = from; i < to; i++) out->labels[i] = out->ids.data[i];
     }
@@ -154,18 +157,18 @@ static enum status label_by_prefixes(struct chat_ids *out, const struct chat *c,
 }
 
 static enum status encode_by_conversation(struct chat_ids *out, const struct chat *c, const struct chat_row *row,
-                                          const struct turn *turns, int64_t max_seq_len, struct err *e) {
+                                          const struct turn *turns, const struct chat_pictures *p, struct err *e) {
     if (row->system)
         return err_set(e, ST_FAIL, "a system turn comes first, but template %s has its own; remove the turn",
                        conversation_name(c->conv));
     struct text text = {0};
     conversation_render(c->conv, turns, row->count, false, &text);
-    if (chat_encode_text(c, text_str(&text), true, row->image_count, &out->ids, e) == ST_OK) {
-        cut(&out->ids, max_seq_len);
+    if (chat_encode_text(c, text_str(&text), true, p, &out->ids, e) == ST_OK) {
+        cut(&out->ids, p->most);
         out->labels = mem_alloc(out->ids.len * sizeof *out->labels);
         int32_t image_token = takes_pictures(c) ? c->family->image_token : -1;
         if (row->by_prefix && !conversation_is_caption(c->conv))
-            label_by_prefixes(out, c, row, turns, e);
+            label_by_prefixes(out, c, p, turns, row->count, e);
         else
             conversation_labels(c->conv, c->tokenizer, out->ids.data, out->ids.len, image_token, out->labels, e);
     }
@@ -177,7 +180,7 @@ static enum status encode_by_conversation(struct chat_ids *out, const struct cha
 struct unrolled {
     const struct chat *c;
     cJSON *messages;
-    size_t images;
+    struct chat_pictures pictures;
     struct text text, before; // the last rendering and the one before it
     struct ids ids;
 };
@@ -201,7 +204,7 @@ static enum status unroll(struct unrolled *u, bool open, struct err *e) {
             e, ST_FAIL,
             "the tokenizer's chat template writes a turn differently once others follow, so the part to train "
             "is not defined; choose a conv_template");
-    return chat_encode_text(u->c, text_str(&u->text), false, u->images, &u->ids, e);
+    return chat_encode_text(u->c, text_str(&u->text), false, &u->pictures, &u->ids, e);
 }
 
 static size_t common_prefix(const struct ids *a, const struct ids *b) {
@@ -247,10 +250,11 @@ static enum status find_answers(struct unrolled *u, const struct chat_row *row, 
 }
 
 static enum status encode_by_own(struct chat_ids *out, const struct chat *c, const struct chat_row *row,
-                                 const struct turn *turns, int64_t max_seq_len, struct err *e) {
+                                 const struct turn *turns, const struct chat_pictures *p, struct err *e) {
     size_t answers = row->count / 2;
     struct ids *parts = mem_alloc(2 * answers * sizeof *parts); // open, answered; for each answer
-    struct unrolled u = {.c = c, .messages = cJSON_CreateArray(), .images = row->image_count};
+    struct unrolled u = {.c = c, .messages = cJSON_CreateArray(), .pictures = *p};
+    u.pictures.most = 0; // labels are found in the whole, which is then cut
     if (find_answers(&u, row, turns, parts, e) == ST_OK) {
         out->ids = u.ids;
         u.ids = (struct ids){0};
@@ -261,7 +265,7 @@ static enum status encode_by_own(struct chat_ids *out, const struct chat *c, con
             to = trim(c, &out->ids, from, to);
             for (size_t i = from; i < to; i++) out->labels[i] = out->ids.data[i];
         }
-        cut(&out->ids, max_seq_len);
+        cut(&out->ids, p->most);
     }
     for (size_t k = 0; k < 2 * answers; k++) ids_free(&parts[k]);
     free(parts);
@@ -282,7 +286,19 @@ static enum status check_expanded(const struct chat *c, size_t pictures, int64_t
         (long long)tokens, pictures, (long long)wanted);
 }
 
-enum status chat_check_ids(const struct chat *c, const struct ids *ids, size_t pictures, int64_t *images,
+/* From patches to the pictures, the first ones of the text, that they are all of. */
+static enum status check_patches(const struct chat *c, const struct chat_pictures *p, int64_t *images, struct err *e) {
+    int64_t tokens = *images, patches = 0;
+    for (*images = 0; *images < (int64_t)p->count && patches < tokens; ++*images)
+        patches += fuyu_patches(&p->image[*images], c->family->patch_size);
+    if (patches == tokens) return ST_OK;
+    return err_set(e, ST_FAIL,
+                   "%lld %s are in the text, %lld pictures take %lld; max_seq_len has cut a picture (raise it), or the "
+                   "text holds this token",
+                   (long long)tokens, PATCH_TOKEN, (long long)*images, (long long)patches);
+}
+
+enum status chat_check_ids(const struct chat *c, const struct ids *ids, const struct chat_pictures *p, int64_t *images,
                            struct err *e) {
     const struct data_family *f = c->family;
     *images = 0;
@@ -298,9 +314,10 @@ enum status chat_check_ids(const struct chat *c, const struct ids *ids, size_t p
                            id, token ? token : "", (long long)f->vocab_size);
         }
     }
-    if (f->family == FAMILY_IDEFICS2) return check_expanded(c, pictures, images, e);
-    if (*images > (int64_t)pictures)
-        return err_set(e, ST_FAIL, "the text holds %lld picture tokens for %zu pictures", (long long)*images, pictures);
+    if (f->family == FAMILY_IDEFICS2) return check_expanded(c, p->count, images, e);
+    if (f->family == FAMILY_MFUYU) return check_patches(c, p, images, e);
+    if (*images > (int64_t)p->count)
+        return err_set(e, ST_FAIL, "the text holds %lld picture tokens for %zu pictures", (long long)*images, p->count);
     return ST_OK;
 }
 
@@ -312,7 +329,7 @@ static void ignore_pictures(const struct chat *c, struct chat_ids *ids) {
 }
 
 static enum status encode_row(struct chat_ids *out, const struct chat *c, const struct chat_row *row,
-                              int64_t max_seq_len, struct err *e) {
+                              const struct chat_pictures *p, struct err *e) {
     if (!takes_pictures(c) && row->image_count)
         return err_set(e, ST_FAIL, "the row has %zu pictures, but the model reads text only", row->image_count);
     if (c->conv && conversation_is_caption(c->conv) && row->count < 2)
@@ -320,42 +337,44 @@ static enum status encode_row(struct chat_ids *out, const struct chat *c, const 
     char *owned;
     struct turn *turns = place_pictures(c, row, &owned);
     if (c->conv)
-        encode_by_conversation(out, c, row, turns, max_seq_len, e);
+        encode_by_conversation(out, c, row, turns, p, e);
     else
-        encode_by_own(out, c, row, turns, max_seq_len, e);
+        encode_by_own(out, c, row, turns, p, e);
     free(owned);
     free(turns);
     if (e->code == ST_OK) ignore_pictures(c, out);
-    return e->code == ST_OK ? chat_check_ids(c, &out->ids, row->image_count, &out->images, e) : e->code;
+    return e->code == ST_OK ? chat_check_ids(c, &out->ids, p, &out->images, e) : e->code;
 }
 
 static enum status encode_prompt(struct chat_ids *out, const struct chat *c, const struct chat_row *row,
-                                 int64_t max_seq_len, struct err *e) {
+                                 const struct chat_pictures *p, struct err *e) {
     if (!takes_pictures(c) && row->image_count)
         return err_set(e, ST_FAIL, "the row has %zu pictures, but the model reads text only", row->image_count);
     struct text text = {0};
     text_add(&text, row->prompt);
     for (size_t n = chat_count_pictures(row->prompt); n < row->image_count; n++) text_add(&text, "<image> ");
-    enum status st = chat_encode_text(c, text_str(&text), true, row->image_count, &out->ids, e);
+    enum status st = chat_encode_text(c, text_str(&text), true, p, &out->ids, e);
     text_free(&text);
     if (st != ST_OK) return st;
-    cut(&out->ids, max_seq_len);
+    cut(&out->ids, p->most);
     out->labels = mem_alloc(out->ids.len * sizeof *out->labels);
     for (size_t i = 0; i < out->ids.len; i++) out->labels[i] = IGNORED;
-    return chat_check_ids(c, &out->ids, row->image_count, &out->images, e);
+    return chat_check_ids(c, &out->ids, p, &out->images, e);
 }
 
 enum status chat_encode_prompt(struct chat_ids *out, const struct chat *c, const struct chat_row *row,
-                               int64_t max_seq_len, struct err *e) {
+                               const struct batch_image *image, int64_t max_seq_len, struct err *e) {
+    const struct chat_pictures p = {row->image_count, image, max_seq_len};
     struct err inner = {0};
-    if (encode_prompt(out, c, row, max_seq_len, &inner) == ST_OK) return ST_OK;
+    if (encode_prompt(out, c, row, &p, &inner) == ST_OK) return ST_OK;
     return err_set(e, inner.code, "%s: %s", row->where, inner.text);
 }
 
-enum status chat_encode(struct chat_ids *out, const struct chat *c, const struct chat_row *row, int64_t max_seq_len,
-                        struct err *e) {
+enum status chat_encode(struct chat_ids *out, const struct chat *c, const struct chat_row *row,
+                        const struct batch_image *image, int64_t max_seq_len, struct err *e) {
+    const struct chat_pictures p = {row->image_count, image, max_seq_len};
     struct err inner = {0};
-    if (encode_row(out, c, row, max_seq_len, &inner) == ST_OK) return ST_OK;
+    if (encode_row(out, c, row, &p, &inner) == ST_OK) return ST_OK;
     return err_set(e, inner.code, "%s: %s", row->where, inner.text);
 }
 

@@ -9,7 +9,7 @@
  * Pictures: a missing `<image>` is put before the first user turn. mllava: a surplus one is deleted, the k-th becomes
  * `(image k: <Image><image></Image>)`. Idefics2: a surplus one is an error, each becomes its image_tokens between two
  * fake tokens, of which neighbours share one, for every piece of the picture; a text from which image_tokens were cut
- * is an error. */
+ * is an error. mfuyu: fuyu_text.h. */
 #ifndef DATA_CHAT_H
 #define DATA_CHAT_H
 
@@ -39,13 +39,13 @@ struct chat_ids {
     int64_t images;  // pictures of the tower whose tokens are in ids; they are the first ones of the row
 };
 
-/* max_seq_len 0: no limit. out starts as {0}; chat_ids_free after any outcome. An error names the row. */
-enum status chat_encode(struct chat_ids *out, const struct chat *c, const struct chat_row *row, int64_t max_seq_len,
-                        struct err *e);
+/* image: mfuyu: the sides of the row's pictures. max_seq_len 0: no limit. out starts as {0}; chat_ids_free after any outcome. An error names the row. */
+enum status chat_encode(struct chat_ids *out, const struct chat *c, const struct chat_row *row,
+                        const struct batch_image *image, int64_t max_seq_len, struct err *e);
 /* A classification row: its prompt as the tokenizer writes it, without a template; a missing `<image> ` is put at the
  * end. No label. */
 enum status chat_encode_prompt(struct chat_ids *out, const struct chat *c, const struct chat_row *row,
-                               int64_t max_seq_len, struct err *e);
+                               const struct batch_image *image, int64_t max_seq_len, struct err *e);
 void chat_ids_free(struct chat_ids *c);
 
 /* --- parts of it that a text without labels needs too --- */
@@ -56,14 +56,21 @@ size_t chat_count_pictures(const char *s); // `<image>` in a text
  * and pictures. */
 cJSON *chat_content(const struct chat *c, const char *text);
 
-/* A conversation as its template wrote it to ids. special: with what the post-processor adds. mllava: the first
- * `pictures` `<image>` are numbered, the others deleted; Idefics2: more of them is an error. */
-enum status chat_encode_text(const struct chat *c, const char *text, bool special, size_t pictures, struct ids *out,
-                             struct err *e);
+/* The pictures that come with a text. */
+struct chat_pictures {
+    size_t count;
+    const struct batch_image *image; // (count) mfuyu: their sides
+    int64_t most;                    // mfuyu: ids that a text with pictures may take (fuyu_encode); 0: no limit
+};
+
+/* A conversation as its template wrote it to ids. special: with what the post-processor adds, but for mfuyu. mllava and
+ * mfuyu: the first `<image>` are numbered, those beyond the pictures deleted; Idefics2: more of them is an error. */
+enum status chat_encode_text(const struct chat *c, const char *text, bool special, const struct chat_pictures *p,
+                             struct ids *out, struct err *e);
 
 /* *images becomes the number of the tower's pictures whose tokens are in ids; fails when there are more than pictures
- * (Idefics2: not just as many), or when an id is outside the model's vocabulary. */
-enum status chat_check_ids(const struct chat *c, const struct ids *ids, size_t pictures, int64_t *images,
+ * (Idefics2: not just as many; mfuyu: not those of whole pictures), or when an id is outside the model's vocabulary. */
+enum status chat_check_ids(const struct chat *c, const struct ids *ids, const struct chat_pictures *p, int64_t *images,
                            struct err *e);
 
 #endif

@@ -71,7 +71,8 @@ struct row {
     struct ids ids;   // mllava: one image_token per picture, not expanded
     int32_t *labels;  // (ids.len), IGNORED where not trained, not shifted
     int64_t images;
-    struct batch_image *image; // (images), as the processor makes them; pixels are NULL unless asked for
+    int64_t unseen;            // mfuyu: pictures behind these whose tokens were cut
+    struct batch_image *image; // (images + unseen), as the processor makes them; pixels are NULL unless asked for
     int64_t positions;         // that the language model sees, pictures expanded
     int64_t scored;            // targets that will be scored; of a classification row: 1
     int64_t value_count;       // labels of a classification row (zeros where they are not read); 0: a chat row
@@ -81,7 +82,7 @@ enum status dataset_row(const struct dataset *d, int64_t row, bool pixels, struc
 void row_free(struct row *r);
 
 /* Rows end to end as one micro-batch: shifts labels to targets, expands pictures. Takes pixels over from the rows; with
- * Idefics2, which cuts pictures into patches, the rows keep theirs. */
+ * Idefics2 and Fuyu, which cut pictures into patches, the rows keep theirs. */
 void batch_build(struct batch *b, struct row *rows, int64_t count, const struct data_family *f);
 void batch_free(struct batch *b);
 

@@ -63,6 +63,31 @@ static void add_patches(struct dump *d, const struct row *r, struct sides larges
                                              .bytes = (size_t)n * sizeof *d->patches};
 }
 
+/* Fuyu: the patches of all pictures end to end, those of cut ones too; of each position, which of them it is. */
+static void add_patch_rows(struct dump *d, const struct row *r, const struct data_family *f) {
+    int64_t each = 3 * f->patch_size * f->patch_size, n = 0, at = 0;
+    for (int64_t i = 0; i < r->images + r->unseen; i++) n += 3 * r->image[i].height * r->image[i].width;
+    d->pixels = mem_alloc((size_t)n * sizeof *d->pixels);
+    for (int64_t i = 0; i < r->images + r->unseen; i++) {
+        struct batch_image rows;
+        image_set_patch_rows(&rows, &r->image[i], f->patch_size);
+        int64_t count = 3 * rows.height * rows.width;
+        memcpy(d->pixels + at, rows.pixels, (size_t)count * sizeof *d->pixels);
+        at += count;
+        batch_image_free(&rows);
+    }
+    d->entry[d->count++] = (struct st_entry){.name = "image_patches",
+                                             .type = ST_F32,
+                                             .rank = 2,
+                                             .dim = {n / each, each},
+                                             .data = d->pixels,
+                                             .bytes = (size_t)n * sizeof *d->pixels};
+    d->patches = mem_alloc(r->ids.len * sizeof *d->patches);
+    int32_t next = 0;
+    for (size_t i = 0; i < r->ids.len; i++) d->patches[i] = r->ids.data[i] == f->image_token ? next++ : -1;
+    add_ints(d, "image_patches_indices", d->patches, (int64_t)r->ids.len);
+}
+
 void dump_init(struct dump *d, const struct row *r, const struct data_family *f) {
     *d = (struct dump){0};
     d->positions = mem_alloc((size_t)r->positions * sizeof *d->positions);
@@ -78,7 +103,11 @@ void dump_init(struct dump *d, const struct row *r, const struct data_family *f)
     else
         add_ints(d, "labels", r->labels, (int64_t)r->ids.len);
     add_ints(d, "position_ids", d->positions, r->positions);
-    if (!r->images) return;
+    if (!r->images && !r->unseen) return;
+    if (f->family == FAMILY_MFUYU) {
+        add_patch_rows(d, r, f);
+        return;
+    }
     struct sides largest = image_set_largest(r->image, r->images);
     add_pixels(d, r, largest);
     if (f->family != FAMILY_IDEFICS2) return;

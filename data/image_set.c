@@ -10,14 +10,33 @@ enum { MOST_SIDE = 32768, MOST_TOKENS = 65536 }; // a position of the grid fits 
 
 /* ---------------------------------------------------------------- opening */
 
+/* The model that a processor belongs to. */
+static const char *model_of(bool idefics2, bool fuyu) { return idefics2 ? "Idefics2" : fuyu ? "Fuyu" : "llava"; }
+
 static enum status check_kind(const struct processor *p, const struct data_family *f, struct err *e) {
-    bool idefics2 = f->family == FAMILY_IDEFICS2;
-    if (idefics2 == (p->kind == PROCESSOR_IDEFICS2)) return ST_OK;
-    return err_set(e, ST_FAIL, "%s: the model is %s Idefics2, but preprocessor_config.json is %s one's", f->model_dir,
-                   idefics2 ? "an" : "no", idefics2 ? "no such" : "such a");
+    const char *model = model_of(f->family == FAMILY_IDEFICS2, f->family == FAMILY_MFUYU);
+    const char *processor = model_of(p->kind == PROCESSOR_IDEFICS2, p->kind == PROCESSOR_FUYU);
+    if (strcmp(model, processor) != 0)
+        return err_set(e, ST_FAIL, "%s: the model is of the kind %s, but preprocessor_config.json belongs to %s",
+                       f->model_dir, model, processor);
+    if (p->kind == PROCESSOR_FUYU && p->patch != f->patch_size)
+        return err_set(e, ST_FAIL, "%s: preprocessor_config.json has patches of %lld, the model of %lld (patch_size)",
+                       f->model_dir, (long long)p->patch, (long long)f->patch_size);
+    return ST_OK;
+}
+
+/* What a Fuyu writes around patches. */
+static enum status check_fuyu_tokens(const struct data_family *f, const struct tokenizer *t, struct err *e) {
+    static const char *const wanted[] = {PATCH_TOKEN, ROW_END_TOKEN, PICTURE_TOKEN, PICTURE_END_TOKEN, TEXT_TOKEN};
+    for (size_t i = 0; i < sizeof wanted / sizeof *wanted; i++)
+        if (tokenizer_id(t, wanted[i]) < 0)
+            return err_set(e, ST_FAIL, "%s: the tokenizer has no %s, by which pictures are written", f->model_dir,
+                           wanted[i]);
+    return ST_OK;
 }
 
 static enum status check_tokens(const struct data_family *f, const struct tokenizer *t, struct err *e) {
+    if (f->family == FAMILY_MFUYU) return check_fuyu_tokens(f, t, e);
     int32_t id = tokenizer_id(t, "<image>");
     if (id != f->image_token)
         return err_set(e, ST_FAIL, "%s: the tokenizer's id of <image> is %d, the model's is %d (image_token_index)",
@@ -102,7 +121,7 @@ struct sides image_set_patches(const struct batch_image *image, struct sides lar
 
 struct patch_count image_set_count(const struct batch_image *image, int64_t n, const struct data_family *f) {
     struct patch_count c = {0};
-    if (f->family != FAMILY_IDEFICS2) return c;
+    if (!family_any_size(f)) return c;
     struct sides largest = image_set_largest(image, n);
     for (int64_t i = 0; i < n; i++) {
         struct sides s = image_set_patches(&image[i], largest, f->patch_size);
@@ -115,7 +134,7 @@ struct patch_count image_set_count(const struct batch_image *image, int64_t n, c
 enum status image_set_check(const struct batch_image *image, int64_t n, const struct processor *p,
                             const struct data_family *f, struct err *e) {
     struct sides s = image_set_largest(image, n);
-    if (f->family != FAMILY_IDEFICS2 || n == 0) return ST_OK;
+    if (!family_any_size(f) || n == 0) return ST_OK;
     for (int64_t i = 0; i < n && !p->do_pad; i++)
         if (image[i].height != s.rows || image[i].width != s.cols)
             return err_set(e, ST_FAIL,
@@ -179,6 +198,18 @@ void image_set_cut(struct batch_image *out, const struct batch_image *from, stru
         for (int64_t y = 0; y < rows; y++)
             memcpy(out->pixels + (c * H + y) * W, from->pixels + (c * from->height + y) * from->width,
                    (size_t)cols * sizeof *out->pixels);
+}
+
+void image_set_patch_rows(struct batch_image *out, const struct batch_image *from, int64_t patch) {
+    int64_t H = from->height, W = from->width;
+    *out = (struct batch_image){.height = H, .width = W};
+    if (!from->pixels) return;
+    float *at = out->pixels = mem_alloc((size_t)(3 * H * W) * sizeof *at);
+    for (int64_t row = 0; row < H; row += patch)
+        for (int64_t col = 0; col < W; col += patch)
+            for (int64_t y = row; y < row + patch; y++)
+                for (int64_t x = col; x < col + patch; x++)
+                    for (int64_t c = 0; c < 3; c++) *at++ = from->pixels[(c * H + y) * W + x];
 }
 
 void batch_image_free(struct batch_image *image) {

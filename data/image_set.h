@@ -51,6 +51,9 @@ void image_set_positions(int32_t *positions, struct sides patches, int64_t side)
 void image_set_cut(struct batch_image *out, const struct batch_image *from, struct sides largest,
                    const struct data_family *f);
 
+/* Fuyu: the pixels of a picture patch by patch (patches, patch, patch, 3), anew; `from` keeps its own. */
+void image_set_patch_rows(struct batch_image *out, const struct batch_image *from, int64_t patch);
+
 void batch_image_free(struct batch_image *image);
 
 #endif

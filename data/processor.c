@@ -24,6 +24,9 @@ static const char *const harmless_keys[] = {
 /* Keys that are read below for Idefics2. */
 static const char *const idefics2_keys[] = {"do_image_splitting", "do_pad"};
 
+/* Keys that are read below for Fuyu. */
+static const char *const fuyu_keys[] = {"do_pad", "padding_value", "padding_mode"};
+
 /* Keys that leave the pixels alone when they are null or false. */
 static const char *const idle_keys[] = {
     "size_divisor",          "do_pad",           "pad_size",           "input_data_format", "use_square_size",
@@ -42,6 +45,7 @@ static enum status check_keys(const struct processor *p, const cJSON *o, const c
     for (const cJSON *v = o->child; v; v = v->next) {
         if (LISTED(v->string, known_keys) || LISTED(v->string, harmless_keys)) continue;
         if (p->kind == PROCESSOR_IDEFICS2 && LISTED(v->string, idefics2_keys)) continue;
+        if (p->kind == PROCESSOR_FUYU && LISTED(v->string, fuyu_keys)) continue;
         if (LISTED(v->string, idle_keys) && (cJSON_IsNull(v) || cJSON_IsFalse(v))) continue;
         return err_set(e, ST_FAIL,
                        "%s: the key \"%s\" may change the pixels and is not honoured; remove it if it does not", where,
@@ -64,10 +68,12 @@ static enum status read_kind(struct processor *p, const cJSON *o, const char *wh
         p->kind = PROCESSOR_CLIP;
     else if (n == 22 && memcmp(name, "Idefics2ImageProcessor", n) == 0)
         p->kind = PROCESSOR_IDEFICS2;
+    else if (n == 18 && memcmp(name, "FuyuImageProcessor", n) == 0)
+        p->kind = PROCESSOR_FUYU;
     else
         return err_set(e, ST_FAIL,
-                       "%s: image_processor_type is \"%s\", wanted SiglipImageProcessor, CLIPImageProcessor or "
-                       "Idefics2ImageProcessor",
+                       "%s: image_processor_type is \"%s\", wanted SiglipImageProcessor, CLIPImageProcessor, "
+                       "Idefics2ImageProcessor or FuyuImageProcessor",
                        where, name);
     return ST_OK;
 }
@@ -137,9 +143,33 @@ static enum status read_crop(struct processor *p, const cJSON *o, const char *wh
     return st;
 }
 
-/* The size of the result must not depend on the picture, but for Idefics2. */
+/* Fuyu's {height, width}, patch_size and padding. */
+static enum status read_fuyu(struct processor *p, const cJSON *o, const char *where, struct err *e) {
+    const cJSON *size = json_get(o, "size"), *patch = json_get(o, "patch_size");
+    const char *mode;
+    double padding;
+    int64_t patch_width = 30;
+    p->resize_height = 1080, p->resize_width = 1920, p->patch = 30;
+    if (size && read_sides(size, where, "size", &p->resize_height, &p->resize_width, NULL, e) != ST_OK) return e->code;
+    if (patch && read_sides(patch, where, "patch_size", &p->patch, &patch_width, NULL, e) != ST_OK) return e->code;
+    if (p->patch != patch_width)
+        return err_set(e, ST_FAIL, "%s: patch_size is %lld x %lld, wanted a square", where, (long long)patch_width,
+                       (long long)p->patch);
+    if (json_str(o, where, "padding_mode", "constant", &mode, e) != ST_OK ||
+        json_num(o, where, "padding_value", 1, &padding, e) != ST_OK)
+        return e->code;
+    if (strcmp(mode, "constant") != 0)
+        return err_set(e, ST_FAIL, "%s: padding_mode \"%.40s\" is not supported, wanted constant", where, mode);
+    if (!(padding >= 0 && padding < 256))
+        return err_set(e, ST_FAIL, "%s: padding_value is %g, wanted a byte", where, padding);
+    p->padding = (uint8_t)padding;
+    return ST_OK;
+}
+
+/* The size of the result must not depend on the picture, but for Idefics2 and Fuyu. */
 static enum status read_shape(struct processor *p, const cJSON *o, const char *where, struct err *e) {
     if (p->kind == PROCESSOR_IDEFICS2) return read_edges(p, o, where, e);
+    if (p->kind == PROCESSOR_FUYU) return read_fuyu(p, o, where, e);
     enum status st = read_size(p, o, where, e);
     if (st != ST_OK) return st;
     if (p->do_center_crop) return read_crop(p, o, where, e);
@@ -185,21 +215,24 @@ static enum status read_numbers(struct processor *p, const cJSON *o, const char 
 
 static enum status read_steps(struct processor *p, const cJSON *o, const char *where, struct err *e) {
     int64_t resample;
-    bool idefics2 = p->kind == PROCESSOR_IDEFICS2;
+    bool bilinear = p->kind == PROCESSOR_IDEFICS2 || p->kind == PROCESSOR_FUYU;
     enum status st = json_bool(o, where, "do_resize", true, &p->do_resize, e);
     if (st == ST_OK) st = json_bool(o, where, "do_rescale", true, &p->do_rescale, e);
     if (st == ST_OK) st = json_bool(o, where, "do_normalize", true, &p->do_normalize, e);
     if (st == ST_OK) st = json_bool(o, where, "do_center_crop", p->kind == PROCESSOR_CLIP, &p->do_center_crop, e);
     if (st == ST_OK) st = json_bool(o, where, "do_image_splitting", false, &p->do_image_splitting, e);
     if (st == ST_OK) st = json_bool(o, where, "do_pad", true, &p->do_pad, e);
-    if (st == ST_OK) st = json_int(o, where, "resample", idefics2 ? RESAMPLE_BILINEAR : RESAMPLE_BICUBIC, &resample, e);
+    if (st == ST_OK) st = json_int(o, where, "resample", bilinear ? RESAMPLE_BILINEAR : RESAMPLE_BICUBIC, &resample, e);
     if (st != ST_OK) return st;
     if (resample < RESAMPLE_NEAREST || resample > RESAMPLE_HAMMING)
         return err_set(e, ST_FAIL, "%s: resample is %lld, wanted 0 to 5", where, (long long)resample);
     if (p->kind != PROCESSOR_CLIP && p->do_center_crop)
         return err_set(e, ST_FAIL, "%s: do_center_crop is true, which %s does not do", where,
-                       idefics2 ? "Idefics2ImageProcessor" : "SiglipImageProcessor");
+                       p->kind == PROCESSOR_FUYU       ? "FuyuImageProcessor"
+                       : p->kind == PROCESSOR_IDEFICS2 ? "Idefics2ImageProcessor"
+                                                       : "SiglipImageProcessor");
     p->resample = (enum resample)resample;
+    if (p->kind == PROCESSOR_FUYU) p->resample = RESAMPLE_BILINEAR; // the slow one asks for it whatever resample says
     return ST_OK;
 }
 
@@ -258,10 +291,21 @@ static void sides_between(const struct processor *p, int64_t *width, int64_t *he
     if (*width < p->shortest_edge) *width = p->shortest_edge;
 }
 
+/* Fuyu: a picture that does not fit shrinks until it does, truncated as Python's int() does. */
+static void sides_within(const struct processor *p, int64_t *width, int64_t *height) {
+    if (*width <= p->resize_width && *height <= p->resize_height) return;
+    double down = (double)p->resize_height / (double)*height, across = (double)p->resize_width / (double)*width;
+    double scale = down < across ? down : across;
+    *height = (int64_t)((double)*height * scale);
+    *width = (int64_t)((double)*width * scale);
+}
+
 /* The sides that the resize asks for. */
 static void resized_sides(const struct processor *p, int64_t *width, int64_t *height) {
     if (!p->do_resize) return;
-    if (p->longest_edge)
+    if (p->kind == PROCESSOR_FUYU)
+        sides_within(p, width, height);
+    else if (p->longest_edge)
         sides_between(p, width, height);
     else if (p->shortest_edge)
         sides_by_shortest(p->shortest_edge, width, height);
@@ -278,13 +322,36 @@ struct rect processor_piece(const struct processor *p, int64_t width, int64_t he
     return (struct rect){right ? x : 0, lower ? y : 0, right ? width - x : x, lower ? height - y : y};
 }
 
+static int64_t up_to(int64_t length, int64_t patch, int64_t most) {
+    int64_t whole = (length + patch - 1) / patch * patch;
+    return whole < most ? whole : most;
+}
+
+/* From the sides of a resized picture to those of the result. Fuyu pads to the size and keeps the patches that the
+ * picture reaches into. */
+static enum status result_sides(const struct processor *p, int64_t *width, int64_t *height, const char *where,
+                                struct err *e) {
+    if (p->height) *width = p->width, *height = p->height;
+    if (p->kind != PROCESSOR_FUYU) return ST_OK;
+    if (p->do_pad && (*width > p->resize_width || *height > p->resize_height))
+        return err_set(e, ST_FAIL, "%s: the picture of %lld x %lld does not fit into size, %lld x %lld", where,
+                       (long long)*width, (long long)*height, (long long)p->resize_width, (long long)p->resize_height);
+    if (p->do_pad) *width = up_to(*width, p->patch, p->resize_width);
+    if (p->do_pad) *height = up_to(*height, p->patch, p->resize_height);
+    if (*width % p->patch == 0 && *height % p->patch == 0) return ST_OK;
+    return err_set(
+        e, ST_FAIL,
+        "%s: the picture becomes %lld x %lld, which is not made of patches of %lld (preprocessor_config.json: "
+        "size, do_pad)",
+        where, (long long)*width, (long long)*height, (long long)p->patch);
+}
+
 enum status processor_size(const struct processor *p, int64_t *width, int64_t *height, const char *where,
                            struct err *e) {
     if (image_check_size(*width, *height, where, e) != ST_OK) return e->code;
     resized_sides(p, width, height);
     if (image_check_size(*width, *height, where, e) != ST_OK) return e->code;
-    if (p->height) *width = p->width, *height = p->height;
-    return ST_OK;
+    return result_sides(p, width, height, where, e);
 }
 
 static enum status resize(const struct processor *p, struct image *out, const struct image *in, const char *where,
@@ -311,19 +378,21 @@ static int64_t crop_start(int64_t have, int64_t want) {
     return have >= want ? (have - want) / 2 : -((want - have + 1) / 2);
 }
 
-/* The middle of the picture; pixels beyond it are black before rescaling, as the slow processors pad. */
-static void fill_pixels(const struct processor *p, const struct image *im, float *pixels) {
+/* The middle of the picture, with Fuyu all of it in the upper left corner; pixels beyond it are black before rescaling,
+ * as the slow processors pad, with Fuyu of the padding's byte. */
+static void fill_pixels(const struct processor *p, const struct image *im, int64_t width, int64_t height,
+                        float *pixels) {
     float table[3][256];
     fill_table(p, table);
-    int64_t height = p->height ? p->height : im->height, width = p->width ? p->width : im->width;
-    int64_t top = crop_start(im->height, height), left = crop_start(im->width, width);
+    bool corner = p->kind == PROCESSOR_FUYU;
+    int64_t top = corner ? 0 : crop_start(im->height, height), left = corner ? 0 : crop_start(im->width, width);
     for (int c = 0; c < 3; c++)
         for (int64_t y = 0; y < height; y++) {
             float *out = pixels + (c * height + y) * width;
             bool inside = top + y >= 0 && top + y < im->height;
             const uint8_t *row = im->rgb + (inside ? (top + y) * im->width * 3 : 0) + c;
             for (int64_t x = 0, from = left; x < width; x++, from++)
-                out[x] = table[c][inside && from >= 0 && from < im->width ? row[3 * from] : 0];
+                out[x] = table[c][inside && from >= 0 && from < im->width ? row[3 * from] : p->padding];
         }
 }
 
@@ -331,7 +400,10 @@ enum status processor_run(const struct processor *p, const struct image *im, con
                           struct err *e) {
     struct image resized = {0};
     enum status st = p->do_resize ? resize(p, &resized, im, where, e) : ST_OK;
-    if (st == ST_OK) fill_pixels(p, p->do_resize ? &resized : im, pixels);
+    const struct image *source = p->do_resize ? &resized : im;
+    int64_t width = source->width, height = source->height;
+    if (st == ST_OK) st = result_sides(p, &width, &height, where, e);
+    if (st == ST_OK) fill_pixels(p, source, width, height, pixels);
     image_free(&resized);
     return st;
 }

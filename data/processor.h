@@ -11,25 +11,28 @@
 #include "base/status.h"
 #include "data/image.h"
 
-enum processor_kind { PROCESSOR_SIGLIP, PROCESSOR_CLIP, PROCESSOR_IDEFICS2 };
+enum processor_kind { PROCESSOR_SIGLIP, PROCESSOR_CLIP, PROCESSOR_IDEFICS2, PROCESSOR_FUYU };
 
 struct processor {
     enum processor_kind kind;
     bool do_resize, do_rescale, do_normalize, do_center_crop;
-    bool do_image_splitting, do_pad;     // Idefics2
-    int64_t height, width;               // of the result; 0: they depend on the picture (Idefics2)
-    int64_t resize_height, resize_width; // of the resize, 0 when it goes by edges
+    bool do_image_splitting;             // Idefics2
+    bool do_pad;                         // Idefics2, Fuyu
+    int64_t height, width;               // of the result; 0: they depend on the picture (Idefics2, Fuyu)
+    int64_t resize_height, resize_width; // of the resize, 0 when it goes by edges; Fuyu: what pictures must fit into
     int64_t shortest_edge;               // of the resize (CLIP, Idefics2), 0 when it does not
     int64_t longest_edge;                // of the resize (Idefics2), 0 when it does not
     enum resample resample;
     double rescale_factor;
     float mean[3], std[3];
     int64_t image_seq_len; // of processor_config.json; 0: not said
+    int64_t patch;         // Fuyu: both sides of the result are multiples of it
+    uint8_t padding;       // Fuyu: the byte beyond the picture
 };
 
 /* Reads DIR/preprocessor_config.json, or what processor_config.json holds of it. Refused by name: another
  * image_processor_type, a key that is not known to leave the pixels alone, settings that would give pictures of
- * different sizes (but for Idefics2). */
+ * different sizes (but for Idefics2 and Fuyu). */
 enum status processor_load(struct processor *p, const char *dir, struct err *e);
 
 /* How many pictures a vision tower sees of one: with do_image_splitting its four quarters and then the whole. */

@@ -222,8 +222,9 @@ static enum status fill_row(struct row *out, const struct prompter *p, const str
     if (prompt->max_seq_len > 0 && out->ids.len > (size_t)prompt->max_seq_len)
         out->ids.len = (size_t)prompt->max_seq_len;
     int64_t images;
+    const struct chat_pictures pictures = {(size_t)prompt->images, prompt->image, prompt->max_seq_len};
     if (out->ids.len == 0) return err_set(e, ST_FAIL, "the prompt becomes no token at all");
-    if (chat_check_ids(&p->chat, &out->ids, (size_t)prompt->images, &images, e) != ST_OK) return e->code;
+    if (chat_check_ids(&p->chat, &out->ids, &pictures, &images, e) != ST_OK) return e->code;
     out->images = images;
     out->image = mem_alloc((size_t)images * sizeof *out->image);
     out->labels = mem_alloc(out->ids.len * sizeof *out->labels);
@@ -239,6 +240,8 @@ static enum status fill_row(struct row *out, const struct prompter *p, const str
 /* The tokenizer's own template writes its BOS itself. */
 enum status prompt_encode(struct row *out, const struct prompter *p, const struct prompt *prompt, struct err *e) {
     *out = (struct row){0};
+    const struct chat_pictures pictures = {(size_t)prompt->images, prompt->image, prompt->max_seq_len};
+    bool marked = p->family.family == FAMILY_MLLAVA || p->family.family == FAMILY_MFUYU;
     if (prompt->images && p->family.family == FAMILY_TEXT)
         return err_set(e, ST_FAIL, "the model reads text only, but there are pictures");
     struct text text = {0};
@@ -246,8 +249,8 @@ enum status prompt_encode(struct row *out, const struct prompter *p, const struc
         render_text(p, prompt, &text, e);
     else
         render_messages(p, prompt, &text, e);
-    if (e->code == ST_OK && p->family.family == FAMILY_MLLAVA && !p->own) place_pictures(&text, prompt->images);
-    if (e->code == ST_OK) chat_encode_text(&p->chat, text_str(&text), !p->own, (size_t)prompt->images, &out->ids, e);
+    if (e->code == ST_OK && marked && !p->own) place_pictures(&text, prompt->images);
+    if (e->code == ST_OK) chat_encode_text(&p->chat, text_str(&text), !p->own, &pictures, &out->ids, e);
     if (e->code == ST_OK) fill_row(out, p, prompt, e);
     text_free(&text);
     return e->code;

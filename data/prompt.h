@@ -3,8 +3,9 @@
  *   text family    raw text with its BOS; messages go through the tokenizer's chat template, or through one of Mantis'
  *   mllava         a text is the user's turn of a Mantis template (llama_3 unless another is chosen)
  *   idefics2       the same with idefics_2
+ *   mfuyu          the same with mfuyu_v1
  *
- * Pictures of mllava stand where the text has `<image>`, as in Mantis' chat_mllava: those without a place come right
+ * Pictures of mllava and mfuyu stand where the text has `<image>`, as in Mantis' chat_mllava: those without a place come right
  * after the first "USER:" (or "Human:", "HUMAN:") of the rendered text, else at its very start; a surplus `<image>` is
  * deleted. With Idefics2, and under a tokenizer's own template, those without a place begin the first turn of the user;
  * a surplus `<image>` is an error with Idefics2. */
@@ -38,11 +39,12 @@ enum status prompter_open(struct prompter *p, const struct data_family *f, const
 void prompter_close(struct prompter *p);
 
 struct prompt {
-    const char *text;      // NULL: messages
-    const cJSON *messages; // a list of {role, content}; the last turn is the user's under a Mantis template
-    const char *where;     // names the messages in an error
-    int64_t images;        // pictures that come with it, each of prompter_pieces
-    int64_t max_seq_len;   // tokens that are kept; 0: all
+    const char *text;                // NULL: messages
+    const cJSON *messages;           // a list of {role, content}; the last turn is the user's under a Mantis template
+    const char *where;               // names the messages in an error
+    int64_t images;                  // pictures that come with it, each of prompter_pieces
+    const struct batch_image *image; // (images) mfuyu: their sides
+    int64_t max_seq_len;             // tokens that are kept; 0: all
 };
 
 /* out holds no pixels yet; row_free after any outcome. */

@@ -12,7 +12,7 @@ static int64_t count_scored(const struct row *r, const struct data_family *f) {
     int64_t n = 0;
     for (size_t i = 1; i < r->ids.len; i++) {
         bool picture = f->family != FAMILY_TEXT && r->ids.data[i] == f->image_token;
-        n += r->labels[i] != IGNORED && !picture;
+        n += r->labels[i] != IGNORED && (!picture || family_labels_pictures(f));
     }
     return n;
 }
@@ -30,20 +30,41 @@ char *row_image_path(const struct set *s, const struct chat_row *chat_row, int64
     return path_join(s->config->folder, chat_row->images[i]);
 }
 
+/* Fuyu writes a picture as its patches, so their sides come before the text; all are kept, also those whose tokens are
+ * cut. */
+static enum status measure_first(struct row *out, const struct dataset *d, const struct set *s,
+                                 const struct chat_row *chat_row, struct err *e) {
+    out->images = (int64_t)chat_row->image_count;
+    out->image = mem_alloc(chat_row->image_count * sizeof *out->image);
+    return row_measure_images(out, d, s, chat_row, e);
+}
+
+/* The pictures of the text that was written, of one known size unless they were measured. */
+static void place_images(struct row *out, const struct dataset *d, int64_t images) {
+    if (d->family.family == FAMILY_MFUYU) {
+        out->unseen = out->images - images;
+        out->images = images;
+        return;
+    }
+    out->images = images;
+    out->image = mem_alloc((size_t)images * sizeof *out->image);
+    for (int64_t i = 0; i < images; i++)
+        out->image[i] = (struct batch_image){.height = d->processor.height, .width = d->processor.width};
+}
+
 enum status row_encode(struct row *out, const struct dataset *d, const struct set *s, const struct chat_row *chat_row,
                        int64_t index, struct err *e) {
     *out = (struct row){.file = s->config->path, .index = index};
     struct chat_ids c = {0};
     bool class = s->config->format == ROWS_CLASSIFICATION;
-    enum status st = class ? chat_encode_prompt(&c, &d->chat, chat_row, s->config->max_seq_len, e)
-                           : chat_encode(&c, &d->chat, chat_row, s->config->max_seq_len, e);
+    if (d->family.family == FAMILY_MFUYU && measure_first(out, d, s, chat_row, e) != ST_OK) return e->code;
+    enum status st = class ? chat_encode_prompt(&c, &d->chat, chat_row, out->image, s->config->max_seq_len, e)
+                           : chat_encode(&c, &d->chat, chat_row, out->image, s->config->max_seq_len, e);
     if (st == ST_OK && c.ids.len == 0) err_set(e, ST_FAIL, "%s: the row becomes no token at all", chat_row->where);
     if (e->code != ST_OK) return chat_ids_free(&c), e->code;
     out->id = mem_text(chat_row->id);
-    out->ids = c.ids, out->labels = c.labels, out->images = c.images;
-    out->image = mem_alloc((size_t)c.images * sizeof *out->image);
-    for (int64_t i = 0; i < c.images; i++)
-        out->image[i] = (struct batch_image){.height = d->processor.height, .width = d->processor.width};
+    out->ids = c.ids, out->labels = c.labels;
+    place_images(out, d, c.images);
     out->positions = (int64_t)c.ids.len + c.images * family_extra_positions(&d->family);
     out->scored = class ? 1 : count_scored(out, &d->family);
     if (class) {
@@ -109,6 +130,7 @@ static enum status process(struct row *out, const struct dataset *d, const struc
 
 enum status row_measure_images(struct row *out, const struct dataset *d, const struct set *s,
                                const struct chat_row *chat_row, struct err *e) {
+    if (d->family.family == FAMILY_MFUYU && out->ids.len) return ST_OK; // before it was written
     for (size_t i = 0; i < chat_row->image_count; i++) {
         char *name = name_picture(s, chat_row, (int64_t)i);
         struct err inner = {0};
@@ -130,7 +152,7 @@ static void drop_pixels(struct batch_image *image, int64_t n) {
 enum status row_read_images(struct row *out, const struct dataset *d, const struct set *s,
                             const struct chat_row *chat_row, bool keep, struct err *e) {
     int64_t pieces = processor_pieces(&d->processor);
-    for (int64_t i = 0; i < out->images; i += pieces) {
+    for (int64_t i = 0; i < out->images + out->unseen; i += pieces) {
         int64_t picture = i / pieces;
         char *name = name_picture(s, chat_row, picture);
         struct err inner = {0};
@@ -180,7 +202,7 @@ enum status dataset_row(const struct dataset *d, int64_t row, bool pixels, struc
 }
 
 void row_free(struct row *r) {
-    for (int64_t i = 0; i < r->images; i++) batch_image_free(&r->image[i]);
+    for (int64_t i = 0; i < r->images + r->unseen; i++) batch_image_free(&r->image[i]);
     free(r->image), free(r->labels), free(r->values), free((void *)r->id);
     ids_free(&r->ids);
     *r = (struct row){0};

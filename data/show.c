@@ -23,6 +23,9 @@ static void add_head(struct text *out, const struct row *r, const struct data_fa
     if (r->images && f->family == FAMILY_IDEFICS2)
         text_addf(out, ", %lld pictures of %lld patches in all (%lld positions each)", (long long)r->images,
                   (long long)image_set_count(r->image, r->images, f).patches, (long long)f->tokens_per_image);
+    else if (r->images && f->family == FAMILY_MFUYU)
+        text_addf(out, ", %lld pictures of %lld patches in all", (long long)r->images,
+                  (long long)image_set_count(r->image, r->images, f).patches);
     else if (r->images)
         text_addf(out, ", %lld pictures of %lld x %lld (%lld positions each)", (long long)r->images,
                   (long long)r->image[0].width, (long long)r->image[0].height, (long long)f->tokens_per_image);
