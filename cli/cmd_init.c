@@ -52,7 +52,7 @@ static enum status copy_tokenizer(const char *name, const char *to, struct err *
     return e->code;
 }
 
-enum { ENDS = 4 }; // tokens that may end an answer: of the text, of a turn
+enum { ENDS = 5 }; // tokens that may end an answer: of the text, of a turn
 
 /* What the tokenizer in `dir` decides. A small model, and one with another's tokenizer, has exactly its vocabulary. */
 static enum status read_tokens(struct preset_tokens *out, int32_t ends[ENDS], const struct preset *p, const char *dir,
@@ -69,7 +69,11 @@ static enum status read_tokens(struct preset_tokens *out, int32_t ends[ENDS], co
     ends[1] = tokenizer_id(t, "<|end_of_text|>");
     ends[2] = tokenizer_id(t, "<|eot_id|>");
     ends[3] = tokenizer_id(t, "<end_of_utterance>");
-    if (pictures && out->image < 0)
+    ends[4] = tokenizer_id(t, "|ENDOFTEXT|");
+    if (p->family == FAMILY_MFUYU && (tokenizer_id(t, PATCH_TOKEN) < 0 || tokenizer_id(t, PICTURE_TOKEN) < 0))
+        err_set(e, ST_FAIL, "--tokenizer: it has no token %s or none %s, which %s wants", PATCH_TOKEN, PICTURE_TOKEN,
+                p->name);
+    if (pictures && p->family != FAMILY_MFUYU && out->image < 0)
         err_set(e, ST_FAIL, "--tokenizer: it has no token <image>, which %s wants for a picture", p->name);
     if (p->family == FAMILY_IDEFICS2 && (tokenizer_id(t, FAKE_TOKEN) < 0 || ends[3] < 0))
         err_set(e, ST_FAIL, "--tokenizer: it has no token %s or none <end_of_utterance>, which %s wants", FAKE_TOKEN,

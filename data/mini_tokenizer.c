@@ -11,6 +11,7 @@
 #include "base/json.h"
 #include "base/memory.h"
 #include "base/text.h"
+#include "data/family.h"
 
 static const char lesson[] =
     "The sun rises in the east and sets in the west. In the morning the birds sing and the children walk to school. "
@@ -168,13 +169,16 @@ static const char *const specials[] = {"<|begin_of_text|>", "<|end_of_text|>", "
 static const char *const mllava_specials[] = {"<image>", "<|pad|>", NULL};
 static const char *const idefics2_specials[] = {"<fake_token_around_image>", "<image>", "<end_of_utterance>", "<|pad|>",
                                                 NULL};
+static const char *const mfuyu_specials[] = {
+    TEXT_TOKEN, "<0x04>", "|ENDOFTEXT|", PATCH_TOKEN, ROW_END_TOKEN, PICTURE_TOKEN, PICTURE_END_TOKEN, "<|pad|>", NULL};
 static const char *const no_specials[] = {NULL};
-enum { MOST_SPECIALS = 12 };
+enum { MOST_SPECIALS = 16 };
 
 /* Those of all models, then those of the family; returns how many. */
 static int list_specials(const char *out[MOST_SPECIALS], enum family family) {
     const char *const *lists[] = {specials, family == FAMILY_MLLAVA     ? mllava_specials
                                             : family == FAMILY_IDEFICS2 ? idefics2_specials
+                                            : family == FAMILY_MFUYU    ? mfuyu_specials
                                                                         : no_specials};
     int n = 0;
     for (int k = 0; k < 2; k++)
@@ -245,7 +249,7 @@ static const char chat_template[] = "{{ bos_token }}{% for message in messages %
                                     "{% endfor %}{% if add_generation_prompt %}"
                                     "{{ '<|start_header_id|>assistant<|end_header_id|>\\n\\n' }}{% endif %}";
 
-static cJSON *config_tree(const char *const *special, int special_count, bool pictures) {
+static cJSON *config_tree(const char *const *special, int special_count, enum family family) {
     cJSON *tree = cJSON_CreateObject(), *added = cJSON_AddObjectToObject(tree, "added_tokens_decoder");
     for (int i = 0; i < special_count; i++) {
         char *id = mem_format("%d", LEARNED + i);
@@ -253,8 +257,8 @@ static cJSON *config_tree(const char *const *special, int special_count, bool pi
         free(id);
     }
     cJSON_AddStringToObject(tree, "bos_token", "<|begin_of_text|>");
-    cJSON_AddStringToObject(tree, "eos_token", "<|eot_id|>");
-    if (pictures) cJSON_AddStringToObject(tree, "pad_token", "<|pad|>");
+    cJSON_AddStringToObject(tree, "eos_token", family == FAMILY_MFUYU ? "|ENDOFTEXT|" : "<|eot_id|>");
+    if (family != FAMILY_TEXT) cJSON_AddStringToObject(tree, "pad_token", "<|pad|>");
     cJSON_AddFalseToObject(tree, "clean_up_tokenization_spaces");
     cJSON_AddNumberToObject(tree, "model_max_length", 1 << 20);
     cJSON_AddStringToObject(tree, "tokenizer_class", "PreTrainedTokenizerFast");
@@ -276,7 +280,7 @@ enum status mini_tokenizer_write(const char *dir, enum family family, struct err
     struct lesson l = {0};
     learn(&l);
     if (write_tree(dir, "tokenizer.json", tokenizer_tree(&l, special, count), e) == ST_OK)
-        write_tree(dir, "tokenizer_config.json", config_tree(special, count, family != FAMILY_TEXT), e);
+        write_tree(dir, "tokenizer_config.json", config_tree(special, count, family), e);
     lesson_free(&l);
     return e->code;
 }

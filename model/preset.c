@@ -30,6 +30,24 @@
 
 #define IDEFICS2_PROMPTS(latents) "{\"image_seq_len\": " latents ", \"processor_class\": \"Idefics2Processor\"}"
 
+#define FUYU_PROCESSOR(high, wide, patch)                                                                              \
+    "{\"do_normalize\": true, \"do_pad\": true, \"do_rescale\": true, \"do_resize\": true, \"image_mean\": 0.5,"       \
+    " \"image_processor_type\": \"FuyuImageProcessor\", \"image_std\": 0.5, \"padding_mode\": \"constant\","           \
+    " \"padding_value\": 1.0, \"patch_size\": {\"height\": " patch ", \"width\": " patch "},"                          \
+    " \"processor_class\": \"MFuyuProcessor\", \"resample\": 2, \"rescale_factor\": 0.00392156862745098,"              \
+    " \"size\": {\"height\": " high ", \"width\": " wide "}}"
+
+/* transformers 4 reads it at the top, later ones in text_config. */
+#define PERSIMMON_SHAPE(vocab, dim, ffn, layers, heads, positions)                                                     \
+    "\"vocab_size\": " vocab ", \"hidden_size\": " dim ", \"intermediate_size\": " ffn ","                             \
+    " \"num_hidden_layers\": " layers ", \"num_attention_heads\": " heads ","                                          \
+    " \"max_position_embeddings\": " positions ", \"hidden_act\": \"relu2\", \"layer_norm_eps\": 1e-05,"               \
+    " \"partial_rotary_factor\": 0.5, \"qk_layernorm\": true, \"rope_theta\": 25000.0, \"tie_word_embeddings\": false"
+
+#define FUYU_CONFIG(patch, shape)                                                                                      \
+    "{\"architectures\": [\"MFuyuForCausalLM\"], \"model_type\": \"fuyu\", \"num_channels\": 3,"                       \
+    " \"patch_size\": " patch ", " shape ", \"text_config\": {\"model_type\": \"persimmon\", " shape "}}"
+
 #define TINY_SHAPE                                                                                                     \
     "\"hidden_size\": 128, \"intermediate_size\": 352, \"num_hidden_layers\": 4, \"num_attention_heads\": 4,"          \
     " \"num_key_value_heads\": 2, \"max_position_embeddings\": 4096, \"hidden_act\": \"silu\", \"vocab_size\": 512"
@@ -97,6 +115,8 @@ static const struct preset presets[] = {
      " \"perceiver_config\": {\"model_type\": \"idefics2\", \"resampler_n_latents\": 4, \"resampler_depth\": 2,"
      " \"resampler_n_heads\": 4, \"resampler_head_dim\": 32, \"num_key_value_heads\": 2, \"hidden_act\": \"silu\"}}",
      IDEFICS2_PROCESSOR("48", "48"), IDEFICS2_PROMPTS("4")},
+    {"mfuyu-tiny", false, FAMILY_MFUYU, 0, FUYU_CONFIG("8", PERSIMMON_SHAPE("512", "128", "512", "4", "4", "4096")),
+     FUYU_PROCESSOR("48", "48", "8"), NULL},
     {"smollm2-135m", true, FAMILY_TEXT, 0.041666666666666664,
      "{\"architectures\": [\"LlamaForCausalLM\"], \"model_type\": \"llama\", \"hidden_size\": 576,"
      " \"intermediate_size\": 1536, \"num_hidden_layers\": 30, \"num_attention_heads\": 9,"
@@ -157,6 +177,9 @@ static const struct preset presets[] = {
      " \"resampler_n_heads\": 16, \"resampler_head_dim\": 96, \"num_key_value_heads\": 4,"
      " \"hidden_act\": \"silu\"}}",
      IDEFICS2_PROCESSOR("980", "378"), IDEFICS2_PROMPTS("64")},
+    {"mantis-8b-fuyu", true, FAMILY_MFUYU, 0.02,
+     FUYU_CONFIG("30", PERSIMMON_SHAPE("262146", "4096", "16384", "36", "64", "16384")),
+     FUYU_PROCESSOR("1080", "1920", "30"), NULL},
 };
 enum { PRESETS = sizeof presets / sizeof *presets };
 
@@ -243,6 +266,30 @@ static void add_layer_norm(struct maker *m, const char *prefix, const char *name
     add_vector(m, path, "weight", FILL_ONE, n);
     add_vector(m, path, "bias", FILL_ZERO, n);
     free(path);
+}
+
+static void add_persimmon_layer(struct maker *m, const struct text_config *c, const char *layer) {
+    char *attention = mem_format("%s.self_attn", layer);
+    add_layer_norm(m, layer, "input_layernorm", c->dim);
+    add_linear(m, attention, "query_key_value", 3 * c->dim, c->dim, true);
+    add_layer_norm(m, attention, "q_layernorm", c->head_dim);
+    add_layer_norm(m, attention, "k_layernorm", c->head_dim);
+    add_linear(m, attention, "dense", c->dim, c->dim, true);
+    add_layer_norm(m, layer, "post_attention_layernorm", c->dim);
+    add_linear(m, layer, "mlp.dense_h_to_4h", c->ffn, c->dim, true);
+    add_linear(m, layer, "mlp.dense_4h_to_h", c->dim, c->ffn, true);
+    free(attention);
+}
+
+static void add_persimmon(struct maker *m, const struct text_config *c, const char *prefix, const char *head) {
+    add_matrix(m, prefix, "embed_tokens.weight", c->vocab, c->dim, 1);
+    for (int64_t i = 0; i < c->layers; i++) {
+        char *layer = mem_format("%s.layers.%lld", prefix, (long long)i);
+        add_persimmon_layer(m, c, layer);
+        free(layer);
+    }
+    add_layer_norm(m, prefix, "final_layernorm", c->dim);
+    add(m, mem_format("%s.weight", head), FILL_NORMAL, c->dim, 2, (int64_t[]){c->vocab, c->dim});
 }
 
 static void add_text(struct maker *m, const struct text_config *c, const char *prefix, const char *head) {
@@ -344,6 +391,10 @@ void preset_tensors(struct new_tensors *t, const struct model_config *c, enum st
         add_text(&m, &c->text, "model.text_model", "lm_head");
         add_vision(&m, &c->vision, "model.vision_model");
         add_connector(&m, c, "model.connector");
+    } else if (c->family == FAMILY_MFUYU) {
+        add_persimmon(&m, &c->text, "language_model.model", "language_model.lm_head");
+        add_matrix(&m, "vision_embed_tokens", "weight", c->text.dim, c->vision.dim, c->vision.dim);
+        add_vector(&m, "vision_embed_tokens", "bias", FILL_ZERO, c->text.dim);
     } else {
         add_text(&m, &c->text, "language_model.model", "language_model.lm_head");
         add_vision(&m, &c->vision, tower);
