@@ -298,6 +298,37 @@ static const struct st_entry *find_entry(const struct st_set *s, const char *key
     return t;
 }
 
+static float number_at(const void *data, enum dtype type, int64_t i) {
+    float f;
+    uint16_t h;
+    if (type == F32) return memcpy(&f, (const float *)data + i, sizeof f), f;
+    memcpy(&h, (const uint16_t *)data + i, sizeof h);
+    return type == BF16 ? bf16_to_float(h) : f16_to_float(h);
+}
+
+static bool same_numbers(const struct st_entry *t, const struct model *m, const struct tensor *W) {
+    enum dtype type = t->type == ST_F32 ? F32 : t->type == ST_BF16 ? BF16 : F16;
+    if (!shape_fits(t, W) || tensor_is_4bit(W) || (type == F16 && t->type != ST_F16)) return false;
+    void *host = mem_alloc(tensor_bytes(W));
+    struct err e = {0};
+    backend_download(m->be, host, W);
+    bool same = backend_sync(m->be, &e) == ST_OK;
+    for (int64_t i = 0, n = tensor_count(W); i < n && same; i++)
+        same = number_at(t->data, type, i) == number_at(host, W->type, i);
+    free(host);
+    return same;
+}
+
+/* PEFT stores the weight of an adapted head too. An adapter that continues is trained over the model's own. */
+static bool is_own_head(const struct adapter *a, const struct st_entry *t, const struct spelling *ours,
+                        const struct spelling *file) {
+    const struct linear *head = &a->model->head;
+    char *path = spelling_change(head->path, ours, file), *key = mem_format("%s%s.base_layer.weight", PREFIX, path);
+    bool same = head->lora && strcmp(t->name, key) == 0 && same_numbers(t, a->model, &head->W);
+    free(path), free(key);
+    return same;
+}
+
 enum status peft_tensors_load(struct adapter *a, const struct st_set *s, const char *dir, const struct spelling *ours,
                               const struct spelling *file, struct err *e) {
     bool *used = mem_alloc(s->count * sizeof *used);
@@ -312,7 +343,7 @@ enum status peft_tensors_load(struct adapter *a, const struct st_set *s, const c
         }
     }
     for (size_t i = 0; i < s->count && e->code == ST_OK; i++)
-        if (!used[i] && !is_left_out(s->entries[i].name, file))
+        if (!used[i] && !is_left_out(s->entries[i].name, file) && !is_own_head(a, &s->entries[i], ours, file))
             err_set(e, ST_FAIL, "%s: tensor %s belongs to nothing that adapter_config.json and the model have",
                     s->entries[i].file, s->entries[i].name);
     if (e->code == ST_OK && a->memory) {
