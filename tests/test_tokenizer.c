@@ -70,7 +70,7 @@ static void test_same_as_reference(void **state) {
     size_t count;
     struct err e = {0};
     assert_int_equal(dir_list("tests/golden/tokenizer", &names, &count, &e), ST_OK);
-    assert_true(count >= 8);
+    assert_true(count >= 10);
     for (size_t i = 0; i < count; i++) {
         char *dir = path_join("tests/golden/tokenizer", names[i]), *path = path_join(dir, "expected.json");
         struct tokenizer *t = load(dir);
@@ -226,6 +226,14 @@ static void test_refused_by_name(void **state) {
         {"{\"model\":{\"type\":\"BPE\",\"vocab\":{\"a\":0},\"merges\":[\"a b c\"]}}", "merge"},
         {"{\"model\":{\"type\":\"BPE\",\"vocab\":{\"\\ud800\":0},\"merges\":[]}}", "surrogates"},
         {"{\"model\":{\"type\":\"BPE\",\"vocab\":{\"\xFF\":0},\"merges\":[]}}", "UTF-8"},
+        {"{\"model\":{\"type\":\"Unigram\",\"unk_id\":2,\"vocab\":[[\"a\",0],[\"b\",-1]]}}", "unk_id is 2"},
+        {"{\"model\":{\"type\":\"Unigram\",\"unk_id\":null,\"vocab\":[[\"a\",0]]}}", "unk_id is -1"},
+        {"{\"model\":{\"type\":\"Unigram\",\"unk_id\":0,\"vocab\":[]}}", "empty"},
+        {"{\"model\":{\"type\":\"Unigram\",\"unk_id\":0,\"vocab\":[[\"a\",0],[\"a\",1]]}}",
+         "not in the vocabulary yet"},
+        {"{\"model\":{\"type\":\"Unigram\",\"unk_id\":0,\"vocab\":[[\"a\",1e999]]}}", "a finite number"},
+        {"{\"model\":{\"type\":\"Unigram\",\"unk_id\":0,\"vocab\":[[\"a\",\"0\"]]}}", "a digit"},
+        {"{\"model\":{\"type\":\"Unigram\",\"unk_id\":0,\"dropout\":0.1,\"vocab\":[[\"a\",0]]}}", "dropout"},
         {"{\"version\":\"1.0\"}", "no model"},
         {"{" SMALL_MODEL "} x", "the end"},
     };

@@ -11,7 +11,7 @@ CORPUS = [" ".join(WORDS.split()[i:] + WORDS.split()[:i]) + ".\n\n  " for i in r
 TEXTS = ["", " ", "   ", "Hello, the cat sat.", "  leading and trailing  ", "a\nb\r\n\r\n c\t\td", "don't DON'T we'LL it'ſ 'S", "12345 6 1/2 ½ ٣٤",
          "cafe\u0301 café q\u0307\u0323 \u212b 각", "日本語 テスト。", "👨‍👩‍👧 🙂\ufe0f", "\u00a0\u3000 \u2028x", "<s>hi</s> there<s>", "x <mask>  y <mask>", "word words sword word.",
          "<tool>a <tool>  b", "\u0000\u0001\u007f", "▁▁ ▁a", "Ġ Ċ", "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa", "the " * 30,
-         "\U0001E5D0\U000105C0 \U00010D40", "a\u0301\u08ca\u0323\u1ace", "!!!\n\n???", "tab\tx  \n \n  y"]
+         "<0x41>|ROW| a|ROW|<0x4", "éé a éß aaaaa aaaaaaaa", "\U0001E5D0\U000105C0 \U00010D40", "a\u0301\u08ca\u0323\u1ace", "!!!\n\n???", "tab\tx  \n \n  y"]
 LLAMA3 = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 O200K = r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+|\p{N}{1,2}| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 
@@ -47,6 +47,24 @@ def sentencepiece(normalizer=None, pre=None, decoder=None):
     return t
 
 
+def unigram(byte_fallback):
+    """Scores are rounded, so that some cuts are equally good; without byte_fallback unknown characters become unk. The
+    literal <0x41> is a piece, and so is what no normal text holds."""
+    words = sorted({w for w in WORDS.split()} | {w[:k] for w in WORDS.split() for k in (1, 2, 3)})
+    pieces = sorted({c for w in words for c in w if c.isascii()} | {"▁" + w for w in words} | set(words) | {"▁", "▁▁", "aaaa", "aa"})
+    vocab = [("<unk>", 0.0), ("<s>", 0.0), ("</s>", 0.0)]
+    vocab += [(f"<0x{i:02X}>", 0.0) for i in range(256)] if byte_fallback else [("<0x41>", 0.0)]
+    vocab += [(p, -round(4 + 11 / len(p) + i % 3, 1)) for i, p in enumerate(pieces)] + [("", -3.0), ("|ROW|", 0.0)]
+    t = Tokenizer(models.Unigram(vocab, 0, byte_fallback))
+    if byte_fallback:
+        t.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    else:
+        t.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first", split=True)
+    t.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)])
+    finish(t, True)
+    return t
+
+
 def finish(t, bos):
     t.add_special_tokens([AddedToken("<s>", normalized=False), AddedToken("</s>", normalized=False), AddedToken("<mask>", lstrip=True, rstrip=True, normalized=False)])
     t.add_tokens([AddedToken("word", single_word=True, normalized=False), AddedToken("<tool>", normalized=True)])
@@ -63,6 +81,8 @@ KINDS = {
     "mistral": lambda: sentencepiece(normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])),
     "meta_first": lambda: sentencepiece(pre=pre_tokenizers.Metaspace(prepend_scheme="first", split=False)),
     "meta_always": lambda: sentencepiece(pre=pre_tokenizers.Metaspace(prepend_scheme="always", split=True), decoder=decoders.Metaspace()),
+    "unigram": lambda: unigram(True),
+    "unigram_unk": lambda: unigram(False),
     "meta_never": lambda: sentencepiece(pre=pre_tokenizers.Metaspace(prepend_scheme="never", split=True), decoder=decoders.Metaspace(prepend_scheme="never")),
 }
 for name, make in KINDS.items():
