@@ -1,6 +1,6 @@
-/* One decoder layer of Persimmon, behind the interface of block.h: LayerNorms with biases, one linear layer for queries,
- * keys and values, whose outputs lie head by head (H,3,D), a LayerNorm over each head of queries and of keys, rotary
- * positions on the first numbers of a head, a feed-forward of squared ReLU without a gate; biases everywhere. */
+/* One decoder layer of Persimmon, behind the interface of block.h: LayerNorms with biases, one linear layer for
+ * queries, keys and values, whose outputs lie head by head (H,3,D), a LayerNorm over each head of queries and of keys,
+ * rotary positions on the first numbers of a head, a feed-forward of squared ReLU without a gate; biases everywhere. */
 #ifndef MODEL_PERSIMMON_H
 #define MODEL_PERSIMMON_H
 

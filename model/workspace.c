@@ -88,7 +88,8 @@ size_t workspace_measure(struct model *m, const struct workspace_options *o) {
     return bytes;
 }
 
-/* One frequency per pair of the D numbers that are rotated; linear and llama3 scaling as in transformers' modeling_rope_utils. */
+/* One frequency per pair of the D numbers that are rotated; linear and llama3 scaling as in transformers'
+ * modeling_rope_utils. */
 static double frequency(const struct rope_config *r, int64_t pair, int64_t D) {
     float f = (float)(1.0 / (float)pow(r->theta, (double)(2 * pair) / (double)D));
     if (r->kind == ROPE_LINEAR) return (float)(f / r->factor);
