@@ -17,8 +17,8 @@ enum family {
 enum { IGNORED = -100 }; // a target that is not scored
 
 /* One picture, resized and normalised as the family wants it. With Idefics2 both sides are whole patches: those that
- * the tower looks at, zeros where the picture ends within one. With Fuyu too, and pixels are (patches, patch, patch, 3),
- * row by row: one patch after the other. */
+ * the tower looks at, zeros where the picture ends within one. With Fuyu too, and pixels are (patches, patch, patch,
+ * 3), row by row: one patch after the other. */
 struct batch_image {
     int64_t height, width;
     float *pixels;            // (3, height, width)

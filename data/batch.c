@@ -1,6 +1,7 @@
 /* Rows end to end. Where a picture stands, its token becomes its positions (one with Idefics2 and Fuyu) with id -1 and
- * no label (but with Fuyu, which learns to write a picture's tokens where an answer has one); then the labels of the expanded row move one to the left. So the position before a picture predicts nothing, and the
- * last position of a picture predicts the token after it. */
+ * no label (but with Fuyu, which learns to write a picture's tokens where an answer has one); then the labels of the
+ * expanded row move one to the left. So the position before a picture predicts nothing, and the last position of a
+ * picture predicts the token after it. */
 #include <stdlib.h>
 #include <string.h>
 

@@ -39,7 +39,8 @@ struct chat_ids {
     int64_t images;  // pictures of the tower whose tokens are in ids; they are the first ones of the row
 };
 
-/* image: mfuyu: the sides of the row's pictures. max_seq_len 0: no limit. out starts as {0}; chat_ids_free after any outcome. An error names the row. */
+/* image: mfuyu: the sides of the row's pictures. max_seq_len 0: no limit. out starts as {0}; chat_ids_free after any
+ * outcome. An error names the row. */
 enum status chat_encode(struct chat_ids *out, const struct chat *c, const struct chat_row *row,
                         const struct batch_image *image, int64_t max_seq_len, struct err *e);
 /* A classification row: its prompt as the tokenizer writes it, without a template; a missing `<image> ` is put at the

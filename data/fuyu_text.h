@@ -1,7 +1,7 @@
 /* How a text with pictures becomes ids for Fuyu, as Mantis writes it: the text is cut at each `<image>`, and the part
- * before the picture j ends with `image j: `, from 0. Each part that is not empty begins with `<s>`. Then come `|IMAGE|`,
- * the patches of the picture row by row, each row with `|NEWLINE|` behind it, and `|ENDOFIMAGE|`. A text without
- * pictures is encoded as it is. */
+ * before the picture j ends with `image j: `, from 0. Each part that is not empty begins with `<s>`. Then come
+ * `|IMAGE|`, the patches of the picture row by row, each row with `|NEWLINE|` behind it, and `|ENDOFIMAGE|`. A text
+ * without pictures is encoded as it is. */
 #ifndef DATA_FUYU_TEXT_H
 #define DATA_FUYU_TEXT_H
 

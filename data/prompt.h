@@ -5,10 +5,10 @@
  *   idefics2       the same with idefics_2
  *   mfuyu          the same with mfuyu_v1
  *
- * Pictures of mllava and mfuyu stand where the text has `<image>`, as in Mantis' chat_mllava: those without a place come right
- * after the first "USER:" (or "Human:", "HUMAN:") of the rendered text, else at its very start; a surplus `<image>` is
- * deleted. With Idefics2, and under a tokenizer's own template, those without a place begin the first turn of the user;
- * a surplus `<image>` is an error with Idefics2. */
+ * Pictures of mllava and mfuyu stand where the text has `<image>`, as in Mantis' chat_mllava: those without a place
+ * come right after the first "USER:" (or "Human:", "HUMAN:") of the rendered text, else at its very start; a surplus
+ * `<image>` is deleted. With Idefics2, and under a tokenizer's own template, those without a place begin the first
+ * turn of the user; a surplus `<image>` is an error with Idefics2. */
 #ifndef DATA_PROMPT_H
 #define DATA_PROMPT_H
 

@@ -39,7 +39,8 @@ enum status generator_feed(struct generator *g, const int32_t *ids, int64_t n, s
                            int64_t image_count, struct err *e);
 
 /* How much of the cache a prompt of these ids (n, at least 1) can take over: less than n, never part of a picture
- * whose positions are side by side. Pictures are told by their place only: the caller knows that they are the same ones. */
+ * whose positions are side by side. Pictures are told by their place only: the caller knows that they are the same
+ * ones. */
 int64_t generator_common(const struct generator *g, const int32_t *ids, int64_t n);
 
 /* Forgets what lies behind the first `length` positions. */

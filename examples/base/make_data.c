@@ -1,11 +1,11 @@
 /* Makes the lessons of the small base model: clips of moving shapes, captions, and questions about colour, shape,
- * motion and the order of frames.
+ * motion, the order of frames and how they look.
  *
  *   make_base_data DIR SEED TRAIN VAL
  *
  * DIR/train and DIR/val hold clips; DIR/train.json and DIR/val.json rows in the chat_video format of Mantis. A part of
- * the clips has faults, so that the model learns to see through them; no question asks about those. All of it is a
- * function of the seed and the numbers. */
+ * the clips has faults, so that the model learns to see through them and to name them. All of it is a function of the
+ * seed and the numbers. */
 #include <cjson/cJSON.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -18,27 +18,25 @@
 #include "examples/clips/film.h"
 #include "examples/clips/words.h"
 
+enum look { CLEAR, BLURRED, NOISY, BLOCKY, FLICKERING };
+static const char *const look_names[] = {"clear", "blurred", "noisy", "blocky", "flickering"};
+
 struct lesson {
     struct scene scene;
     struct clip clip;
     int order[FRAMES]; // which frame of the scene is shown at each place
     bool shuffled;     // and that shows: the shape moves
+    enum look look;
+    double strength; // of the fault
 };
 
-static void spoil(struct clip *c, struct dice *d) {
-    double strength = throw_between(d, 0, 0.8);
-    switch (throw_int(d, 8)) {
-    case 0:
-        return fault_blur(c, strength);
-    case 1:
-        return fault_noise(c, strength, d);
-    case 2:
-        return fault_blocks(c, strength);
-    case 3:
-        return fault_flicker(c, strength, d);
-    default:
-        return;
-    }
+static void spoil(struct lesson *l, struct dice *d) {
+    l->look = throw_chance(d, 0.4) ? CLEAR : (enum look)(BLURRED + throw_int(d, 4));
+    l->strength = throw_between(d, 0.1, 1);
+    if (l->look == BLURRED) fault_blur(&l->clip, l->strength);
+    if (l->look == NOISY) fault_noise(&l->clip, l->strength, d);
+    if (l->look == BLOCKY) fault_blocks(&l->clip, l->strength);
+    if (l->look == FLICKERING) fault_flicker(&l->clip, l->strength, d);
 }
 
 static void lesson_new(struct lesson *l, struct dice *d) {
@@ -49,7 +47,7 @@ static void lesson_new(struct lesson *l, struct dice *d) {
     fault_shuffle(&l->clip, swaps, l->order, d);
     l->shuffled = false; // two swaps can undo each other
     for (int f = 0; f < FRAMES; f++) l->shuffled |= l->order[f] != f;
-    spoil(&l->clip, d);
+    spoil(l, d);
 }
 
 /* --- questions --------------------------------------------------------------------------------------------------- */
@@ -104,6 +102,13 @@ static void ask_order(const struct lesson *l, struct dice *d, struct text *ask, 
     text_add(answer, l->shuffled ? "no" : "yes");
 }
 
+static void ask_look(const struct lesson *l, struct dice *d, struct text *ask, struct text *answer) {
+    (void)d;
+    text_add(ask, "How does it look?");
+    if (l->look != CLEAR) text_add(answer, l->strength < 0.4 ? "a little " : l->strength < 0.7 ? "rather " : "very ");
+    text_add(answer, look_names[l->look]);
+}
+
 /* A caption in which each part may be wrong. */
 static void ask_caption(const struct lesson *l, struct dice *d, struct text *ask, struct text *answer) {
     struct scene said = l->scene;
@@ -120,9 +125,9 @@ static void ask_caption(const struct lesson *l, struct dice *d, struct text *ask
               motion ? "yes" : "no");
 }
 
-static question_fn *const questions[] = {ask_what,    ask_motion, ask_speed,   ask_places,
-                                         ask_colours, ask_order,  ask_caption, ask_caption};
-enum { QUESTIONS = sizeof questions / sizeof *questions, ASKED = 5 };
+static question_fn *const questions[] = {ask_what,  ask_motion, ask_speed,   ask_places, ask_colours,
+                                         ask_order, ask_look,   ask_caption, ask_caption};
+enum { QUESTIONS = sizeof questions / sizeof *questions };
 
 static void add_turn(cJSON *turns, const char *role, const char *text) {
     cJSON *turn = cJSON_CreateObject();
@@ -131,12 +136,12 @@ static void add_turn(cJSON *turns, const char *role, const char *text) {
     cJSON_AddItemToArray(turns, turn);
 }
 
-/* Some of the questions, in any order. */
+/* All questions, in any order. */
 static cJSON *talk_about(const struct lesson *l, struct dice *d) {
     cJSON *turns = cJSON_CreateArray();
     int64_t order[QUESTIONS];
     rng_shuffle(d->seed, d->stream + 1 + d->thrown++, order, QUESTIONS);
-    for (int i = 0; i < ASKED; i++) {
+    for (int i = 0; i < QUESTIONS; i++) {
         struct text ask = {0}, answer = {0};
         questions[order[i]](l, d, &ask, &answer);
         add_turn(turns, "user", text_str(&ask));

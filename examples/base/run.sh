@@ -10,7 +10,7 @@ graft=$build/graft
 if [ "$length" = short ]; then
     amounts='40 8' steps='--max_steps 2 --eval_steps 1'
 else
-    amounts='16000 400' steps=''
+    amounts='12000 300' steps=''
 fi
 
 run() {
