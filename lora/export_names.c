@@ -225,6 +225,8 @@ static enum status check_vision(const struct export_plan *p, struct err *e) {
     const char *dir = m->weights.dir, *why = NULL;
     if (m->config.family == FAMILY_TEXT)
         return err_set(e, ST_FAIL, "%s: the model takes no pictures, so it has no vision part", dir);
+    if (m->config.family == FAMILY_MFUYU)
+        return err_set(e, ST_FAIL, "%s: llama.cpp does not run Fuyu; keep the Hugging Face folder", dir);
     if (m->config.family != FAMILY_MLLAVA)
         return err_set(e, ST_FAIL,
                        "%s: llama.cpp has no perceiver, which this model's pictures go through; its language "
