@@ -106,11 +106,24 @@ static void test_unknown_names_the_nearest(void **state) {
     assert_non_null(strstr(e.text, "qwen2-tiny"));
 }
 
+/* Fuyu-8B with two tokens more: embedding and head, layers with biases everywhere and norms of heads, the final norm, a
+ * patch's layer. */
+static void test_fuyu_is_the_sum_of_its_parts(void **state) {
+    (void)state;
+    struct err e = {0};
+    const int64_t vocab = 262144 + 2, C = 4096, F = 4 * C, D = 64;
+    const int64_t attention = (C + 1) * 3 * C + (C + 1) * C + 4 * D, ffn = (C + 1) * F + (F + 1) * C;
+    const int64_t want = 2 * vocab * C + 36 * (attention + ffn + 4 * C) + 2 * C + (30 * 30 * 3 + 1) * C;
+    const struct preset *p = preset_find("mantis-8b-fuyu", &e);
+    assert_non_null(p);
+    assert_int_equal(count_parameters(p), want);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_every_preset_is_read),           cmocka_unit_test(test_published_counts),
         cmocka_unit_test(test_mantis_is_the_sum_of_its_parts), cmocka_unit_test(test_idefics2_is_the_sum_of_its_parts),
-        cmocka_unit_test(test_unknown_names_the_nearest),
+        cmocka_unit_test(test_unknown_names_the_nearest),      cmocka_unit_test(test_fuyu_is_the_sum_of_its_parts),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
