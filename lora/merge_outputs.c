@@ -199,7 +199,7 @@ static void chunk_logits(const struct pass *p, struct workspace *w, int64_t at, 
     final_norm_layout(&stats, p->scratch, n);
     struct tensor out = tensor_over2(logits, F32, n, m->head.W.dim[0]);
     struct linear_acts acts;
-    linear_acts_layout(&acts, p->scratch, &m->head, n, p->act);
+    linear_acts_layout_head(&acts, p->scratch, &m->head, n, p->act);
     final_norm_forward(p, m, &normed, &stats, &x);
     linear_forward(p, &acts, &out, &normed, &m->head);
     p->scratch->used = mark;

@@ -48,7 +48,7 @@ static void chunk_loss(const struct pass *p, struct workspace *w, const struct t
     struct tensor loss = tensor_rows(&a->loss, at, n);
     struct tensor logits = arena_tensor2(p->scratch, F32, n, head->W.dim[0]);
     struct linear_acts acts;
-    linear_acts_layout(&acts, p->scratch, head, n, p->act);
+    linear_acts_layout_head(&acts, p->scratch, head, n, p->act);
     linear_forward(p, &acts, &logits, &x, head);
     if (!dnormed) {
         op_cross_entropy_forward(p->be, &loss, &logits, &targets);
@@ -97,7 +97,7 @@ void head_logits(const struct pass *p, struct workspace *w, float *logits) {
     final_norm_layout(&stats, p->scratch, 1);
     struct tensor out = arena_tensor2(p->scratch, F32, 1, c->vocab);
     struct linear_acts acts;
-    linear_acts_layout(&acts, p->scratch, &w->m->head, 1, p->act);
+    linear_acts_layout_head(&acts, p->scratch, &w->m->head, 1, p->act);
     final_norm_forward(p, w->m, &normed, &stats, &x);
     linear_forward(p, &acts, &out, &normed, &w->m->head);
     if (!w->dry) backend_download(p->be, logits, &out);

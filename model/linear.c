@@ -3,11 +3,21 @@
 #include "base/hash.h"
 #include "kernels/ops.h"
 
-void linear_acts_layout(struct linear_acts *a, struct arena *m, const struct linear *l, int64_t N, enum dtype act) {
+static void acts_layout(struct linear_acts *a, struct arena *m, const struct linear *l, int64_t N, enum dtype act,
+                        enum dtype out) {
     *a = (struct linear_acts){0};
     if (!l->lora) return;
     a->u = arena_tensor2(m, act, N, l->lora->rank);
-    if (l->lora->dora) a->t = arena_tensor2(m, act, N, l->W.dim[0]);
+    if (l->lora->dora) a->t = arena_tensor2(m, out, N, l->W.dim[0]);
+}
+
+void linear_acts_layout(struct linear_acts *a, struct arena *m, const struct linear *l, int64_t N, enum dtype act) {
+    acts_layout(a, m, l, N, act, act);
+}
+
+void linear_acts_layout_head(struct linear_acts *a, struct arena *m, const struct linear *l, int64_t N,
+                             enum dtype act) {
+    acts_layout(a, m, l, N, act, F32);
 }
 
 static bool drops(const struct pass *p, const struct lora *r) { return p->train && r->dropout > 0; }

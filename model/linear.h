@@ -53,6 +53,8 @@ struct linear_acts {
 };
 
 void linear_acts_layout(struct linear_acts *a, struct arena *m, const struct linear *l, int64_t N, enum dtype act);
+/* The same for a layer whose output is F32 whatever its input is: a head. */
+void linear_acts_layout_head(struct linear_acts *a, struct arena *m, const struct linear *l, int64_t N, enum dtype act);
 
 void linear_forward(const struct pass *p, struct linear_acts *a, const struct tensor *y, const struct tensor *x,
                     const struct linear *l);

@@ -36,7 +36,7 @@ void score_loss(const struct pass *p, struct workspace *w, const struct tensor *
         dnormed = arena_tensor2(p->scratch, p->act, S, c->dim);
         doutputs = arena_tensor2(p->scratch, F32, S, m->config.num_labels);
     }
-    linear_acts_layout(&a->lhead, p->scratch, &m->head, S, p->act);
+    linear_acts_layout_head(&a->lhead, p->scratch, &m->head, S, p->act);
     op_gather_rows(p->be, &a->last, &a->x[c->layers], &a->scored_rows);
     final_norm_forward(p, m, &a->normed, &a->norm, &a->last);
     linear_forward(p, &a->lhead, &a->outputs, &a->normed, &m->head);
