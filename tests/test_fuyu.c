@@ -205,6 +205,37 @@ static void test_patch_gradients(void **state) { check_gradients(*state, "patche
 
 /* --- without a backward ------------------------------------------------------------------------------------------ */
 
+/* Activations in BF16 under an adapter on the head, whose logits are F32: the same losses to the precision of BF16,
+ * whose 8 bits a dozen roundings a layer wear down to some hundredths. */
+static void test_bf16_head(void **state) {
+    struct fixture *f = *state;
+    static const char *const names[] = {"lora", "dora"};
+    for (int i = 0; i < 2; i++) {
+        struct golden g;
+        struct workspace *w = NULL;
+        golden_open(&g);
+        load(f);
+        struct adapter *a = adapter_of(f, names[i]);
+        const enum keep keep[LAYERS] = {KEEP_ALL, KEEP_ALL};
+        const struct workspace_options o = {.limits = g.limits, .train = true, .act = BF16, .keep = keep};
+        workspace_new(&w, f->model, &o, &f->e);
+        expect_good(&f->e);
+        float sum = 0, want = 0;
+        struct tensor total = tensor_over1(&sum, F32, 1);
+        model_step(w, &g.batch, 0, 0, 1.0f / (float)g.batch.scored, &total);
+        backend_sync(f->be, &f->e);
+        expect_good(&f->e);
+        char *key = mem_format("%s:loss", names[i]);
+        for (int64_t k = 0; k < g.batch.scored; k++) want += ((const float *)data_of(&g, key))[k];
+        if (!(fabsf(sum - want) <= 0.03f * want)) fail_msg("%g, wanted %g", (double)sum, (double)want);
+        free(key);
+        workspace_free(w);
+        adapter_free(a);
+        unload(f);
+        golden_close(&g);
+    }
+}
+
 /* One picture after the other: the same losses. */
 static void test_evaluation(void **state) {
     struct fixture *f = *state;
@@ -470,13 +501,13 @@ static void test_train_and_merge(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_full_gradients),  cmocka_unit_test(test_lora_gradients),
-        cmocka_unit_test(test_dora_gradients),  cmocka_unit_test(test_patch_gradients),
-        cmocka_unit_test(test_evaluation),      cmocka_unit_test(test_too_many_positions),
-        cmocka_unit_test(test_generation),      cmocka_unit_test(test_quantised_layers),
-        cmocka_unit_test(test_targets),         cmocka_unit_test(test_refused_configs),
-        cmocka_unit_test(test_config_defaults), cmocka_unit_test(test_config_layouts),
-        cmocka_unit_test(test_train_and_merge),
+        cmocka_unit_test(test_full_gradients),     cmocka_unit_test(test_lora_gradients),
+        cmocka_unit_test(test_dora_gradients),     cmocka_unit_test(test_patch_gradients),
+        cmocka_unit_test(test_bf16_head),          cmocka_unit_test(test_evaluation),
+        cmocka_unit_test(test_too_many_positions), cmocka_unit_test(test_generation),
+        cmocka_unit_test(test_quantised_layers),   cmocka_unit_test(test_targets),
+        cmocka_unit_test(test_refused_configs),    cmocka_unit_test(test_config_defaults),
+        cmocka_unit_test(test_config_layouts),     cmocka_unit_test(test_train_and_merge),
     };
     struct CMUnitTest each[sizeof tests / sizeof *tests];
     for (size_t i = 0; i < sizeof tests / sizeof *tests; i++) {
