@@ -149,7 +149,7 @@ static bool reusable(struct generation *g, const struct row *prompt) {
     return g->family.family != FAMILY_IDEFICS2 || same;
 }
 
-/* Pictures whose positions all lie in the first *n, which becomes the place where one begins that lies there in part. */
+/* Pictures whose positions all lie in the first *n, which becomes the start of one that lies there in part. */
 static int64_t whole_pictures(const struct generation *g, const struct batch *b, int64_t *n) {
     int64_t at = 0, i = 0;
     for (; i < b->images; i++) {
