@@ -157,8 +157,13 @@ static enum status check_source(const struct set_config *s, const cJSON *entry, 
     if (!file_exists(s->path))
         return err_set(e, ST_FAIL, "%s: path %s: there is no file %s%s", where, written, s->path,
                        *type ? "" : " (rows of the Hugging Face hub are not read here; store them as .json or .jsonl)");
+    const cJSON *format = json_get(entry, "format");
+    bool labelled = cJSON_IsString(format) && strcmp(format->valuestring, "classification") == 0;
     if (text_ends(s->path, ".json") || text_ends(s->path, ".jsonl")) return ST_OK;
-    return err_set(e, ST_FAIL, "%s: path %s: wanted a name that ends in .json (one list) or .jsonl (a row a line)",
+    if (text_ends(s->path, ".csv") && labelled) return ST_OK;
+    return err_set(e, ST_FAIL,
+                   "%s: path %s: wanted a name that ends in .json (one list) or .jsonl (a row a line), or with format "
+                   "classification in .csv",
                    where, written);
 }
 

@@ -90,6 +90,7 @@ static enum status find_rows(struct rows *r, struct err *e) {
 }
 
 enum status rows_open(struct rows *r, const char *path, struct err *e) {
+    if (text_ends(path, ".csv")) return rows_open_sheet(r, path, e);
     *r = (struct rows){.path = path, .lines = text_ends(path, ".jsonl")};
     return file_read(path, &r->data, &r->size, e) == ST_OK ? find_rows(r, e) : e->code;
 }

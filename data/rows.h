@@ -1,4 +1,4 @@
-/* The rows of a .json list or a .jsonl file: where each one lies in the file's bytes, and one of them parsed. Nothing
+/* The rows of a .json list, a .jsonl file or a table: where each one lies in the file's bytes, and one of them parsed. Nothing
  * but the bytes and their ranges is kept, so a large set costs about its file. The bytes are a copy: a file that
  * changes during a run changes nothing. */
 #ifndef DATA_ROWS_H
@@ -31,6 +31,9 @@ struct rows {
 };
 
 enum status rows_open(struct rows *r, const char *path, struct err *e);
+/* Rows of a classification set from a table (.csv): its columns id, video, image and prompt, and a label for every
+ * other one. */
+enum status rows_open_sheet(struct rows *r, const char *path, struct err *e);
 /* Rows that are not in a file, one a line; `name` stands for the path. */
 enum status rows_open_text(struct rows *r, const char *name, const char *text, struct err *e);
 void rows_close(struct rows *r);

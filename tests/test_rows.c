@@ -69,6 +69,41 @@ static void test_mixture_lengths(void **state) {
     assert_int_equal(mixture_lengths(shown, (int64_t[]){0, 9}, 2, true), 9);
 }
 
+static void test_a_sheet_holds_rows(void **state) {
+    (void)state;
+    struct err e = {0};
+    struct rows r;
+    struct chat_row row;
+    char *path = put("sheet.csv", "video,prompt,Id,quality,\"is it, really?\"\n"
+                                  "a.mp4,\"a dog, running\",one,2.5,1\n"
+                                  "\n"
+                                  "b.mp4,a cat,two,,0\n"
+                                  "c.mp4,a cow,three,good,0\n");
+    assert_int_equal(rows_open(&r, path, &e), ST_OK);
+    assert_int_equal(r.count, 3);
+    assert_int_equal(class_row_read(&row, &r, 0, &e), ST_OK);
+    assert_string_equal(row.id, "one");
+    assert_string_equal(row.media, "a.mp4");
+    assert_string_equal(row.prompt, "a dog, running");
+    assert_float_equal(json_get(row.labels, "quality")->valuedouble, 2.5, 0);
+    assert_float_equal(json_get(row.labels, "is it, really?")->valuedouble, 1, 0);
+    chat_row_free(&row);
+    assert_int_equal(class_row_read(&row, &r, 1, &e), ST_OK);
+    assert_int_equal(cJSON_GetArraySize(row.labels), 1); // an empty cell is no label
+    chat_row_free(&row);
+    assert_int_equal(class_row_read(&row, &r, 2, &e), ST_FAIL);
+    assert_contains(e.text, "line 5");
+    assert_contains(e.text, "label \"quality\" is not a number");
+    chat_row_free(&row);
+    rows_close(&r);
+    free(path);
+    e = (struct err){0};
+    path = put("sheet.csv", "video,text\na.mp4,a dog\n");
+    assert_int_equal(rows_open(&r, path, &e), ST_FAIL);
+    assert_contains(e.text, "no column \"prompt\"");
+    free(path);
+}
+
 static void test_json_and_jsonl_hold_the_same_rows(void **state) {
     (void)state;
     struct err e = {0};
@@ -266,15 +301,11 @@ static void test_config_refusals(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_shuffle_is_pythons),
-        cmocka_unit_test(test_mixture_lengths),
-        cmocka_unit_test(test_json_and_jsonl_hold_the_same_rows),
-        cmocka_unit_test(test_row_of_every_shape),
-        cmocka_unit_test(test_cut_files),
-        cmocka_unit_test(test_bad_rows),
-        cmocka_unit_test(test_an_escaped_backslash_is_no_zero),
-        cmocka_unit_test(test_config_fields),
-        cmocka_unit_test(test_config_refusals),
+        cmocka_unit_test(test_shuffle_is_pythons), cmocka_unit_test(test_mixture_lengths),
+        cmocka_unit_test(test_a_sheet_holds_rows), cmocka_unit_test(test_json_and_jsonl_hold_the_same_rows),
+        cmocka_unit_test(test_row_of_every_shape), cmocka_unit_test(test_cut_files),
+        cmocka_unit_test(test_bad_rows),           cmocka_unit_test(test_an_escaped_backslash_is_no_zero),
+        cmocka_unit_test(test_config_fields),      cmocka_unit_test(test_config_refusals),
     };
     return cmocka_run_group_tests(tests, make_folder, remove_folder);
 }
