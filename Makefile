@@ -115,7 +115,7 @@ EXAMPLES := $(patsubst examples/%/make_data.c,$(BUILD)/examples/make_%_data,$(wi
 CLIP_OBJ := $(patsubst %.c,$(BUILD)/%.o,$(wildcard examples/clips/*.c))
 
 .DEFAULT_GOAL := all
-.PHONY: all deps demo test sim gpu-check asan tsan fuzz bench golden interop install clean help tests sim-builds \
+.PHONY: all deps demo base test sim gpu-check asan tsan fuzz bench golden interop install clean help tests sim-builds \
         sim-tests fuzzers
 .SECONDARY:
 
@@ -208,6 +208,10 @@ tests: $(BUILD)/graft $(EXAMPLES) $(TESTS)
 demo: deps ## makes a small model and data, trains an adapter, shows what it learned; minutes, in build/demo
 	@$(MAKE) -s FLAVOUR=$(FLAVOUR) $(BUILD)/graft $(EXAMPLES)
 	@sh examples/chat/run.sh $(BUILD)
+
+base: deps ## makes the base model of examples/video from nothing, in build/base; about an hour on 2 cores
+	@$(MAKE) -s FLAVOUR=$(FLAVOUR) $(BUILD)/graft $(EXAMPLES)
+	@sh examples/base/run.sh $(BUILD)
 
 test: deps ## every test that this machine can run
 	@$(MAKE) --no-print-directory -j$(shell nproc) FLAVOUR=$(FLAVOUR) tests

@@ -1,6 +1,6 @@
-/* The rows of a .json list, a .jsonl file or a table: where each one lies in the file's bytes, and one of them parsed. Nothing
- * but the bytes and their ranges is kept, so a large set costs about its file. The bytes are a copy: a file that
- * changes during a run changes nothing. */
+/* The rows of a .json list, a .jsonl file or a table: where each one lies in the file's bytes, and one of them parsed.
+ * Nothing but the bytes and their ranges is kept, so a large set costs about its file. The bytes are a copy: a file
+ * that changes during a run changes nothing. */
 #ifndef DATA_ROWS_H
 #define DATA_ROWS_H
 

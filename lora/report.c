@@ -39,6 +39,9 @@ static const char style[] =
     "svg .line{stroke:var(--line);stroke-width:2}\n"
     "svg .faint{stroke-width:1;opacity:.35}\n"
     "svg .dot{fill:var(--line)}\n"
+    ".note{margin:0 0 0 1rem;font-size:.8rem;opacity:.7}\n"
+    "svg .spot{fill:var(--line);opacity:.5}\n"
+    "svg line.faint{stroke:currentColor}\n"
     "svg .mark{fill:var(--mark)}\n"
     "table{border-collapse:collapse;width:100%;font-size:14px}\n"
     "th{text-align:left;font-weight:400;white-space:nowrap;width:1%;padding:4px 28px 4px 4px;vertical-align:top}\n"
@@ -140,6 +143,29 @@ static void add_charts(struct text *out, const struct run_log *l) {
     text_add(out, "</div>\n");
 }
 
+/* What a regression head gave over what was wanted, output by output. */
+static void add_outcome(struct text *out, const struct report_input *in) {
+    const struct outcome *o = in->outcome;
+    if (!o || !o->rows || o->problem != PROBLEM_REGRESSION) return;
+    text_add(out, "<h2>Held-out rows</h2>\n<div class=\"charts\">\n");
+    for (int64_t i = 0; i < o->outputs; i++) {
+        char *plain = mem_format("output %lld", (long long)i);
+        struct scatter s = {.title = in->output_names ? in->output_names[i] : plain,
+                            .x_name = "given",
+                            .y_name = "predicted",
+                            .x = o->given + i,
+                            .y = o->predicted + i,
+                            .count = (size_t)o->rows,
+                            .step = (size_t)o->outputs};
+        text_add(out, "<div class=\"card\">\n");
+        chart_scatter(out, &s);
+        text_addf(out, "<p class=\"note\">%s %.4f, mean squared error %.4f</p></div>\n", metric_name(o->problem, 0),
+                  metric_value(o, 0, i), metric_value(o, metric_find(o->problem, "mse"), i));
+        free(plain);
+    }
+    text_add(out, "</div>\n");
+}
+
 static void add_settings(struct text *out, const cJSON *config) {
     text_add(out, "<h2>Settings</h2>\n<div class=\"card\"><table>\n");
     for (const cJSON *c = config->child; c; c = c->next) {
@@ -184,6 +210,7 @@ static void add_page(struct text *out, const struct report_input *in, const stru
     text_add(out, "</h1>\n");
     add_tiles(out, l);
     add_charts(out, l);
+    add_outcome(out, in);
     add_samples(out, in);
     if (config && config->child) add_settings(out, config);
     text_add(out, "</main>\n</body>\n</html>\n");

@@ -8,6 +8,7 @@
 
 #include "base/status.h"
 #include "base/text.h"
+#include "lora/metrics.h"
 
 struct report_sample {
     const char *prompt, *before, *after; // before may be NULL
@@ -23,6 +24,8 @@ struct report_input {
     const char *config_path; // NULL: no table of settings
     const struct report_sample *samples;
     size_t sample_count;
+    const struct outcome *outcome;   // of the held-out rows under what was trained; NULL: none
+    const char *const *output_names; // (outcome->outputs), or NULL
 };
 
 enum status report_write(const struct report_input *in, const char *path, struct err *e);

@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "base/memory.h"
+#include "lora/report.h"
 #include "lora/report_log.h"
 
 enum { WIDTH = 560, HEIGHT = 260, LEFT = 62, RIGHT = 24, TOP = 40, BOTTOM = 28 };
@@ -176,5 +177,37 @@ void chart_draw(struct text *out, const struct chart *c) {
     for (size_t i = 0; marks && i < c->marks->count; i++)
         text_addf(out, "<circle class=\"mark\" cx=\"%.1f\" cy=\"%.1f\" r=\"4\"/>\n", x_of(&f, c->marks->points[i].step),
                   y_of(&f, c->marks->points[i].value));
+    text_add(out, "</svg>\n");
+}
+
+/* --- two values of one thing -------------------------------------------------------------------------------------- */
+
+static void draw_scatter_axes(struct text *out, const struct frame *f, const struct scatter *s) {
+    draw_axes(out, f);
+    text_addf(out, "<line class=\"faint\" x1=\"%.1f\" y1=\"%.1f\" x2=\"%.1f\" y2=\"%.1f\"/>\n", x_of(f, f->first),
+              y_of(f, f->first), x_of(f, f->last), y_of(f, f->last));
+    text_addf(out, "<text class=\"title\" x=\"%d\" y=\"18\">", LEFT - 48);
+    html_escape(out, s->title);
+    text_addf(out, " <tspan class=\"tick\">%s over %s</tspan></text>\n", s->y_name, s->x_name);
+}
+
+void chart_scatter(struct text *out, const struct scatter *s) {
+    double low = INFINITY, high = -INFINITY;
+    for (size_t i = 0; i < s->count * s->step; i += s->step) {
+        if (!isfinite(s->x[i]) || !isfinite(s->y[i])) continue;
+        low = fmin(low, fmin((double)s->x[i], (double)s->y[i]));
+        high = fmax(high, fmax((double)s->x[i], (double)s->y[i]));
+    }
+    if (low > high) return;
+    struct frame f = {.y = axis_over(low, high, 5)};
+    f.first = f.y.low, f.last = f.y.high;
+    text_addf(out, "<svg viewBox=\"0 0 %d %d\" role=\"img\" aria-label=\"", WIDTH, HEIGHT);
+    html_escape(out, s->title);
+    text_addf(out, ", %s over %s\">\n", s->y_name, s->x_name);
+    draw_scatter_axes(out, &f, s);
+    for (size_t i = 0; i < s->count * s->step; i += s->step)
+        if (isfinite(s->x[i]) && isfinite(s->y[i]))
+            text_addf(out, "<circle class=\"spot\" cx=\"%.1f\" cy=\"%.1f\" r=\"3\"/>\n", x_of(&f, (double)s->x[i]),
+                      y_of(&f, (double)s->y[i]));
     text_add(out, "</svg>\n");
 }

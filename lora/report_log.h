@@ -45,6 +45,14 @@ struct chart {
     bool smooth; // a mean over neighbours lies over the values
 };
 void chart_draw(struct text *out, const struct chart *c); // an <svg>, or nothing without values
+
+/* Points of x and y on one scale, with the line on which they would lie if they were equal. x[i * step], y likewise. */
+struct scatter {
+    const char *title, *x_name, *y_name; // title is escaped here
+    const float *x, *y;
+    size_t count, step;
+};
+void chart_scatter(struct text *out, const struct scatter *s); // an <svg>, or nothing without finite points
 void chart_number(struct text *out, double x);            // for people: 12.3k, 1.5e-05
 
 #endif

@@ -212,7 +212,12 @@ static enum status write_card(const struct trainer *t, const struct step_report 
 static enum status write_report(const struct trainer *t, struct err *e) {
     char *log = path_join(t->output_dir, "log.jsonl"), *config = path_join(t->output_dir, "config.yaml");
     char *path = path_join(t->output_dir, "report.html");
-    struct report_input in = {.title = settings_text(t->settings, "run_name"), .log_path = log, .config_path = config};
+    bool head = t->evaluator && t->model->config.problem != PROBLEM_GENERATION;
+    struct report_input in = {.title = settings_text(t->settings, "run_name"),
+                              .log_path = log,
+                              .config_path = config,
+                              .outcome = head ? &t->evaluator->outcome : NULL,
+                              .output_names = head ? dataset_label_names(t->val) : NULL};
     report_write(&in, path, e);
     free(log), free(config), free(path);
     return e->code;
@@ -225,12 +230,15 @@ static enum status write_config(const struct trainer *t, struct err *e) {
     return e->code;
 }
 
-/* The best adapter by the val split takes the place of the last one. */
+/* The best adapter by the val split takes the place of the last one, and its outputs that of the last one's. */
 static enum status take_best(struct trainer *t, struct err *e) {
     if (!settings_bool(t->settings, "load_best_model_at_end") || !t->best_step || t->best_step == t->step) return ST_OK;
     char *path = checkpoint_path(t, t->best_step);
     trained_read(t->adapter, path, e);
     free(path);
+    struct evaluation v;
+    if (e->code == ST_OK && t->model->config.problem != PROBLEM_GENERATION)
+        evaluator_run(t->evaluator, &v, NULL, NULL, e);
     return e->code;
 }
 

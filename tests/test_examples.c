@@ -70,7 +70,41 @@ static void test_chat(void **state) {
     free(out);
 }
 
+static void test_base(void **state) {
+    (void)state;
+    char *build = build_dir(), *out = path_join(build, "tests/base_example");
+    struct command_result r;
+    struct err e = {0};
+    dir_remove(out, &e);
+    e = (struct err){0};
+    run_example(&r, "examples/base/run.sh", build, out);
+    expect_file(out, "data/train/00000.mkv");
+    expect_file(out, "model/model.safetensors");
+    expect_file(out, "model/tokenizer.json");
+    dir_remove(out, &e);
+    command_free(&r);
+    free(build), free(out);
+}
+
+static void test_video(void **state) {
+    (void)state;
+    char *build = build_dir(), *out = path_join(build, "tests/video_example");
+    struct command_result r;
+    struct err e = {0};
+    run_example(&r, "examples/video/run.sh", build, out);
+    expect_line(&r, "What it learned");
+    expect_line(&r, "  text-to-video alignment ");
+    expect_line(&r, "video,visual quality,temporal consistency,dynamic degree,");
+    expect_file(out, "adapter/adapter_model.safetensors");
+    expect_file(out, "adapter/label_names.json");
+    expect_file(out, "adapter/report.html");
+    dir_remove(out, &e);
+    command_free(&r);
+    free(build), free(out);
+}
+
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_chat)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_chat), cmocka_unit_test(test_base),
+                                       cmocka_unit_test(test_video)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -247,6 +247,32 @@ static void test_report(void **state) {
     text_free(&log);
 }
 
+/* Two outputs of three rows: the points lie where one scale for both axes puts them, and one that is no number is left
+ * out. */
+static void test_report_of_a_head(void **state) {
+    struct err e = {0};
+    float given[] = {1, 10, 2, 20, 3, 30}, predicted[] = {1, NAN, 3, 20, 2, 30};
+    struct outcome o = {.problem = PROBLEM_REGRESSION, .rows = 3, .outputs = 2, .labels = 2};
+    o.given = given, o.predicted = predicted;
+    const char *names[] = {"quality <b>", "motion"};
+    struct report_input in = {.outcome = &o, .output_names = names};
+    char *page = write_report(*state, "{\"step\": 1, \"loss\": 2}\n", NULL, &in, &e);
+    assert_non_null(page);
+    check_form(page);
+    int spots = 0, equal = 0;
+    for (const char *p = page; (p = strstr(p, "<circle class=\"spot\"")); p++) {
+        double x, y;
+        assert_int_equal(sscanf(p, "<circle class=\"spot\" cx=\"%lf\" cy=\"%lf\"", &x, &y), 2);
+        double across = (x - 62) / (560 - 24 - 62), up = (260 - 28 - y) / (260 - 28 - 40); // parts of the axes
+        spots++, equal += fabs(across - up) < 1e-3;
+    }
+    assert_int_equal(spots, 5);
+    assert_int_equal(equal, 3); // those with what was wanted
+    assert_non_null(strstr(page, "quality &lt;b&gt;"));
+    assert_non_null(strstr(page, "spearman 0.5000, mean squared error 0.6667"));
+    free(page);
+}
+
 static void test_report_of_hostile_strings(void **state) {
     struct err e = {0};
     struct report_sample sample = {"</pre><script>alert(1)</script>", NULL, "a\x01\x02 \xff & \"'\xe2\x82"};
@@ -409,6 +435,7 @@ int main(void) {
         cmocka_unit_test_setup_teardown(test_event_file, make_folder, remove_folder),
         cmocka_unit_test_setup_teardown(test_event_file_that_cannot_be, make_folder, remove_folder),
         cmocka_unit_test_setup_teardown(test_report, make_folder, remove_folder),
+        cmocka_unit_test_setup_teardown(test_report_of_a_head, make_folder, remove_folder),
         cmocka_unit_test_setup_teardown(test_report_of_hostile_strings, make_folder, remove_folder),
         cmocka_unit_test_setup_teardown(test_report_of_odd_logs, make_folder, remove_folder),
         cmocka_unit_test_setup_teardown(test_run_that_went_back, make_folder, remove_folder),

@@ -1,13 +1,14 @@
 #!/bin/sh
 # A video-quality scorer by QLoRA, from clips with scores to numbers for clips that nobody has scored.
 #   sh examples/video/run.sh [BUILD] [OUT] [short]
-# BUILD holds the binaries (build/release), OUT is removed and written (build/demo). With "short" everything is tiny and
+# BUILD holds the binaries (build/release), OUT is removed and written (build/video), BASE in the environment is the
+# base model (build/base/model, which examples/base makes). With "short" everything is tiny, the base is random and
 # nothing is learned; the tests run that.
 set -e
-build=${1:-build/release} out=${2:-build/demo} length=$3
+build=${1:-build/release} out=${2:-build/video} length=$3
 from=$(dirname "$0")
 graft=$build/graft
-base=$from/../base/model
+base=${BASE:-build/base/model}
 if [ "$length" = short ]; then
     amounts='24 12' steps='--max_steps 2'
 else
@@ -48,6 +49,13 @@ began=$(date +%s)
 rm -rf "$out"
 mkdir -p "$out"
 cp "$from"/*.yaml "$out"
+if [ "$length" = short ]; then
+    base=$out/random
+    "$graft" init idefics2-clips --out "$base" --quiet
+elif [ ! -f "$base/model.safetensors" ]; then
+    echo "$base: there is no base model; make it with: make base" >&2
+    exit 1
+fi
 
 say '1. Clips of moving shapes, each with five scores. No scene that is held out is trained on.'
 run "$build/examples/make_video_data" "$out/data" 1 $amounts
