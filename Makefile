@@ -161,10 +161,15 @@ $(BUILD)/%.o: %.cpp
 	@echo "  CXX $<"
 	@$(CXX) $(CXXFLAGS) -O2 -c $< -o $@
 else
+# What ptxas says of registers and spills lies beside the object, for tests/ptxas.sh; the rest is for the reader.
+PTXAS_INFO := ^ptxas info|^ +[0-9]+ bytes stack frame
+
 $(BUILD)/%.o: %.cu
 	@mkdir -p $(@D)
 	@echo "  NVCC $<"
-	@$(NVCC) $(NVCCFLAGS) -c $< -o $@
+	@$(NVCC) $(NVCCFLAGS) -Xptxas -v -c $< -o $@ 2>$(@:.o=.said); status=$$?; \
+	 grep -E '$(PTXAS_INFO)' $(@:.o=.said) >$(@:.o=.ptxas); grep -vE '$(PTXAS_INFO)' $(@:.o=.said) >&2; \
+	 rm -f $(@:.o=.said); [ $$status -eq 0 ] || rm -f $@ $(@:.o=.ptxas); exit $$status
 endif
 
 define ISA_RULES
