@@ -228,7 +228,7 @@ else
 endif
 
 gpu-check: ## on a machine with a GPU: ops, trainings, memory checks and figures there; no device is a failure
-	@$(MAKE) --no-print-directory -j$(shell nproc) CUDA=1 $(BUILD)/graft $(wildcard $(BUILD)/bench/gpu)
+	@$(MAKE) --no-print-directory -j$(shell nproc) CUDA=1 $(BUILD)/graft $(BUILD)/bench/gpu
 	@if [ -f /usr/include/cmocka.h ]; then $(MAKE) --no-print-directory -j$(shell nproc) CUDA=1 tests; fi
 	@sh tests/gpu-check.sh $(BUILD)
 

@@ -15,6 +15,12 @@ peer=${PEER_PYTHON:-}
 echo "== products of matrices"
 "$build/bench/gemm" "$threads"
 
+if [ -f "$build/cuda-1" ] && "$build/graft" doctor --device cuda --json 2>/dev/null | grep -q 'compute capability'; then
+    echo "== operations on the GPU"
+    "$build/bench/gpu"
+    echo "== bench/gpu.py measures trainings there; it writes models of 16 GB"
+fi
+
 if ! command -v python3 >/dev/null; then
     echo "== python3 is missing, so there are no comparisons; alone:"
     "$build/bench/quant" "$threads"

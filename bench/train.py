@@ -119,8 +119,8 @@ def read_tensor(path, name):
     return [int.from_bytes(data[i:i + size], "little", signed=True) for i in range(0, len(data), size)]
 
 
-def flops_needed(folder, scored):
-    """Of one step: each frozen weight forward and for dx, LoRA forward and backward, attention's lower triangle, the
+def flops_needed(folder, scored, tokens=TOKENS):
+    """Of one step: each frozen weight forward and for dx, LoRA forward and backward, the pairs that attention sees, the
     head where it is scored. The first layer's q, k and v need no dx: what lies below them is not trained."""
     c = json.load(open(f"{folder}/config.json"))
     C, F, L, H, K = (c[k] for k in ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
@@ -128,9 +128,10 @@ def flops_needed(folder, scored):
     D = c.get("head_dim") or C // H
     first = [(C, H * D), (C, K * D), (C, K * D)]
     shapes = first + [(H * D, C), (C, F), (C, F), (F, C)]
-    frozen = TOKENS * (4 * L * sum(i * o for i, o in shapes) - 2 * sum(i * o for i, o in first))
-    lora = 6 * TOKENS * RANK * L * sum(i + o for i, o in shapes)
-    attention = 12 * D * H * L * TOKENS * (TOKENS + 1) / 2
+    frozen = tokens * (4 * L * sum(i * o for i, o in shapes) - 2 * sum(i * o for i, o in first))
+    lora = 6 * tokens * RANK * L * sum(i + o for i, o in shapes)
+    window = c.get("sliding_window") if c.get("use_sliding_window", True) else None
+    attention = 12 * D * H * L * sum(min(i + 1, window or tokens) for i in range(tokens))
     head = 4 * scored * C * c["vocab_size"]
     return {"frozen": frozen, "lora": lora, "attention": attention, "head": head}
 
@@ -213,4 +214,5 @@ def main():
     print(f"\nload {os.getloadavg()[0]:.2f} at the end")
 
 
-main()
+if __name__ == "__main__":
+    main()

@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
-"""LoRA training with transformers + PEFT (+ bitsandbytes) on the CPU, as bench/train.py runs it beside graft.
+"""LoRA training with transformers + PEFT (+ bitsandbytes), as bench/train.py and bench/gpu.py run it beside graft.
 
-    python bench/train_peer.py MODEL ROWS... [--dtype f32|bf16] [--nf4] [--upcast] [--checkpointing] [--steps N] [--threads N]
+    python bench/train_peer.py MODEL ROWS... [--dtype f32|bf16] [--nf4] [--upcast] [--checkpointing] [--steps N]
+        [--threads N] [--device cuda] [--batch N]
     python bench/train_peer.py --rate f32|bf16        torch's own matrix product in GFLOP/s
 
 ROWS are files that `graft data --dump` wrote: ids and labels are the same for both.
@@ -26,6 +27,8 @@ def arguments():
     p.add_argument("--checkpointing", action="store_true")
     p.add_argument("--steps", type=int, default=5)
     p.add_argument("--threads", type=int, default=2)
+    p.add_argument("--device", default="cpu")
+    p.add_argument("--batch", type=int, default=1, help="rows of a step; all have one length")
     p.add_argument("--rate", choices=DTYPES)
     return p.parse_args()
 
@@ -49,8 +52,10 @@ def load(a):
     if a.nf4:
         more["quantization_config"] = BitsAndBytesConfig(
             load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype)
-        more["device_map"] = {"": "cpu"}
+        more["device_map"] = {"": a.device}
     model = AutoModelForCausalLM.from_pretrained(a.model, dtype=dtype, attn_implementation="sdpa", **more)
+    if not a.nf4:
+        model.to(a.device)
     if a.upcast:
         model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
     if a.checkpointing:
@@ -67,14 +72,16 @@ def train(a):
     trained = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=1e-4, weight_decay=0.0)
     for step in range(a.steps):
-        row = load_file(a.rows[step % len(a.rows)])
-        ids, labels = row["input_ids"].long()[None], row["labels"].long()[None]
+        rows = [load_file(a.rows[(step * a.batch + i) % len(a.rows)]) for i in range(a.batch)]
+        ids, labels = (torch.stack([row[name].long() for row in rows]).to(a.device) for name in ("input_ids", "labels"))
         loss = model(input_ids=ids, labels=labels).loss
         loss.backward()
         torch.nn.utils.clip_grad_norm_(trained, 1.0)
         optimizer.step()
         optimizer.zero_grad()
         print(f"step {step + 1}/{a.steps}  loss {loss.item():.4f}", flush=True)
+    if a.device != "cpu":
+        print(f"memory {torch.cuda.max_memory_allocated() / 1e9:.2f} GB", flush=True)
 
 
 def main():
