@@ -103,8 +103,27 @@ static void test_video(void **state) {
     free(build), free(out);
 }
 
+static void test_classification(void **state) {
+    (void)state;
+    char *build = build_dir(), *out = path_join(build, "tests/classification_example");
+    struct command_result r;
+    struct err e = {0};
+    run_example(&r, "examples/classification/run.sh", build, out);
+    expect_line(&r, "What it learned");
+    expect_line(&r, "\n  macro F1 ");
+    expect_line(&r, "\n  F1 of flicker "); // eval names the classes
+    expect_line(&r, "\nid,none,blur,noise,blocks,flicker,class");
+    expect_line(&r, "\nval/0000-");
+    expect_file(out, "data/train/0000-flicker/7.png");
+    expect_file(out, "adapter/adapter_model.safetensors");
+    expect_file(out, "adapter/report.html");
+    dir_remove(out, &e);
+    command_free(&r);
+    free(build), free(out);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_chat), cmocka_unit_test(test_base),
-                                       cmocka_unit_test(test_video)};
+                                       cmocka_unit_test(test_video), cmocka_unit_test(test_classification)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

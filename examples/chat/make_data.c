@@ -10,7 +10,6 @@
  * tabs All of it is a function of the seed and the numbers. */
 #include <cjson/cJSON.h>
 #include <math.h>
-#include <png.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -20,6 +19,7 @@
 #include "base/memory.h"
 #include "base/rng.h"
 #include "base/text.h"
+#include "examples/clips/picture.h"
 #include "examples/clips/words.h"
 
 enum { SIDE = 96, FINE = 4, MOST = 3 }; // pixels of a picture, samples of a pixel each way, pictures of a row
@@ -91,17 +91,13 @@ static double coverage(const struct picture *p, int column, int line) {
     return (double)hits / (FINE * FINE);
 }
 
-static enum status picture_write(const struct picture *p, const char *path, struct err *e) {
-    unsigned char *pixels = mem_alloc(3 * SIDE * SIDE), *at = pixels; // (SIDE,SIDE,3)
+static enum status draw(const struct picture *p, const char *path, struct err *e) {
+    unsigned char pixels[3 * SIDE * SIDE], *at = pixels; // (SIDE,SIDE,3)
     for (int i = 0; i < SIDE * SIDE; i++) {
         double part = coverage(p, i % SIDE, i / SIDE);
         for (int c = 0; c < 3; c++) *at++ = (unsigned char)lround(part * p->ink[c] + (1 - part) * p->paper[c]);
     }
-    png_image image = {.version = PNG_IMAGE_VERSION, .width = SIDE, .height = SIDE, .format = PNG_FORMAT_RGB};
-    if (!png_image_write_to_file(&image, path, 0, pixels, 0, NULL))
-        err_set(e, ST_FAIL, "%s: cannot write (%s)", path, image.message);
-    free(pixels);
-    return e->code;
+    return picture_write(path, pixels, SIDE, SIDE, e);
 }
 
 /* Pictures 0..n-1 of a split, as PNG. The caller frees them. */
@@ -113,7 +109,7 @@ static struct picture *pictures_make(const char *dir, const char *split, int n, 
     for (int i = 0; i < n && e->code == ST_OK; i++) {
         char *path = mem_format("%s/%04d.png", folder, i);
         all[i] = picture_new(&dice);
-        picture_write(&all[i], path, e);
+        draw(&all[i], path, e);
         free(path);
     }
     free(folder);
