@@ -217,7 +217,9 @@ static enum status write_report(const struct trainer *t, struct err *e) {
                               .log_path = log,
                               .config_path = config,
                               .outcome = head ? &t->evaluator->outcome : NULL,
-                              .output_names = head ? dataset_label_names(t->val) : NULL};
+                              .output_names = head && dataset_label_count(t->val) == t->evaluator->outcome.outputs
+                                                  ? dataset_label_names(t->val)
+                                                  : NULL};
     report_write(&in, path, e);
     free(log), free(config), free(path);
     return e->code;
