@@ -73,13 +73,28 @@ static enum status read_row(struct reader *r, size_t *count, struct err *e) {
     return e->code;
 }
 
+static bool is_empty(char *const *cell, size_t count) {
+    for (size_t i = 0; i < count; i++)
+        if (*cell[i]) return false;
+    return true;
+}
+
+static void trim(char *cell) {
+    size_t n = strlen(cell), space = strspn(cell, " ");
+    while (n > space && cell[n - 1] == ' ') n--;
+    memmove(cell, cell + space, n - space);
+    cell[n - space] = 0;
+}
+
 static enum status keep_row(struct reader *r, size_t count, size_t line, struct err *e) {
     struct csv *c = r->csv;
-    if (count == 1 && !*c->cell[r->cells - 1]) { // an empty line
-        free(c->cell[--r->cells]);
+    char **cell = c->cell + r->cells - count;
+    if (is_empty(cell, count)) {
+        for (size_t i = 0; i < count; i++) free(c->cell[--r->cells]);
         return ST_OK;
     }
     if (c->rows == 0) c->columns = count;
+    for (size_t i = 0; c->rows == 0 && i < count; i++) trim(cell[i]);
     if (count != c->columns)
         return err_set(e, ST_FAIL, "%s: line %zu has %zu cells, the first line has %zu", r->where, line, count,
                        c->columns);
@@ -94,7 +109,7 @@ enum status csv_parse(struct csv *c, const char *text, size_t n, const char *whe
     if (good < n || memchr(text, 0, n))
         return err_set(e, ST_FAIL, "%s: not a table in UTF-8 (byte %zu); save it as CSV UTF-8", where, good);
     struct reader r = {.at = text + mark, .end = text + n, .where = where, .line = 1, .csv = c};
-    r.delimiter = find_delimiter(r.at, r.end);
+    c->delimiter = r.delimiter = find_delimiter(r.at, r.end);
     while (r.at < r.end && e->code == ST_OK) {
         size_t count, line = r.line;
         if (read_row(&r, &count, e) == ST_OK) keep_row(&r, count, line, e);

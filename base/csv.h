@@ -12,11 +12,12 @@
 struct csv {
     char **cell; // (rows, columns), the names first
     size_t rows, columns;
+    char delimiter;
     size_t *line; // (rows) of the file where each begins, from 1
 };
 
-/* `where` names the table in an error. Lines without a cell are left out; a row with another number of cells than the
- * first is an error. csv_free after any outcome. */
+/* `where` names the table in an error. Lines whose cells are all empty are left out, and so are spaces
+ * around the names; a row with another number of cells than the first is an error. csv_free after any outcome. */
 enum status csv_parse(struct csv *c, const char *text, size_t n, const char *where, struct err *e);
 enum status csv_read(struct csv *c, const char *path, struct err *e);
 void csv_free(struct csv *c);

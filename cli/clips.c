@@ -129,26 +129,49 @@ static bool is_same_stem(const char *a, const char *b) {
     return n == m && strncmp(a, b, n) == 0;
 }
 
-/* The entry of a sheet that is meant by a clip: by path, then by name, then by name without suffix. */
-static const struct clip *find(const struct clips *sheet, const char *path) {
-    for (int by = 0; by < 3; by++)
+/* Does `path` end in the whole path `tail`? */
+static bool ends_in(const char *path, const char *tail) {
+    size_t n = strlen(path), m = strlen(tail);
+    return m <= n && strcmp(path + n - m, tail) == 0 && (m == n || path[n - m - 1] == '/');
+}
+
+/* Is `other`, of a sheet in `dir`, the clip at `path`? The nearest way to say so is 0. */
+static bool is_meant(int way, const char *path, const char *other, const char *dir) {
+    if (way == 0) return strcmp(other, path) == 0;
+    if (way == 2) return ends_in(path, other) || ends_in(other, path);
+    if (way == 3) return strcmp(path_name(other), path_name(path)) == 0;
+    if (way == 4) return is_same_stem(path_name(other), path_name(path));
+    char *inside = path_join(dir, other);
+    bool same = strcmp(inside, path) == 0;
+    free(inside);
+    return same;
+}
+
+/* The entry of a sheet that is meant by a clip: by path, by path from the sheet's folder, by the end of the path, by
+ * name, then by name without suffix. */
+static const struct clip *find(const struct clips *sheet, const char *path, const char *file, struct err *e) {
+    const struct clip *found = NULL;
+    char *dir = path_dir(file);
+    for (int way = 0; way < 5 && !found; way++)
         for (size_t i = 0; i < sheet->count; i++) {
-            const char *other = sheet->clip[i].path, *name = path_name(path);
-            if (by == 0   ? strcmp(other, path) == 0
-                : by == 1 ? strcmp(path_name(other), name) == 0
-                          : is_same_stem(path_name(other), name))
-                return &sheet->clip[i];
+            const struct clip *c = &sheet->clip[i];
+            if (!is_meant(way, path, c->path, dir)) continue;
+            if (found && strcmp(found->prompt, c->prompt) != 0)
+                err_set(e, ST_FAIL, "%s: has two prompts for %s, by %s and by %s; say more of the path there", file,
+                        path, found->path, c->path);
+            if (!found) found = c;
         }
-    return NULL;
+    if (!found) err_set(e, ST_FAIL, "%s: has no prompt for %s; wanted a line with its path or name", file, path);
+    free(dir);
+    return found;
 }
 
 static enum status take_prompts(struct clips *c, const struct clips *sheet, const char *file, struct err *e) {
-    for (size_t i = 0; i < c->count; i++) {
-        const struct clip *found = find(sheet, c->clip[i].path);
-        if (!found) return err_set(e, ST_FAIL, "%s: has no prompt for %s", file, c->clip[i].path);
-        c->clip[i].prompt = mem_text(found->prompt);
+    for (size_t i = 0; i < c->count && e->code == ST_OK; i++) {
+        const struct clip *found = find(sheet, c->clip[i].path, file, e);
+        if (e->code == ST_OK) c->clip[i].prompt = mem_text(found->prompt);
     }
-    return ST_OK;
+    return e->code;
 }
 
 /* Paths of a sheet that stands alone are taken from its own folder. */

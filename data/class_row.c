@@ -18,7 +18,10 @@ enum status class_row_read(struct chat_row *c, const struct rows *r, int64_t ind
         return err_set(e, ST_FAIL, "%s: %d labels, at most %d are taken", c->where, cJSON_GetArraySize(labels),
                        MOST_LABELS);
     for (v = labels ? labels->child : NULL; v; v = v->next)
-        if (!cJSON_IsNumber(v) || !isfinite((float)v->valuedouble))
+        if (cJSON_IsString(v))
+            return err_set(e, ST_FAIL, "%s: label \"%.80s\" is not a number but the text \"%.80s\"", c->where,
+                           v->string, v->valuestring);
+        else if (!cJSON_IsNumber(v) || !isfinite((float)v->valuedouble))
             return err_set(e, ST_FAIL, "%s: label \"%.80s\" is not a number", c->where, v->string);
     c->prompt = prompt->valuestring;
     c->labels = labels;
@@ -88,7 +91,9 @@ static enum status check_value(const struct chat_row *r, const cJSON *v, enum pr
 
 enum status label_values(float *values, const struct label_names *n, const struct chat_row *r, enum problem p,
                          int64_t num_labels, struct err *e) {
-    if (!r->labels) return err_set(e, ST_FAIL, "%s: wanted \"labels\" with a number for each name", r->where);
+    if (!r->labels)
+        return err_set(e, ST_FAIL, "%s: has no labels, wanted \"%.80s\" and what else the first row has", r->where,
+                       n->count ? n->name[0] : "labels");
     for (int64_t i = 0; i < n->count; i++) {
         const cJSON *v = find_label(r, n->name[i]);
         if (!v)

@@ -61,8 +61,11 @@ static enum status check_shapes(const struct diff *d, struct err *e) {
                            d->o->base, d->o->tuned, a->params[i].name);
     }
     if (!same)
-        err_set(e, ST_FAIL, "%s and %s: the models do not have the same parts, so there is no difference", d->o->base,
-                d->o->tuned);
+        err_set(
+            e, ST_FAIL,
+            "%s and %s: the models do not have the same parts (%lld and %lld parameters in all), so no difference can "
+            "be taken; wanted two of one shape with the same kind of head",
+            d->o->base, d->o->tuned, (long long)a->param_count, (long long)b->param_count);
     return e->code;
 }
 

@@ -127,6 +127,15 @@ static void test_scorer(void **state) {
     second = strchr(sheet, '\n') + 1;
     assert_same_outputs(end + 1, second);
 
+    put(x, "all.csv", "prompt,video\none,clips/a.mp4\nother,old/b.avi\ntwo,clips/b.avi\n"); // whole paths go first
+    char *mixed = run(x, 0, SCORE "--video @/clips --prompts @/all.csv", NULL);
+    assert_string_equal(sheet, mixed);
+    free(mixed);
+    put(x, "all.csv", "prompt,video\none,a.mp4\nother,old/b.avi\ntwo,new/b.avi\n");
+    free(run(x, 1, SCORE "--video @/clips --prompts @/all.csv", &said));
+    assert_contains(said, "all.csv: has two prompts for");
+    free(said);
+
     put(x, "query.txt", "o{text_prompt}e");
     char *query = run(x, 0, SCORE "--video @/clips/a.mp4 --prompt n --prompt_file @/query.txt", NULL);
     assert_same_outputs(query, one);

@@ -93,9 +93,31 @@ static void test_a_sheet_holds_rows(void **state) {
     chat_row_free(&row);
     assert_int_equal(class_row_read(&row, &r, 2, &e), ST_FAIL);
     assert_contains(e.text, "line 5");
-    assert_contains(e.text, "label \"quality\" is not a number");
+    assert_contains(e.text, "label \"quality\" is not a number but the text \"good\"");
     chat_row_free(&row);
     rows_close(&r);
+    free(path);
+    e = (struct err){0};
+    path = put("sheet.csv", "video;prompt;quality;\na.mp4;a dog;3,5 ;\n;a cat;2.5;\nc.mp4;a cow;0x1;\n;;;\n");
+    assert_int_equal(rows_open(&r, path, &e), ST_OK);
+    assert_int_equal(r.count, 3);
+    assert_int_equal(class_row_read(&row, &r, 0, &e), ST_OK); // a decimal comma
+    assert_float_equal(json_get(row.labels, "quality")->valuedouble, 3.5, 0);
+    chat_row_free(&row);
+    assert_int_equal(class_row_read(&row, &r, 1, &e), ST_FAIL); // a row of the others' kind has a clip
+    assert_contains(e.text, "line 3");
+    assert_contains(e.text, "video is not a path");
+    chat_row_free(&row);
+    e = (struct err){0};
+    assert_int_equal(class_row_read(&row, &r, 2, &e), ST_FAIL);
+    assert_contains(e.text, "the text \"0x1\"");
+    chat_row_free(&row);
+    rows_close(&r);
+    free(path);
+    e = (struct err){0};
+    path = put("sheet.csv", ",video,prompt,quality\n0,a.mp4,a dog,2\n"); // as a data frame's index is written
+    assert_int_equal(rows_open(&r, path, &e), ST_FAIL);
+    assert_contains(e.text, "line 2: column 1 holds \"0\"");
     free(path);
     e = (struct err){0};
     path = put("sheet.csv", "video,text\na.mp4,a dog\n");

@@ -405,7 +405,7 @@ static void test_refusals(void **state) {
          "label \"noise\" is not a number"},
         {"{\"id\": \"x\", \"prompt\": \"a\", \"labels\": {\"blur\": 1, \"blur\": 1}}", "",
          "label \"noise\" is missing"},
-        {"{\"id\": \"x\", \"prompt\": \"a\"}", "", "wanted \"labels\""},
+        {"{\"id\": \"x\", \"prompt\": \"a\"}", "", "has no labels"},
         {"{\"id\": \"x\", \"labels\": {\"blur\": 1, \"noise\": 1}}", "", "wanted \"prompt\""},
         {"{\"id\": \"x\", \"prompt\": \"a\", \"labels\": {\"blur\": 1, \"noise\": 1}}", "--num_labels 3",
          "the row has 2 labels"},

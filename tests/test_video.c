@@ -435,13 +435,15 @@ static void test_damaged(void **state) {
 
 static void test_csv(void **state) {
     (void)state;
-    static const char sheet[] = "\xEF\xBB\xBFVideo;prompt\r\na.mp4;\"two\nlines; a \"\"quote\"\"\"\r\n\r\nb.mp4;\n";
+    static const char sheet[] =
+        "\xEF\xBB\xBFVideo; prompt \r\na.mp4;\"two\nlines; a \"\"quote\"\"\"\r\n\r\nb.mp4;\n;\n";
     struct csv t;
     struct text out = {0};
     struct err e = {0};
     assert_int_equal(csv_parse(&t, sheet, sizeof sheet - 1, "s.csv", &e), ST_OK);
     assert_int_equal(t.rows, 3);
     assert_int_equal(csv_column(&t, "video"), 0);
+    assert_int_equal(csv_column(&t, "prompt"), 1);
     assert_int_equal(csv_column(&t, "none"), 2);
     assert_string_equal(csv_cell(&t, 1, 1), "two\nlines; a \"quote\"");
     assert_string_equal(csv_cell(&t, 2, 1), "");
