@@ -128,8 +128,7 @@ static int run_eval(const struct flags *f, struct err *e) {
         return err_set(e, ST_USAGE, "--batch_size is %lld, wanted 1 or more", (long long)flag_int(f, "batch_size"));
     if (session_open(&s, f, f->words[0], e) == ST_OK &&
         session_choose_head(&s, flag_text(f, "adapter"), flag_text(f, "problem_type"), 0, e) == ST_OK &&
-        open_data(&s, f, e) == ST_OK && session_settle_head(&s, s.val, e) == ST_OK &&
-        session_load(&s, flag_text(f, "adapter"), e) == ST_OK)
+        open_data(&s, f, e) == ST_OK && session_settle_head(&s, s.val, e) == ST_OK && session_load(&s, f, e) == ST_OK)
         evaluate(&s, f, e);
     session_close(&s);
     return e->code;

@@ -12,6 +12,7 @@
 #include "cli/merge_report.h"
 #include "cli/model_dir.h"
 #include "cli/out.h"
+#include "cli/session.h"
 #include "cli/verbs.h"
 #include "data/tokenizer.h"
 #include "model/config.h"
@@ -118,7 +119,9 @@ static enum status choose_base(struct job *j, struct err *e) {
             j->model);
     if (take_original && four_bit && !original)
         return err_set(e, ST_USAGE, "--base original wants --original DIR, the folder of the unquantised model");
-    if (!four_bit) return ST_OK;
+    for (int64_t i = 0; !four_bit && i < j->o.adapter_count && e->code == ST_OK; i++)
+        session_note_base(j->f, j->adapters[i].dir, false, e);
+    if (!four_bit) return e->code;
     if (!take_original) {
         out_note(j->f, "base: the dequantised 4-bit weights, because they are what the adapter was trained beside "
                        "(--base original merges into the unquantised ones)");

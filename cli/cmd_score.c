@@ -167,7 +167,7 @@ static enum status score_set(struct session *s, const struct flags *f, const cha
     if (notes.len) out_note(f, "%s", text_str(&notes));
     text_free(&notes);
     if (e->code != ST_OK || session_settle_head(s, s->val, e) != ST_OK) return e->code;
-    if (!s->model && session_load(s, flag_text(f, "adapter"), e) != ST_OK) return e->code;
+    if (!s->model && session_load(s, f, e) != ST_OK) return e->code;
     return score_rows(s, f, table, e);
 }
 
@@ -218,7 +218,7 @@ static enum status score_prompt(struct session *s, const struct flags *f, struct
     if (s->head.problem == PROBLEM_UNSAID) s->head.problem = PROBLEM_REGRESSION; // the outputs are the same
     if (build_prompt(s, flag_text(f, "prompt"), &b, e) != ST_OK) return e->code;
     struct workspace_options o = {.limits = {.N = b.N, .rows = 1, .scored = 1, .longest = b.N}, .act = s->act};
-    if (session_load(s, flag_text(f, "adapter"), e) == ST_OK && workspace_new(&w, s->model, &o, e) == ST_OK) {
+    if (session_load(s, f, e) == ST_OK && workspace_new(&w, s->model, &o, e) == ST_OK) {
         struct scoring one = scoring_of(s, f, e);
         float *outputs = mem_alloc((size_t)one.outputs * sizeof *outputs);
         struct pass p = pass_new(w, 0, 0);

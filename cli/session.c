@@ -10,6 +10,7 @@
 #include "cli/family.h"
 #include "cli/model_dir.h"
 #include "cli/out.h"
+#include "lora/base_mark.h"
 
 enum status session_open(struct session *s, const struct flags *f, const char *model, struct err *e) {
     s->be = backend_new(flag_text(f, "device"), (int)flag_int(f, "threads"), e);
@@ -82,10 +83,23 @@ static enum status load(struct session *s, const struct load_options *o, struct 
     return model_load(&s->model, s->model_dir, s->be, o, e);
 }
 
-enum status session_load(struct session *s, const char *adapter, struct err *e) {
+enum status session_note_base(const struct flags *f, const char *adapter, bool quantised, struct err *e) {
+    struct base_mark b;
+    if (base_mark_read(&b, adapter, e) == ST_OK && b.quantization && !quantised)
+        out_note(f,
+                 "base: the weights as they are, although %s was trained beside their %s form; for what it learned, "
+                 "train, measure and use it on one folder that graft quantize wrote",
+                 adapter, b.quantization);
+    base_mark_free(&b);
+    return e->code;
+}
+
+enum status session_load(struct session *s, const struct flags *f, struct err *e) {
+    const char *adapter = flag_text(f, "adapter");
     struct load_options o = {.quantize = {.type = F32}, .head = s->head};
     if (load(s, &o, e) != ST_OK) return e->code;
-    return adapter ? adapter_open(&s->adapter, s->model, adapter, e) : ST_OK;
+    if (!adapter || session_note_base(f, adapter, s->config.quantization_config, e) != ST_OK) return e->code;
+    return adapter_open(&s->adapter, s->model, adapter, e);
 }
 
 void session_close(struct session *s) {

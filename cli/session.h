@@ -43,9 +43,11 @@ enum status session_settle_head(struct session *s, const struct dataset *d, stru
 /* The outputs' names (model num_labels), in order; the caller frees the list and the names. */
 char **session_output_names(const struct session *s, const struct dataset *d);
 
-/* Device, configuration, tokenizer; then, by session_load, weights and an adapter unless it is NULL. */
+/* Device, configuration, tokenizer; then, by session_load, weights and the adapter that --adapter names. */
 enum status session_open(struct session *s, const struct flags *f, const char *model, struct err *e);
-enum status session_load(struct session *s, const char *adapter, struct err *e);
+enum status session_load(struct session *s, const struct flags *f, struct err *e);
+/* A note where an adapter was trained beside the 4-bit form of weights that are not quantised here. */
+enum status session_note_base(const struct flags *f, const char *adapter, bool quantised, struct err *e);
 void session_close(struct session *s);
 
 /* The data flags that eval, data and generate take like a training config: conv_template, max_seq_len, on_bad_row. */

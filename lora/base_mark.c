@@ -16,12 +16,14 @@ void base_fingerprint(char text[17], const struct st_set *files) {
     snprintf(text, 17, "%016llx", (unsigned long long)weights_fingerprint(HASH_START, files));
 }
 
-enum status base_mark_write(const char *dir, const char *model, const struct st_set *files, struct err *e) {
+enum status base_mark_write(const char *dir, const char *model, const struct st_set *files, const char *quantization,
+                            struct err *e) {
     char *path = path_join(dir, FILE_NAME), text[17];
     cJSON *o = cJSON_CreateObject();
     base_fingerprint(text, files);
     cJSON_AddStringToObject(o, "model", model);
     cJSON_AddStringToObject(o, "fingerprint", text);
+    if (quantization) cJSON_AddStringToObject(o, "quantization", quantization);
     json_write(path, o, e);
     cJSON_Delete(o);
     free(path);
@@ -30,16 +32,18 @@ enum status base_mark_write(const char *dir, const char *model, const struct st_
 
 enum status base_mark_read(struct base_mark *b, const char *dir, struct err *e) {
     char *path = path_join(dir, FILE_NAME);
-    const char *model = "", *fingerprint = "";
+    const char *model = "", *fingerprint = "", *quantization = "";
     *b = (struct base_mark){0};
     cJSON *o = file_exists(path) ? json_read(path, e) : NULL;
     if (o && json_str(o, path, "model", "", &model, e) == ST_OK &&
-        json_str(o, path, "fingerprint", "", &fingerprint, e) == ST_OK) {
+        json_str(o, path, "fingerprint", "", &fingerprint, e) == ST_OK &&
+        json_str(o, path, "quantization", "", &quantization, e) == ST_OK) {
         if (strlen(fingerprint) != 16 || strspn(fingerprint, "0123456789abcdef") != 16)
             err_set(e, ST_FAIL, "%s: fingerprint is not 16 hexadecimal digits", path);
         else
             memcpy(b->fingerprint, fingerprint, 17);
         b->model = mem_text(model);
+        b->quantization = *quantization ? mem_text(quantization) : NULL;
     }
     cJSON_Delete(o);
     free(path);
@@ -47,7 +51,7 @@ enum status base_mark_read(struct base_mark *b, const char *dir, struct err *e) 
 }
 
 void base_mark_free(struct base_mark *b) {
-    free(b->model);
+    free(b->model), free(b->quantization);
     *b = (struct base_mark){0};
 }
 

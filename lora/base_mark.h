@@ -1,6 +1,7 @@
 /* Which weights an adapter was trained on: base_model.json beside adapter_config.json, which PEFT leaves alone.
  * {"model": "path or name", "fingerprint": "16 hex digits"}, of the weights alone: a copy under another name is the
- * same base. An adapter without the file may go with any base. */
+ * same base. "quantization" names the 4-bit type that the training made of them while it read them. An adapter without
+ * the file may go with any base. */
 #ifndef LORA_BASE_MARK_H
 #define LORA_BASE_MARK_H
 
@@ -10,11 +11,13 @@
 struct base_mark {
     char *model;
     char fingerprint[17]; // empty: the adapter does not say
+    char *quantization;   // NULL: they were taken as they are
 };
 
 void base_fingerprint(char text[17], const struct st_set *files);
 
-enum status base_mark_write(const char *adapter_dir, const char *model, const struct st_set *files, struct err *e);
+enum status base_mark_write(const char *adapter_dir, const char *model, const struct st_set *files,
+                            const char *quantization, struct err *e);
 enum status base_mark_read(struct base_mark *b, const char *adapter_dir, struct err *e);
 void base_mark_free(struct base_mark *b);
 

@@ -136,6 +136,16 @@ static void test_scorer(void **state) {
     assert_contains(said, "all.csv: has two prompts for");
     free(said);
 
+    // an adapter that was trained beside another form of the weights
+    free(run(x, 0, "train @/config.yaml --dtype f32 --quiet --quantization nf4 --output_dir @/four", NULL));
+    free(run(x, 0, "score @/model --adapter @/four --num_frames 3 --video @/clips/a.mp4 --prompt one", &said));
+    assert_contains(said, "trained beside their nf4 form");
+    free(said);
+    free(run(x, 0, "quantize @/model --out @/model4 --double_quant true", NULL));
+    free(run(x, 0, "score @/model4 --adapter @/four --num_frames 3 --video @/clips/a.mp4 --prompt one", &said));
+    assert_true(!strstr(said, "beside"));
+    free(said);
+
     put(x, "query.txt", "o{text_prompt}e");
     char *query = run(x, 0, SCORE "--video @/clips/a.mp4 --prompt n --prompt_file @/query.txt", NULL);
     assert_same_outputs(query, one);
