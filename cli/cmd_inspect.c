@@ -196,7 +196,7 @@ static const struct flag inspect_flags[] = {
 
 static int run_inspect(const struct flags *f, struct err *e) {
     if (file_exists(f->words[0])) return inspect_gguf(f, f->words[0], e);
-    char *dir = model_dir(f->words[0], e);
+    char *dir = dir_exists(f->words[0]) ? mem_text(f->words[0]) : model_dir(f->words[0], e);
     if (!dir) return e->code;
     char *config = path_join(dir, "adapter_config.json");
     if (file_exists(config))

@@ -63,7 +63,23 @@ static char *find_snapshot(const char *cache, const char *name, const char *revi
     return NULL;
 }
 
+static bool is_adapter_alone(const char *dir) {
+    static const char *const names[] = {"adapter_config.json", "config.json", "tokenizer.json"};
+    bool there[3];
+    for (int i = 0; i < 3; i++) {
+        char *path = path_join(dir, names[i]);
+        there[i] = file_exists(path);
+        free(path);
+    }
+    return there[0] && !there[1] && !there[2];
+}
+
 char *model_dir(const char *name, struct err *e) {
+    if (is_adapter_alone(name)) {
+        err_set(e, ST_FAIL, "%s: is an adapter, not a model; name the model that it belongs to, and this by --adapter",
+                name);
+        return NULL;
+    }
     if (dir_exists(name)) return mem_text(name);
     const char *at = strrchr(name, '@');
     char *cache = hub_cache_dir(), *repo = mem_text_n(name, at ? (size_t)(at - name) : strlen(name));

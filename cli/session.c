@@ -11,6 +11,7 @@
 #include "cli/model_dir.h"
 #include "cli/out.h"
 #include "lora/base_mark.h"
+#include "lora/peft.h"
 
 enum status session_open(struct session *s, const struct flags *f, const char *model, struct err *e) {
     s->be = backend_new(flag_text(f, "device"), (int)flag_int(f, "threads"), e);
@@ -24,11 +25,19 @@ enum status session_open(struct session *s, const struct flags *f, const char *m
 
 /* --- the head ---------------------------------------------------------------------------------------------------- */
 
+/* Before the head, which would otherwise be what is missing. */
+static enum status check_adapter(const char *dir, struct err *e) {
+    cJSON *config = NULL;
+    peft_config_read(&config, dir, e);
+    cJSON_Delete(config);
+    return e->code;
+}
+
 enum status session_choose_head(struct session *s, const char *adapter, const char *problem, int64_t num_labels,
                                 struct err *e) {
     struct data_family *f = &s->family;
     struct head_info *h = &s->adapter_head;
-    if (adapter && head_info_read(h, adapter, e) != ST_OK) return e->code;
+    if (adapter && (check_adapter(adapter, e) != ST_OK || head_info_read(h, adapter, e) != ST_OK)) return e->code;
     bool has = s->config.problem != PROBLEM_GENERATION;
     if (h->problem != PROBLEM_GENERATION) {
         if (h->problem != PROBLEM_UNSAID || !has) f->problem = h->problem;

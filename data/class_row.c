@@ -97,7 +97,8 @@ enum status label_values(float *values, const struct label_names *n, const struc
     for (int64_t i = 0; i < n->count; i++) {
         const cJSON *v = find_label(r, n->name[i]);
         if (!v)
-            return err_set(e, ST_FAIL, "%s: label \"%.80s\" is missing; the first row has it", r->where, n->name[i]);
+            return err_set(e, ST_FAIL, "%s: label \"%.80s\" is missing; the first row or the model's head has it",
+                           r->where, n->name[i]);
         if (check_value(r, v, p, num_labels, e) != ST_OK) return e->code;
         values[i] = (float)v->valuedouble;
     }
@@ -107,8 +108,9 @@ enum status label_values(float *values, const struct label_names *n, const struc
         for (int64_t i = 0; i < n->count; i++)
             known = known || (strcmp(n->name[i], v->string) == 0 && find_label(r, v->string) == v);
         if (!known)
-            return err_set(e, ST_FAIL, "%s: label \"%.80s\" is one too many; the first row does not have it", r->where,
-                           v->string);
+            return err_set(e, ST_FAIL,
+                           "%s: label \"%.80s\" is one too many; the first row or the model's head does not have it",
+                           r->where, v->string);
     }
     return ST_OK;
 }

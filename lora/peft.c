@@ -149,7 +149,8 @@ static enum status check_supported(const cJSON *config, const char *path, struct
 enum status peft_config_read(cJSON **config, const char *dir, struct err *e) {
     *config = NULL;
     char *path = path_join(dir, "adapter_config.json");
-    cJSON *c = json_read(path, e);
+    if (!file_exists(path)) err_set(e, ST_FAIL, "%s: there is no such file; wanted a PEFT folder as the adapter", path);
+    cJSON *c = e->code == ST_OK ? json_read(path, e) : NULL;
     if (c && !cJSON_IsObject(c)) err_set(e, ST_FAIL, "%s: not an object", path);
     if (c && e->code == ST_OK) check_supported(c, path, e);
     if (e->code == ST_OK)

@@ -182,6 +182,12 @@ static void test_scorer(void **state) {
     free(run(x, 1, SCORE "--video @/clips/a.mp4 --prompt one --labels videoscore", &said));
     assert_contains(said, "--labels has 5 names, the model has 2 outputs");
     free(said);
+    free(run(x, 1, "score @/model --adapter @/none --video @/clips/a.mp4 --prompt one", &said));
+    assert_contains(said, "none/adapter_config.json: there is no such file");
+    free(said);
+    free(run(x, 1, "score @/out --video @/clips/a.mp4 --prompt one", &said));
+    assert_contains(said, "out: is an adapter, not a model");
+    free(said);
     free(run(x, 2, SCORE "--video @/clips", &said));
     assert_contains(said, "--prompt TEXT");
     free(said);
