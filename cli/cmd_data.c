@@ -165,7 +165,7 @@ static enum status check_dataset(struct session *s, const char *split, struct er
         report_dataset(s, d, split, &notes);
         if (flag_given(s->f, "row")) show(s, d, e);
     } else {
-        out_note(s->f, "%s", text_str(&notes)); // why no row is left
+        out_lines(s->f, &notes); // why no row is left
     }
     dataset_free(d);
     text_free(&notes);

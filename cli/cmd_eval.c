@@ -115,8 +115,9 @@ static enum status open_data(struct session *s, const struct flags *f, struct er
     struct data_options o = session_data_options(f, flag_text(f, "data"), flag_text(f, "split"));
     struct text notes = {0};
     s->val = dataset_open(&o, &s->family, s->tokenizer, s->be->threads, &notes, e);
-    if (notes.len) out_note(f, "%s", text_str(&notes));
+    out_lines(f, &notes);
     text_free(&notes);
+    if (s->val && dataset_bad(s->val)) out_note(f, "%lld bad rows left out", (long long)dataset_bad(s->val));
     return e->code;
 }
 

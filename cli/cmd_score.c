@@ -164,8 +164,9 @@ static enum status score_set(struct session *s, const struct flags *f, const cha
     struct text notes = {0};
     dataset_free(s->val);
     s->val = dataset_open(&o, &s->family, s->tokenizer, s->be->threads, &notes, e);
-    if (notes.len) out_note(f, "%s", text_str(&notes));
+    out_lines(f, &notes);
     text_free(&notes);
+    if (s->val && dataset_bad(s->val)) out_note(f, "%lld bad rows left out", (long long)dataset_bad(s->val));
     if (e->code != ST_OK || session_settle_head(s, s->val, e) != ST_OK) return e->code;
     if (!s->model && session_load(s, f, e) != ST_OK) return e->code;
     return score_rows(s, f, table, e);

@@ -44,6 +44,11 @@ void out_note(const struct flags *f, const char *format, ...) {
     fputc('\n', stderr);
 }
 
+void out_lines(const struct flags *f, const struct text *lines) {
+    size_t n = lines->len - (lines->len && text_ends(text_str(lines), "\n"));
+    if (n) out_note(f, "%.*s", (int)n, text_str(lines));
+}
+
 double out_clock(void) {
     struct timespec t;
     clock_gettime(CLOCK_MONOTONIC, &t);

@@ -6,6 +6,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "base/text.h"
 #include "cli/flags.h"
 
 void out_text(const char *format, ...) __attribute__((format(printf, 1, 2)));
@@ -13,6 +14,7 @@ void out_bytes(const char *data, size_t n);
 void out_json(const cJSON *v); // compact, one line
 
 void out_note(const struct flags *f, const char *format, ...) __attribute__((format(printf, 2, 3)));
+void out_lines(const struct flags *f, const struct text *lines); // notes, each with its line's end; there may be none
 
 /* How far something has come. On a terminal one line that is drawn again; redirected, a plain line for every tenth
  * part. */

@@ -152,7 +152,7 @@ static enum status open_split(struct session *s, const struct flags *f, const ch
                              .decode_images = skip};
     struct text notes = {0};
     *d = dataset_open(&o, &s->family, s->tokenizer, s->be->threads, &notes, e);
-    if (notes.len) out_note(f, "%s", text_str(&notes));
+    out_lines(f, &notes);
     text_free(&notes);
     if (*d) s->bad_rows += dataset_bad(*d);
     return e->code;

@@ -294,10 +294,12 @@ static enum status check_all(const struct settings *s, struct err *e) {
     if (check_report(s, e) != ST_OK || check_resume(s, e) != ST_OK) return e->code;
     static const char *const needed[] = {"model_name_or_path", "output_dir"};
     for (size_t i = 0; i < sizeof needed / sizeof *needed; i++)
-        if (!settings_get(s, needed[i]))
+        if (!settings_get(s, needed[i]) || !*settings_text(s, needed[i]))
             return err_set(e, ST_USAGE, "%s: %s is not set (in the file or by --%s)", s->path, needed[i], needed[i]);
     if (!settings_get(s, "data_config_file") == !settings_get(s, "data"))
         return err_set(e, ST_USAGE, "%s: wanted data_config_file or a list under data, one of the two", s->path);
+    if (settings_number(s, "num_train_epochs") == 0 && settings_int(s, "max_steps") < 0)
+        return err_set(e, ST_USAGE, "%s: num_train_epochs is 0, wanted more, or max_steps", s->path);
     bool evaluates = !settings_is(s, "eval_strategy", "no");
     if (settings_bool(s, "load_best_model_at_end") && !evaluates)
         return err_set(e, ST_USAGE, "%s: load_best_model_at_end wants eval_strategy steps or epoch", s->path);

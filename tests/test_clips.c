@@ -171,6 +171,7 @@ static void test_scorer(void **state) {
     free(said);
     char *skipped = run(x, 0, SCORE "--video @/clips --prompt one --on_bad_row skip", &said);
     assert_contains(said, "c.mp4: not a video that can be read");
+    assert_contains(said, "1 bad rows left out");
     assert_contains(skipped, "b.avi");
     free(said);
     free(run(x, 1, SCORE "--video @/clips --prompts @/clips/sheet.csv", &said));

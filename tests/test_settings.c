@@ -117,6 +117,7 @@ static void test_refusals(void **state) {
         {"init_lora_weights: false\n", "wanted one of true|gaussian"},
         {"run_name: [a]\n", "wanted a text"},
         {"lora_dropout: 1\n", "lora_dropout is 1"},
+        {"num_train_epochs: 0\n", "num_train_epochs is 0, wanted more"},
         {"warmup_ratio: 1.5\n", "warmup_ratio is 1.5"},
         {"gradient_accumulation_steps: 0\n", "gradient_accumulation_steps is 0"},
         {"dataloader_num_workers: 0\n", "dataloader_num_workers is 0"},
@@ -154,6 +155,11 @@ static void test_missing_keys(void **state) {
         assert_true(strstr(e.text, "c.yaml") != NULL);
         settings_free(&s);
     }
+    struct settings s;
+    struct err e = {0};
+    assert_int_equal(read_text(*state, &s, NEEDED, "{\"output_dir\": \"\"}", &e), ST_USAGE);
+    assert_true(strstr(e.text, "output_dir is not set") != NULL);
+    settings_free(&s);
 }
 
 /* What is written beside a run is a config of the same values, from wherever it is read. */
