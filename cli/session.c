@@ -185,10 +185,14 @@ static enum status check_blocksize(const struct settings *s, struct err *e) {
     return e->code;
 }
 
-/* A model of 4-bit weights is no start for one that is written whole. */
+/* A model of 4-bit weights is no start for one that is written whole, and has no adapter for DoRA. */
 static enum status check_whole(const struct session *s, struct err *e) {
     const char *kind = settings_text(&s->settings, "finetuning_type");
     bool quantised = s->config.quantization_config || !settings_is(&s->settings, "quantization", "none");
+    if (strcmp(kind, "lora") != 0 && settings_bool(&s->settings, "use_dora"))
+        err_set(e, ST_USAGE,
+                "%s: use_dora is true and finetuning_type is %s, which trains no adapter; leave one of them out",
+                s->settings.path, kind);
     if (strcmp(kind, "lora") != 0 && quantised)
         err_set(
             e, ST_USAGE,

@@ -215,6 +215,7 @@ static void test_refusals(void **state) {
     struct training t;
     training_open(&t, "tests/golden/models/llama/model");
     training_run(&t, "a", "--finetuning_type full --quantization nf4", 2, "quantised");
+    training_run(&t, "a", "--finetuning_type full --use_dora true", 2, "trains no adapter");
     training_run(&t, "b", "--finetuning_type projector", 1, "projector");
     char *flags = mem_format("--finetuning_type full --model_name_or_path %s/tests/golden/models/nf4/model", t.here);
     training_run(&t, "c", flags, 2, "quantised");
