@@ -214,7 +214,7 @@ demo: deps ## makes a small model and data, trains an adapter, shows what it lea
 	@$(MAKE) -s FLAVOUR=$(FLAVOUR) $(BUILD)/graft $(EXAMPLES)
 	@sh examples/chat/run.sh $(BUILD)
 
-base: deps ## makes the base model of examples/video from nothing, in build/base; about an hour on 2 cores
+base: deps ## makes the base model of examples/video from nothing, in build/base
 	@$(MAKE) -s FLAVOUR=$(FLAVOUR) $(BUILD)/graft $(EXAMPLES)
 	@sh examples/base/run.sh $(BUILD)
 

@@ -52,8 +52,7 @@ static void show_evaluation(void *arg, const struct trainer *t, const struct eva
     char metric[64] = "";
     const struct outcome *o = e->outcome;
     if (v->quiet) return;
-    if (o)
-        snprintf(metric, sizeof metric, "%s %7.4f  ", metric_name(o->problem, 0), metric_value(o, 0, ALL_COLUMNS));
+    if (o) snprintf(metric, sizeof metric, "%s %7.4f  ", metric_name(o->problem, 0), metric_value(o, 0, ALL_COLUMNS));
     fprintf(stderr, "%sval  %*lld/%lld  loss %8.4f  %s(%lld rows)%s\n", v->terminal ? "\r\033[K" : "",
             t->steps > 9999 ? 6 : 4, (long long)t->step, (long long)t->steps,
             e->loss_sum / (double)(e->scored ? e->scored : 1), metric, (long long)e->rows,

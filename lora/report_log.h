@@ -53,6 +53,6 @@ struct scatter {
     size_t count, step;
 };
 void chart_scatter(struct text *out, const struct scatter *s); // an <svg>, or nothing without finite points
-void chart_number(struct text *out, double x);            // for people: 12.3k, 1.5e-05
+void chart_number(struct text *out, double x);                 // for people: 12.3k, 1.5e-05
 
 #endif

@@ -16,14 +16,14 @@
 #include "lora/peft.h"
 #include "model/generate.h"
 #include "tests/adapter_fixture.h"
+#include "tests/expected.h"
 #include "tests/training.h"
 
 #define GOLDEN "tests/golden/fuyu"
 enum { PATCH = 2, LAYERS = 2, VOCAB = 50, PICTURES = 3 };
 
 struct golden {
-    struct st_set set;
-    cJSON *noise;
+    struct expected expected;
     struct batch batch;
     struct batch_image image[PICTURES];
     int64_t row_index[2];
@@ -31,27 +31,20 @@ struct golden {
     struct batch_limits limits;
 };
 
-static const void *data_of(const struct golden *g, const char *name) {
-    const struct st_entry *t = st_find(&g->set, name);
-    if (!t) fail_msg("%s is not there", name);
-    return t->data;
-}
-
-static int64_t count_of(const struct golden *g, const char *name) {
-    return (int64_t)(st_find(&g->set, name)->bytes / st_type_size(st_find(&g->set, name)->type));
-}
-
 /* The rows as data/ would hand them over. */
 static void fill_batch(struct golden *g) {
     struct batch *b = &g->batch;
-    const int64_t *sides = data_of(g, "sides");
-    float *pixels = (float *)data_of(g, "patches");
-    *b = (struct batch){
-        .rows = 2, .N = count_of(g, "ids"), .images = PICTURES, .image = g->image, .row_index = g->row_index};
-    b->offsets = (int64_t *)data_of(g, "offsets");
-    b->ids = (int32_t *)data_of(g, "ids");
+    const int64_t *sides = expected_data(&g->expected, "sides");
+    float *pixels = (float *)expected_data(&g->expected, "patches");
+    *b = (struct batch){.rows = 2,
+                        .N = expected_count(&g->expected, "ids"),
+                        .images = PICTURES,
+                        .image = g->image,
+                        .row_index = g->row_index};
+    b->offsets = (int64_t *)expected_data(&g->expected, "offsets");
+    b->ids = (int32_t *)expected_data(&g->expected, "ids");
     b->targets = g->targets;
-    memcpy(g->targets, data_of(g, "targets"), (size_t)b->N * sizeof *g->targets);
+    memcpy(g->targets, expected_data(&g->expected, "targets"), (size_t)b->N * sizeof *g->targets);
     b->positions = g->positions;
     for (int64_t r = 0; r < 2; r++) {
         int64_t n = b->offsets[r + 1] - b->offsets[r];
@@ -70,18 +63,12 @@ static void fill_batch(struct golden *g) {
 }
 
 static void golden_open(struct golden *g) {
-    struct err e = {0};
     *g = (struct golden){0};
-    if (st_open_file(&g->set, GOLDEN "/expected.safetensors", &e) != ST_OK) fail_msg("%s", e.text);
-    g->noise = json_read(GOLDEN "/expected.json", &e);
-    assert_non_null(g->noise);
+    expected_open(&g->expected, GOLDEN);
     fill_batch(g);
 }
 
-static void golden_close(struct golden *g) {
-    cJSON_Delete(g->noise);
-    st_close(&g->set);
-}
+static void golden_close(struct golden *g) { expected_close(&g->expected); }
 
 static void load(struct fixture *f) {
     const struct load_options o = {.quantize = {.type = F32}};
@@ -94,60 +81,7 @@ static void unload(struct fixture *f) {
     f->model = NULL;
 }
 
-static double norm(const float *x, int64_t n) {
-    double sum = 0;
-    for (int64_t i = 0; i < n; i++) sum += (double)x[i] * x[i];
-    return sqrt(sum);
-}
-
-static double distance(const float *x, const float *y, int64_t n) {
-    double sum = 0;
-    for (int64_t i = 0; i < n; i++) sum += ((double)x[i] - y[i]) * ((double)x[i] - y[i]);
-    return sqrt(sum);
-}
-
-/* F32 in another order of sums, some hundred terms each: ten times what float is away from double there. */
-static double tolerance(const struct golden *g, const char *name) { return 10 * json_get(g->noise, name)->valuedouble; }
-
-static void assert_like(const struct golden *g, const char *name, const char *what, const float *got, int64_t n) {
-    char *key = mem_format("%s:%s", name, what);
-    const float *want = data_of(g, key);
-    assert_int_equal(count_of(g, key), n);
-    double far = distance(got, want, n) / norm(want, n);
-    if (!(far <= tolerance(g, name))) fail_msg("%s: distance %g, wanted %g", key, far, tolerance(g, name));
-    free(key);
-}
-
 /* --- gradients --------------------------------------------------------------------------------------------------- */
-
-static double largest_norm(const struct golden *g, const char *name) {
-    double most = 0;
-    for (size_t i = 0; i < g->set.count; i++) {
-        const struct st_entry *t = &g->set.entries[i];
-        size_t k = strlen(name);
-        if (strncmp(t->name, name, k) || t->name[k] != ':' || text_ends(t->name, ":loss")) continue;
-        most = fmax(most, norm(t->data, (int64_t)(t->bytes / sizeof(float))));
-    }
-    return most;
-}
-
-/* Each gradient that torch has is there, and the other way round. */
-static void assert_gradients(const struct golden *g, const char *name, const struct adapter *a) {
-    double most = largest_norm(g, name), tol = tolerance(g, name);
-    size_t wanted = 0;
-    for (size_t i = 0; i < g->set.count; i++)
-        wanted += text_starts(g->set.entries[i].name, name) && g->set.entries[i].name[strlen(name)] == ':';
-    assert_int_equal(a->count, wanted - 1); // but for the loss
-    for (int64_t i = 0; i < a->count; i++) {
-        char *key = mem_format("%s:%s", name, a->trained[i].key);
-        const float *want = data_of(g, key), *got = a->trained[i].grad.data; // the CPU's memory is the host's
-        int64_t n = tensor_count(&a->trained[i].grad);
-        assert_int_equal(count_of(g, key), n);
-        double far = distance(got, want, n), allowed = tol * (norm(want, n) + 1e-3 * most);
-        if (!(far <= allowed)) fail_msg("%s: distance %g of %g, wanted %g", key, far, norm(want, n), allowed);
-        free(key);
-    }
-}
 
 static struct adapter *adapter_of(struct fixture *f, const char *name) {
     struct adapter *a = NULL;
@@ -181,8 +115,8 @@ static void check_gradients(struct fixture *f, const char *name, enum keep how) 
     model_step(w, &g.batch, 0, 0, 1.0f / (float)g.batch.scored, &total);
     backend_sync(f->be, &f->e);
     expect_good(&f->e);
-    assert_like(&g, name, "loss", w->acts.loss.data, g.batch.scored);
-    assert_gradients(&g, name, a);
+    expected_like(&g.expected, name, "loss", w->acts.loss.data, g.batch.scored);
+    expected_gradients(&g.expected, name, a);
     workspace_free(w);
     adapter_free(a);
     unload(f);
@@ -226,7 +160,7 @@ static void test_bf16_head(void **state) {
         backend_sync(f->be, &f->e);
         expect_good(&f->e);
         char *key = mem_format("%s:loss", names[i]);
-        for (int64_t k = 0; k < g.batch.scored; k++) want += ((const float *)data_of(&g, key))[k];
+        for (int64_t k = 0; k < g.batch.scored; k++) want += ((const float *)expected_data(&g.expected, key))[k];
         if (!(fabsf(sum - want) <= 0.03f * want)) fail_msg("%g, wanted %g", (double)sum, (double)want);
         free(key);
         workspace_free(w);
@@ -256,7 +190,7 @@ static void test_evaluation(void **state) {
         head_loss(&p, w, NULL, 1);
         backend_sync(f->be, &f->e);
         expect_good(&f->e);
-        assert_like(&g, names[i], "loss", w->acts.loss.data, g.batch.scored);
+        expected_like(&g.expected, names[i], "loss", w->acts.loss.data, g.batch.scored);
         workspace_free(w);
         adapter_free(a);
         unload(f);
@@ -302,11 +236,11 @@ static void test_generation(void **state) {
     golden_open(&g);
     load(f);
     float *whole = fed_logits(f, &g, 0, 0), *pieces = fed_logits(f, &g, 1, 0), *turns = fed_logits(f, &g, 0, 13);
-    const float *want = data_of(&g, "logits");
-    double allowed = tolerance(&g, "full") * norm(want, VOCAB);
-    assert_true(distance(whole, want, VOCAB) <= allowed);
-    assert_true(distance(pieces, want, VOCAB) <= allowed);
-    assert_true(distance(turns, want, VOCAB) <= allowed);
+    const float *want = expected_data(&g.expected, "logits");
+    double allowed = expected_tolerance(&g.expected, "full") * vector_norm(want, VOCAB);
+    assert_true(vector_distance(whole, want, VOCAB) <= allowed);
+    assert_true(vector_distance(pieces, want, VOCAB) <= allowed);
+    assert_true(vector_distance(turns, want, VOCAB) <= allowed);
     struct generator *small;
     const struct generator_options o = {.room = 32, .pictures = 2, .most_patches = 5, .act = F32};
     generator_new(&small, f->model, &o, &f->e);

@@ -16,14 +16,14 @@
 #include "lora/peft.h"
 #include "model/generate.h"
 #include "tests/adapter_fixture.h"
+#include "tests/expected.h"
 #include "tests/training.h"
 
 #define GOLDEN "tests/golden/idefics2"
 enum { PATCH = 3, LATENTS = 3, LABELS = 5, LAYERS = 2 };
 
 struct golden {
-    struct st_set set;
-    cJSON *noise;
+    struct expected expected;
     struct batch batch;
     struct batch_image image[3];
     int64_t row_index[2], pooled[2];
@@ -31,27 +31,18 @@ struct golden {
     struct batch_limits limits;
 };
 
-static const void *data_of(const struct golden *g, const char *name) {
-    const struct st_entry *t = st_find(&g->set, name);
-    if (!t) fail_msg("%s is not there", name);
-    return t->data;
-}
-
-static int64_t count_of(const struct golden *g, const char *name) {
-    return (int64_t)(st_find(&g->set, name)->bytes / st_type_size(st_find(&g->set, name)->type));
-}
-
 /* The rows as data/ would hand them over. */
 static void fill_batch(struct golden *g) {
     struct batch *b = &g->batch;
-    const int64_t *sides = data_of(g, "sides");
-    float *pixels = (float *)data_of(g, "pixels");
-    int32_t *positions = (int32_t *)data_of(g, "positions");
-    *b = (struct batch){.rows = 2, .N = count_of(g, "ids"), .images = 3, .image = g->image, .row_index = g->row_index};
-    b->offsets = (int64_t *)data_of(g, "offsets");
-    b->ids = (int32_t *)data_of(g, "ids");
+    const int64_t *sides = expected_data(&g->expected, "sides");
+    float *pixels = (float *)expected_data(&g->expected, "pixels");
+    int32_t *positions = (int32_t *)expected_data(&g->expected, "positions");
+    *b = (struct batch){
+        .rows = 2, .N = expected_count(&g->expected, "ids"), .images = 3, .image = g->image, .row_index = g->row_index};
+    b->offsets = (int64_t *)expected_data(&g->expected, "offsets");
+    b->ids = (int32_t *)expected_data(&g->expected, "ids");
     b->targets = g->targets;
-    memcpy(g->targets, data_of(g, "targets"), (size_t)b->N * sizeof *g->targets);
+    memcpy(g->targets, expected_data(&g->expected, "targets"), (size_t)b->N * sizeof *g->targets);
     b->positions = g->positions;
     for (int64_t r = 0; r < 2; r++) {
         int64_t n = b->offsets[r + 1] - b->offsets[r];
@@ -71,22 +62,17 @@ static void fill_batch(struct golden *g) {
 }
 
 static void golden_open(struct golden *g, bool head) {
-    struct err e = {0};
     *g = (struct golden){0};
-    if (st_open_file(&g->set, GOLDEN "/expected.safetensors", &e) != ST_OK) fail_msg("%s", e.text);
-    g->noise = json_read(GOLDEN "/expected.json", &e);
-    assert_non_null(g->noise);
+    expected_open(&g->expected, GOLDEN);
     fill_batch(g);
     if (!head) return;
-    g->batch.label_count = LABELS, g->batch.labels = (float *)data_of(g, "labels"), g->batch.pooled = g->pooled;
+    g->batch.label_count = LABELS, g->batch.labels = (float *)expected_data(&g->expected, "labels"),
+    g->batch.pooled = g->pooled;
     g->batch.scored = g->limits.scored = 2;
     for (int64_t i = 0; i < g->batch.N; i++) g->targets[i] = IGNORED;
 }
 
-static void golden_close(struct golden *g) {
-    cJSON_Delete(g->noise);
-    st_close(&g->set);
-}
+static void golden_close(struct golden *g) { expected_close(&g->expected); }
 
 static void load(struct fixture *f, bool head) {
     struct load_options o = {.quantize = {.type = F32}};
@@ -100,60 +86,7 @@ static void unload(struct fixture *f) {
     f->model = NULL;
 }
 
-static double norm(const float *x, int64_t n) {
-    double sum = 0;
-    for (int64_t i = 0; i < n; i++) sum += (double)x[i] * x[i];
-    return sqrt(sum);
-}
-
-static double distance(const float *x, const float *y, int64_t n) {
-    double sum = 0;
-    for (int64_t i = 0; i < n; i++) sum += ((double)x[i] - y[i]) * ((double)x[i] - y[i]);
-    return sqrt(sum);
-}
-
-/* F32 in another order of sums, some hundred terms each: ten times what float is away from double there. */
-static double tolerance(const struct golden *g, const char *name) { return 10 * json_get(g->noise, name)->valuedouble; }
-
-static void assert_like(const struct golden *g, const char *name, const char *what, const float *got, int64_t n) {
-    char *key = mem_format("%s:%s", name, what);
-    const float *want = data_of(g, key);
-    assert_int_equal(count_of(g, key), n);
-    double far = distance(got, want, n) / norm(want, n);
-    if (!(far <= tolerance(g, name))) fail_msg("%s: distance %g, wanted %g", key, far, tolerance(g, name));
-    free(key);
-}
-
 /* --- gradients --------------------------------------------------------------------------------------------------- */
-
-static double largest_norm(const struct golden *g, const char *name) {
-    double most = 0;
-    for (size_t i = 0; i < g->set.count; i++) {
-        const struct st_entry *t = &g->set.entries[i];
-        size_t k = strlen(name);
-        if (strncmp(t->name, name, k) || t->name[k] != ':' || text_ends(t->name, ":loss")) continue;
-        most = fmax(most, norm(t->data, (int64_t)(t->bytes / sizeof(float))));
-    }
-    return most;
-}
-
-/* Each gradient that torch has is there, and the other way round. */
-static void assert_gradients(const struct golden *g, const char *name, const struct adapter *a) {
-    double most = largest_norm(g, name), tol = tolerance(g, name);
-    size_t wanted = 0;
-    for (size_t i = 0; i < g->set.count; i++)
-        wanted += text_starts(g->set.entries[i].name, name) && g->set.entries[i].name[strlen(name)] == ':';
-    assert_int_equal(a->count, wanted - 1); // but for the loss
-    for (int64_t i = 0; i < a->count; i++) {
-        char *key = mem_format("%s:%s", name, a->trained[i].key);
-        const float *want = data_of(g, key), *got = a->trained[i].grad.data; // the CPU's memory is the host's
-        int64_t n = tensor_count(&a->trained[i].grad);
-        assert_int_equal(count_of(g, key), n);
-        double far = distance(got, want, n), allowed = tol * (norm(want, n) + 1e-3 * most);
-        if (!(far <= allowed)) fail_msg("%s: distance %g of %g, wanted %g", key, far, norm(want, n), allowed);
-        free(key);
-    }
-}
 
 static struct adapter *adapter_of(struct fixture *f, const char *name) {
     struct adapter *a = NULL;
@@ -189,10 +122,10 @@ static void check_gradients(struct fixture *f, const char *name, enum keep how) 
     backend_sync(f->be, &f->e);
     expect_good(&f->e);
     if (head)
-        assert_like(&g, name, "loss", w->acts.outputs.data, 2 * LABELS);
+        expected_like(&g.expected, name, "loss", w->acts.outputs.data, 2 * LABELS);
     else
-        assert_like(&g, name, "loss", w->acts.loss.data, g.batch.scored);
-    assert_gradients(&g, name, a);
+        expected_like(&g.expected, name, "loss", w->acts.loss.data, g.batch.scored);
+    expected_gradients(&g.expected, name, a);
     workspace_free(w);
     adapter_free(a);
     unload(f);
@@ -237,7 +170,7 @@ static void test_evaluation(void **state) {
         head_loss(&p, w, NULL, 1);
         backend_sync(f->be, &f->e);
         expect_good(&f->e);
-        assert_like(&g, names[i], "loss", w->acts.loss.data, g.batch.scored);
+        expected_like(&g.expected, names[i], "loss", w->acts.loss.data, g.batch.scored);
         workspace_free(w);
         adapter_free(a);
         unload(f);
@@ -303,11 +236,11 @@ static void test_many_pictures(void **state) {
     float at_once[MANY], chunks[MANY], tower[MANY], plain[MANY];
     losses_of(*state, "full", true, at_once); // of a tower that is trained all are kept
     losses_of(*state, NULL, false, chunks);
-    assert_true(distance(chunks, at_once, MANY) <= 1e-5 * norm(at_once, MANY));
+    assert_true(vector_distance(chunks, at_once, MANY) <= 1e-5 * vector_norm(at_once, MANY));
     losses_of(*state, "lora", true, tower);
     losses_of(*state, "lora", false, plain);
-    assert_true(distance(tower, plain, MANY) <= 1e-5 * norm(plain, MANY));
-    assert_true(distance(tower, at_once, MANY) > 1e-2 * norm(plain, MANY));
+    assert_true(vector_distance(tower, plain, MANY) <= 1e-5 * vector_norm(plain, MANY));
+    assert_true(vector_distance(tower, at_once, MANY) > 1e-2 * vector_norm(plain, MANY));
 }
 
 static size_t memory_of(struct fixture *f, const char *name, struct batch_limits limits) {
@@ -359,8 +292,8 @@ static void test_generation(void **state) {
     golden_open(&g, false);
     load(f, false);
     float *whole = fed_logits(f, &g, 0, 0), *pieces = fed_logits(f, &g, LATENTS, 0), *turns = fed_logits(f, &g, 0, 8);
-    assert_true(distance(pieces, whole, 50) <= 1e-5 * norm(whole, 50));
-    assert_true(distance(turns, whole, 50) <= 1e-5 * norm(whole, 50));
+    assert_true(vector_distance(pieces, whole, 50) <= 1e-5 * vector_norm(whole, 50));
+    assert_true(vector_distance(turns, whole, 50) <= 1e-5 * vector_norm(whole, 50));
     struct generator *small;
     const struct generator_options o = {.room = 32, .pictures = 2, .most_patches = 15, .act = F32};
     generator_new(&small, f->model, &o, &f->e);

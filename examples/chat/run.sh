@@ -7,27 +7,13 @@ set -e
 build=${1:-build/release} out=${2:-build/demo} length=$3
 from=$(dirname "$0")
 graft=$build/graft
+. "$from/../steps.sh"
 tab=$(printf '\t')
 if [ "$length" = short ]; then
     amounts='60 60 60 20' steps='--max_steps 2 --eval_steps 1' ask=4
 else
     amounts='2000 8000 4000 100' steps='' ask=100
 fi
-
-say() { printf '\n%s\n' "$*"; }
-
-# Prints a command as one could type it, then runs it.
-run() {
-    printf '$ %s\n' "$*"
-    "$@"
-}
-
-# A training prints a line a step; here only the scores of the val split and what went wrong are shown.
-train() {
-    printf '$ %s\n' "$graft train $*"
-    { "$graft" train "$@" 2>&1 >/dev/null || echo "graft: the training failed"; } |
-        sed -un '/^val/p; /^graft/p'
-}
 
 # answer PICTURES QUESTION [--adapter DIR]: the greedy answer of the 4-bit base, on one line.
 answer() {

@@ -8,27 +8,13 @@ set -e
 build=${1:-build/release} out=${2:-build/video} length=$3
 from=$(dirname "$0")
 graft=$build/graft
+. "$from/../steps.sh"
 base=${BASE:-build/base/model}
 if [ "$length" = short ]; then
     amounts='24 12' steps='--max_steps 2'
 else
     amounts='2400 300' steps=''
 fi
-
-say() { printf '\n%s\n' "$*"; }
-
-# Prints a command as one could type it, then runs it.
-run() {
-    printf '$ %s\n' "$*"
-    "$@"
-}
-
-# A training prints a line a step; here only the scores of the val split and what went wrong are shown.
-train() {
-    printf '$ %s\n' "$graft train $*"
-    { "$graft" train "$@" 2>&1 >/dev/null || echo "graft: the training failed"; } |
-        sed -un '/^val/p; /^graft/p'
-}
 
 # measure FILE MODEL [--adapter DIR]: Spearman's correlation with the scores of the held-out clips, one label a line.
 measure() {
