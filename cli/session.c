@@ -122,6 +122,7 @@ void session_close(struct session *s) {
     head_info_free(&s->adapter_head);
     backend_free(s->be);
     settings_free(&s->settings);
+    free(s->label_names);
     free(s->model_dir);
 }
 
@@ -254,10 +255,38 @@ static void set_window(struct session *s) {
         s->model->blocks[i].window = settings_int(&s->settings, "attn_window");
 }
 
+/* The key label_names; *count gets how many outputs it names, or stays as it is. */
+static enum status read_label_names(struct session *s, int64_t *count, struct err *e) {
+    const cJSON *list = settings_get(&s->settings, "label_names"), *name, *other;
+    if (!list) return ST_OK;
+    int64_t n = cJSON_GetArraySize(list);
+    if (!cJSON_IsArray(list) || n == 0) return err_set(e, ST_USAGE, "label_names: wanted a list of names");
+    if (*count && *count != n)
+        return err_set(e, ST_USAGE, "label_names has %lld names, num_labels is %lld", (long long)n, (long long)*count);
+    s->label_names = mem_alloc((size_t)n * sizeof *s->label_names);
+    *count = 0;
+    cJSON_ArrayForEach(name, list) {
+        if (!cJSON_IsString(name))
+            return err_set(e, ST_USAGE, "label_names: name %lld is no text", (long long)*count + 1);
+        for (other = list->child; other != name; other = other->next)
+            if (strcmp(other->valuestring, name->valuestring) == 0)
+                return err_set(e, ST_USAGE, "label_names: \"%.80s\" comes twice", name->valuestring);
+        s->label_names[(*count)++] = name->valuestring;
+    }
+    return ST_OK;
+}
+
 static enum status choose_training_head(struct session *s, struct err *e) {
     const struct settings *t = &s->settings;
-    return session_choose_head(s, settings_text(t, "init_adapter"), settings_text(t, "problem_type"),
-                               settings_int(t, "num_labels"), e);
+    int64_t outputs = settings_int(t, "num_labels");
+    if (read_label_names(s, &outputs, e) != ST_OK ||
+        session_choose_head(s, settings_text(t, "init_adapter"), settings_text(t, "problem_type"), outputs, e) != ST_OK)
+        return e->code;
+    if (!s->label_names) return ST_OK;
+    if (s->family.problem == PROBLEM_GENERATION)
+        return err_set(e, ST_USAGE, "label_names: without problem_type there is no head whose outputs have names");
+    s->family.label_names = s->label_names, s->family.names_bind = true;
+    return ST_OK;
 }
 
 enum status session_open_training(struct session *s, const struct flags *f, const volatile sig_atomic_t *stop,

@@ -26,6 +26,7 @@ struct session {
     struct adapter *adapter;
     struct trainer *trainer;
     struct settings settings; // of a training
+    const char **label_names; // its key of that name, or NULL; the list is owned
     enum dtype act;
     int64_t bad_rows;
 };

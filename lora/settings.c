@@ -23,6 +23,7 @@ const struct flag training_keys[TRAINING_KEYS] = {
     {"problem_type", FLAG_TEXT, NULL, "generation|regression|single_label_classification|multi_label_classification",
      "what the model learns to give; unset: as it does"},
     {"num_labels", FLAG_INT, NULL, NULL, "outputs of a new head; unset: the labels of the rows"},
+    {"label_names", FLAG_ANY, NULL, NULL, "list: the classes by index, or the labels of the rows in this order"},
 
     {"finetuning_type", FLAG_TEXT, "lora", "lora|full|projector", "what is trained"},
     {"lora_r", FLAG_INT, "8", NULL, "rank"},

@@ -11,7 +11,7 @@
 #include "base/flag.h"
 #include "base/status.h"
 
-enum { TRAINING_KEYS = 66 };
+enum { TRAINING_KEYS = 67 };
 extern const struct flag training_keys[TRAINING_KEYS];
 
 struct settings {

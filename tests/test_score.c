@@ -439,6 +439,36 @@ static void test_class_index(void **state) {
     training_close(&t);
 }
 
+static void expect_names(const struct training *t, const char *out, const char *const *names, int count) {
+    struct err e = {0};
+    char *name = mem_format("%s/label_names.json", out), *path = training_path(t, name);
+    cJSON *file = json_read(path, &e);
+    const cJSON *list = json_get(file, "label_names");
+    assert_int_equal(cJSON_GetArraySize(list), count);
+    for (int i = 0; i < count; i++) assert_string_equal(cJSON_GetArrayItem(list, i)->valuestring, names[i]);
+    cJSON_Delete(file);
+    free(name), free(path);
+}
+
+static void test_label_names(void **state) {
+    (void)state;
+    struct training t;
+    training_open(&t, MODELS "llama/model");
+    put_rows(&t);
+    training_run(&t, "regression", "--problem_type regression --label_names [noise,blur]", 0, NULL);
+    expect_names(&t, "regression", (const char *const[]){"noise", "blur"}, 2); // the rows: blur, noise
+    training_run(&t, "absent", "--problem_type regression --label_names [noise,hum]", 1, "hum");
+    training_run(&t, "without", "--label_names [noise,blur]", 2, "problem_type");
+    training_run(&t, "twice", "--problem_type regression --label_names [blur,blur]", 2, "comes twice");
+    training_run(&t, "count", "--problem_type regression --num_labels 3 --label_names [blur,noise]", 2,
+                 "label_names has 2 names, num_labels is 3");
+    training_put(&t, "rows.jsonl", "{\"id\": \"a\", \"prompt\": \"b\", \"labels\": {\"topic\": 2}}\n");
+    training_put(&t, "data.yaml", "data:\n- {path: rows.jsonl, name: r, split: train, format: classification}\n");
+    training_run(&t, "classes", "--problem_type single_label_classification --label_names [a,b,c]", 0, NULL);
+    expect_names(&t, "classes", (const char *const[]){"a", "b", "c"}, 3);
+    training_close(&t);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_losses),
@@ -454,6 +484,7 @@ int main(void) {
         cmocka_unit_test(test_resumes),
         cmocka_unit_test(test_refusals),
         cmocka_unit_test(test_class_index),
+        cmocka_unit_test(test_label_names),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
