@@ -7,6 +7,7 @@
 
 #include <cmocka.h>
 #include <fcntl.h>
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -178,4 +179,46 @@ double training_loss(const struct training *t, const char *out, int64_t step) {
     cJSON_Delete(lines);
     if (loss < 0) fail_msg("%s: no loss of step %lld", out, (long long)step);
     return loss;
+}
+
+/* --- from nothing to a merged model ------------------------------------------------------------------------------ */
+
+static void graft_done(const struct training *t, const char *words) {
+    struct command_result r;
+    training_graft(t, words, SECONDS, &r);
+    if (r.status != 0) fail_msg("graft %s: %s", words, text_str(&r.err));
+    command_free(&r);
+}
+
+static double loss_of(const struct training *t, const char *model) {
+    struct command_result r;
+    struct err e = {0};
+    char *words = mem_format("eval %s --data pictures.yaml --split train --device cpu --dtype f32 --json", model);
+    training_graft(t, words, SECONDS, &r);
+    cJSON *o = json_parse(text_str(&r.out), r.out.len, "eval", &e);
+    if (!o) fail_msg("graft %s: %s", words, text_str(&r.err));
+    double loss = json_get(o, "loss")->valuedouble;
+    cJSON_Delete(o);
+    command_free(&r);
+    free(words);
+    return loss;
+}
+
+void training_of_preset(struct training *t, const char *preset, const char *conv_template) {
+    training_open(t, "tests/golden/models/llama/model");
+    char *data = mem_format("data:\n- {path: %s/tests/golden/models/mllava/rows.jsonl, name: r, split: train, "
+                            "format: chat, type: json}\n",
+                            t->here);
+    char *make = mem_format("init %s --out tiny --quiet", preset);
+    char *flags = mem_format("--model_name_or_path tiny --data_config_file pictures.yaml --conv_template %s "
+                             "--max_steps 30 --lr_scheduler_type constant --use_dora true",
+                             conv_template);
+    training_put(t, "pictures.yaml", data);
+    graft_done(t, make);
+    training_run(t, "out", flags, 0, NULL);
+    graft_done(t, "merge tiny --adapter out --out merged --device cpu --quiet");
+    double before = loss_of(t, "tiny"), trained = loss_of(t, "tiny --adapter out"), merged = loss_of(t, "merged");
+    if (!(trained < 0.5 * before)) fail_msg("%s: loss %g before and %g after", preset, before, trained);
+    if (!(fabs(merged - trained) < 1e-4 * trained)) fail_msg("%s: loss %g, merged %g", preset, trained, merged);
+    free(data), free(make), free(flags);
 }
