@@ -210,11 +210,11 @@ deps: ## checks every dependency; names and installs the missing Debian packages
 
 tests: $(BUILD)/graft $(EXAMPLES) $(TESTS)
 
-demo: deps ## makes a small model and data, trains an adapter, shows what it learned; minutes, in build/demo
+demo: deps ## makes clips with scores, trains a scorer of video quality by QLoRA, shows what it learned; in build/demo
 	@$(MAKE) -s FLAVOUR=$(FLAVOUR) $(BUILD)/graft $(EXAMPLES)
-	@sh examples/chat/run.sh $(BUILD)
+	@sh examples/video/run.sh $(BUILD)
 
-base: deps ## makes the base model of examples/video from nothing, in build/base
+base: deps ## makes the base model of the examples from nothing, in build/base; most of an hour
 	@$(MAKE) -s FLAVOUR=$(FLAVOUR) $(BUILD)/graft $(EXAMPLES)
 	@sh examples/base/run.sh $(BUILD)
 

@@ -21,10 +21,11 @@
     " \"image_std\": [0.26862954, 0.26130258, 0.27577711], \"processor_class\": \"MLlavaProcessor\", \"resample\": 3," \
     " \"rescale_factor\": 0.00392156862745098, \"size\": {\"shortest_edge\": " side "}}"
 
-#define IDEFICS2_PROCESSOR(longest, shortest)                                                                          \
+#define IDEFICS2_PROCESSOR(longest, shortest, deviation)                                                               \
     "{\"do_convert_rgb\": true, \"do_image_splitting\": false, \"do_normalize\": true, \"do_pad\": true,"              \
     " \"do_rescale\": true, \"do_resize\": true, \"image_mean\": [0.5, 0.5, 0.5],"                                     \
-    " \"image_processor_type\": \"Idefics2ImageProcessor\", \"image_std\": [0.5, 0.5, 0.5],"                           \
+    " \"image_processor_type\": \"Idefics2ImageProcessor\", \"image_std\": [" deviation ", " deviation ", " deviation  \
+    "],"                                                                                                               \
     " \"processor_class\": \"Idefics2Processor\", \"resample\": 2, \"rescale_factor\": 0.00392156862745098,"           \
     " \"size\": {\"longest_edge\": " longest ", \"shortest_edge\": " shortest "}}"
 
@@ -100,8 +101,9 @@ static const struct preset presets[] = {
      " \"num_hidden_layers\": 3, \"num_attention_heads\": 4, \"image_size\": 112, \"patch_size\": 14,"
      " \"layer_norm_eps\": 1e-06, \"hidden_act\": \"gelu_pytorch_tanh\"},"
      " \"perceiver_config\": {\"model_type\": \"idefics2\", \"resampler_n_latents\": 8, \"resampler_depth\": 2,"
-     " \"resampler_n_heads\": 4, \"resampler_head_dim\": 16, \"num_key_value_heads\": 2, \"hidden_act\": \"silu\"}}",
-     IDEFICS2_PROCESSOR("112", "28"), IDEFICS2_PROMPTS("8")},
+     " \"resampler_n_heads\": 4, \"resampler_head_dim\": 16, \"num_key_value_heads\": 2, \"hidden_act\": \"silu\","
+     " \"hidden_size\": 128, \"rms_norm_eps\": 1e-05}}",
+     IDEFICS2_PROCESSOR("112", "28", "0.5"), IDEFICS2_PROMPTS("8")},
     {"idefics2-clips", false, FAMILY_IDEFICS2, 0,
      "{\"architectures\": [\"Idefics2ForConditionalGeneration\"], \"model_type\": \"idefics2\","
      " \"tie_word_embeddings\": false,"
@@ -113,8 +115,9 @@ static const struct preset presets[] = {
      " \"num_hidden_layers\": 4, \"num_attention_heads\": 4, \"image_size\": 48, \"patch_size\": 8,"
      " \"layer_norm_eps\": 1e-06, \"hidden_act\": \"gelu_pytorch_tanh\"},"
      " \"perceiver_config\": {\"model_type\": \"idefics2\", \"resampler_n_latents\": 4, \"resampler_depth\": 2,"
-     " \"resampler_n_heads\": 4, \"resampler_head_dim\": 32, \"num_key_value_heads\": 2, \"hidden_act\": \"silu\"}}",
-     IDEFICS2_PROCESSOR("48", "48"), IDEFICS2_PROMPTS("4")},
+     " \"resampler_n_heads\": 4, \"resampler_head_dim\": 32, \"num_key_value_heads\": 2, \"hidden_act\": \"silu\","
+     " \"hidden_size\": 192, \"rms_norm_eps\": 1e-05}}",
+     IDEFICS2_PROCESSOR("48", "48", "0.1"), IDEFICS2_PROMPTS("4")},
     {"mfuyu-tiny", false, FAMILY_MFUYU, 0, FUYU_CONFIG("8", PERSIMMON_SHAPE("512", "128", "512", "4", "4", "4096")),
      FUYU_PROCESSOR("48", "48", "8"), NULL},
     {"smollm2-135m", true, FAMILY_TEXT, 0.041666666666666664,
@@ -176,7 +179,7 @@ static const struct preset presets[] = {
      " \"perceiver_config\": {\"model_type\": \"idefics2\", \"resampler_n_latents\": 64, \"resampler_depth\": 3,"
      " \"resampler_n_heads\": 16, \"resampler_head_dim\": 96, \"num_key_value_heads\": 4,"
      " \"hidden_act\": \"silu\"}}",
-     IDEFICS2_PROCESSOR("980", "378"), IDEFICS2_PROMPTS("64")},
+     IDEFICS2_PROCESSOR("980", "378", "0.5"), IDEFICS2_PROMPTS("64")},
     {"mantis-8b-fuyu", true, FAMILY_MFUYU, 0.02,
      FUYU_CONFIG("30", PERSIMMON_SHAPE("262146", "4096", "16384", "36", "64", "16384")),
      FUYU_PROCESSOR("1080", "1920", "30"), NULL},
@@ -330,7 +333,7 @@ static void add_vision(struct maker *m, const struct vision_config *v, const cha
         (int64_t[]){D, 3, P, P});
     if (v->patch_bias) add_vector(m, prefix, "embeddings.patch_embedding.bias", FILL_ZERO, D);
     if (v->class_token) add(m, mem_format("%s.embeddings.class_embedding", prefix), FILL_NORMAL, D, 1, &D);
-    add_matrix(m, prefix, "embeddings.position_embedding.weight", vision_rows(v), D, D);
+    add_matrix(m, prefix, "embeddings.position_embedding.weight", vision_rows(v), D, 1);
     if (v->pre_norm) add_layer_norm(m, prefix, "pre_layrnorm", D);
     static const char *const projections[] = {"q_proj", "k_proj", "v_proj", "out_proj"};
     for (int64_t i = 0; i < v->layers; i++) {

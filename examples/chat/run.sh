@@ -1,18 +1,19 @@
 #!/bin/sh
 # Multi-image chat with QLoRA, from nothing to a scored adapter.
 #   sh examples/chat/run.sh [BUILD] [OUT] [short]
-# BUILD holds the binaries (build/release), OUT is removed and written (build/demo). With "short" everything is tiny and
-# nothing is learned; the tests run that.
+# BUILD holds the binaries (build/release), OUT is removed and written (build/chat), BASE in the environment names
+# another base model than examples/base/model. With "short" everything is tiny and nothing is learned; the tests run that.
 set -e
-build=${1:-build/release} out=${2:-build/demo} length=$3
+build=${1:-build/release} out=${2:-build/chat} length=$3
 from=$(dirname "$0")
 graft=$build/graft
 . "$from/../steps.sh"
+base=${BASE:-$(dirname "$from")/base/model}
 tab=$(printf '\t')
 if [ "$length" = short ]; then
-    amounts='60 60 60 20' steps='--max_steps 2 --eval_steps 1' ask=4
+    amounts='60 60 20' steps='--max_steps 2 --eval_steps 1' ask=4
 else
-    amounts='2000 8000 4000 100' steps='' ask=100
+    amounts='2000 4000 100' steps='' ask=100
 fi
 
 # answer PICTURES QUESTION [--adapter DIR]: the greedy answer of the 4-bit base, on one line.
@@ -28,7 +29,7 @@ answer() {
 score() {
     file=$1
     shift
-    head -n $ask "$out/data/held_out.tsv" | while IFS=$tab read -r pictures question wanted; do
+    head -n $ask "$out/data/val.tsv" | while IFS=$tab read -r pictures question wanted; do
         given=$(answer "$pictures" "$question" "$@")
         printf '%s\t%s\t%s\t%s\n' "$pictures" "$question" "$wanted" "$given"
     done >"$file"
@@ -46,29 +47,24 @@ rm -rf "$out"
 mkdir -p "$out"
 cp "$from"/*.yaml "$out"
 
-say '1. Pictures of coloured shapes, captions, and questions about two or three pictures.'
+say '1. Pictures of coloured shapes, and questions about two or three of them.'
 run "$build/examples/make_chat_data" "$out/data" 1 $amounts
 
-say '2. A base model. It stands for one that you would take from a hub: a small random model of the mllava family is
-   trained as a whole on captions, so that it can describe such pictures, and nothing else. It has seen no question.'
-run "$graft" init mllava-tiny --out "$out/start" --quiet
-train "$out/base.yaml" --dtype bf16 $steps
-[ -f "$out/base/model.safetensors" ]
+say '2. The base in 4 bits (NF4); frozen from here on. It has learned to describe single pictures and clips, and never
+   seen these questions (examples/base).'
+run "$graft" quantize "$base" --out "$out/base-nf4" --quiet
 
-say '3. The base in 4 bits (NF4). It is frozen from here on.'
-run "$graft" quantize "$out/base" --out "$out/base-nf4" --quiet
-
-say "4. Before: the val loss, and $ask questions about pictures that no training row has."
+say "3. Before: the val loss, and $ask questions about pictures that no training row has."
 before=$(loss)
 [ -n "$before" ]
 score "$out/before.tsv"
 echo "val loss $before, $(right "$out/before.tsv") of $ask answers right"
 
-say '5. An adapter is trained on the questions.'
+say '4. An adapter is trained on the questions.'
 train "$out/config.yaml" --dtype bf16 $steps
 [ -f "$out/adapter/adapter_model.safetensors" ]
 
-say '6. After: the same with the adapter.'
+say '5. After: the same with the adapter.'
 after=$(loss --adapter "$out/adapter")
 [ -n "$after" ]
 score "$out/after.tsv" --adapter "$out/adapter"

@@ -84,7 +84,7 @@ static double coverage(int shape, double x, double y, double radius, int column,
     return (double)hits / (FINE * FINE);
 }
 
-static void draw_frame(const struct scene *s, int frame, unsigned char *rgb) {
+void scene_draw_frame(const struct scene *s, int frame, unsigned char rgb[FRAME_BYTES]) {
     bool other = frame >= s->changed_from;
     const double *ink = inks[other ? s->other_colour : s->colour];
     double x, y;
@@ -99,7 +99,7 @@ static void draw_frame(const struct scene *s, int frame, unsigned char *rgb) {
 }
 
 void scene_draw(const struct scene *s, struct clip *c) {
-    for (int f = 0; f < FRAMES; f++) draw_frame(s, f, c->rgb[f]);
+    for (int f = 0; f < FRAMES; f++) scene_draw_frame(s, f, c->rgb[f]);
 }
 
 void scene_caption(const struct scene *s, struct text *out) {

@@ -41,6 +41,7 @@ enum { MOST_SPEED = 4 };
 void scene_new(struct scene *s, struct dice *d, bool still);
 
 void scene_draw(const struct scene *s, struct clip *c);
+void scene_draw_frame(const struct scene *s, int frame, unsigned char rgb[FRAME_BYTES]);
 
 /* "a red circle moves left", "a red circle stands still". */
 void scene_caption(const struct scene *s, struct text *out);

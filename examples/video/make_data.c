@@ -96,13 +96,16 @@ static void sample_new(struct sample *s, struct dice *d) {
 
 static cJSON *row_json(const struct sample *s, const char *name) {
     cJSON *row = cJSON_CreateObject(), *labels = cJSON_CreateObject();
-    char *prompt = mem_format("Is it true? %s", text_str(&s->said));
+    struct text prompt = {0};
+    text_add(&prompt, "User:");
+    for (int f = 0; f < FRAMES; f++) text_add(&prompt, "<image>");
+    text_addf(&prompt, "How true is it? %s<end_of_utterance>\nAssistant:", text_str(&s->said));
     for (int i = 0; i < SCORES; i++) cJSON_AddNumberToObject(labels, score_names[i], s->score[i]);
     cJSON_AddStringToObject(row, "id", name);
     cJSON_AddStringToObject(row, "video", name);
-    cJSON_AddStringToObject(row, "prompt", prompt);
+    cJSON_AddStringToObject(row, "prompt", text_str(&prompt));
     cJSON_AddItemToObject(row, "labels", labels);
-    free(prompt);
+    text_free(&prompt);
     return row;
 }
 

@@ -1,15 +1,14 @@
 #!/bin/sh
 # A video-quality scorer by QLoRA, from clips with scores to numbers for clips that nobody has scored.
 #   sh examples/video/run.sh [BUILD] [OUT] [short]
-# BUILD holds the binaries (build/release), OUT is removed and written (build/video), BASE in the environment is the
-# base model (build/base/model, which examples/base makes). With "short" everything is tiny, the base is random and
-# nothing is learned; the tests run that.
+# BUILD holds the binaries (build/release), OUT is removed and written (build/demo), BASE in the environment names
+# another base model than examples/base/model. With "short" everything is tiny and nothing is learned; the tests run that.
 set -e
-build=${1:-build/release} out=${2:-build/video} length=$3
+build=${1:-build/release} out=${2:-build/demo} length=$3
 from=$(dirname "$0")
 graft=$build/graft
 . "$from/../steps.sh"
-base=${BASE:-build/base/model}
+base=${BASE:-$(dirname "$from")/base/model}
 if [ "$length" = short ]; then
     amounts='24 12' steps='--max_steps 2'
 else
@@ -29,29 +28,22 @@ measure() {
     [ -s "$file" ]
 }
 
-mean() { awk -F'\t' '$1 != "all" { sum += $2; n++ } END { printf "%.4f", sum / n }' "$1"; }
+mean() { awk -F'\t' '$1 == "all" { print $2 }' "$1"; }
 
 began=$(date +%s)
 rm -rf "$out"
 mkdir -p "$out"
 cp "$from"/*.yaml "$out"
-if [ "$length" = short ]; then
-    base=$out/random
-    "$graft" init idefics2-clips --out "$base" --quiet
-elif [ ! -f "$base/model.safetensors" ]; then
-    echo "$base: there is no base model; make it with: make base" >&2
-    exit 1
-fi
-
 say '1. Clips of moving shapes, each with five scores. No scene that is held out is trained on.'
 run "$build/examples/make_video_data" "$out/data" 1 $amounts
 
-say '2. The base in 4 bits (NF4); frozen from here on. It was trained to describe such clips and to answer questions
-   about colour, shape, motion and order (examples/base); it has never seen a score.'
+say '2. The base in 4 bits (NF4); frozen from here on. It was trained to answer questions about such clips
+   (examples/base); it has never seen a score.'
 run "$graft" quantize "$base" --out "$out/base-nf4" --quiet
 
 say '3. Without adapters: a new head as it is, then the best head on the frozen features (a linear probe).'
-train "$out/config.yaml" --dtype bf16 --max_steps 1 --learning_rate 0 --output_dir "$out/untrained"
+train "$out/config.yaml" --dtype bf16 --max_steps 1 --learning_rate 0 --head_learning_rate 0 \
+    --output_dir "$out/untrained"
 measure "$out/untrained.tsv" "$out/base-nf4" --adapter "$out/untrained"
 train "$out/config.yaml" --dtype bf16 $steps --output_dir "$out/probe" --model_name_or_path "$base" \
     --finetuning_type full --freeze '(?!score).*'
@@ -61,6 +53,8 @@ say '4. Adapters and head are trained: QLoRA.'
 train "$out/config.yaml" --dtype bf16 $steps
 [ -f "$out/adapter/adapter_model.safetensors" ]
 measure "$out/adapter.tsv" "$out/base-nf4" --adapter "$out/adapter"
+in_training=$(sed -n 's/.*"eval_spearman": *\([-0-9.e]*\).*/\1/p' "$out/adapter/log.jsonl" | sort -g | tail -n 1)
+echo "mean Spearman in training $(printf %.4f "$in_training"), of the adapter loaded again $(mean "$out/adapter.tsv")"
 
 say '5. Clips that nobody has scored, with what was said about them, as from a spreadsheet.'
 run "$graft" score "$out/base-nf4" --adapter "$out/adapter" --video "$out/data/val" --prompts "$out/data/val.csv" \
