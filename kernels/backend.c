@@ -81,6 +81,18 @@ void backend_download(struct backend *be, void *dst, const struct tensor *src) {
     if (be->err.code == ST_OK) be->calls->download(be, dst, src);
 }
 
+void backend_store(struct backend *be, void *host, const struct tensor *src) {
+    if (be->err.code == ST_OK) be->calls->store(be, host, src);
+}
+
+void backend_fetch(struct backend *be, const struct tensor *dst, const void *host) {
+    if (be->err.code == ST_OK) be->calls->fetch(be, dst, host);
+}
+
+void backend_await(struct backend *be) {
+    if (be->err.code == ST_OK) be->calls->await(be);
+}
+
 enum status backend_sync(struct backend *be, struct err *e) {
     if (be->err.code == ST_OK) be->calls->sync(be);
     if (be->err.code == ST_OK) return ST_OK;

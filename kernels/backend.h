@@ -44,7 +44,15 @@ size_t backend_memory_free(struct backend *be);
 /* tensor_bytes(dst) bytes; when it returns, src may be used for other things. */
 void backend_upload(struct backend *be, const struct tensor *dst, const void *src);
 void backend_download(struct backend *be, void *dst, const struct tensor *src); // waits until the bytes are there
-enum status backend_sync(struct backend *be, struct err *e);                    // the one place where op errors surface
+
+/* tensor_bytes bytes to and from memory of backend_host_alloc, beside the ops that follow. Copies run in their order,
+ * each after the ops before it. What a copy reads is not to be written, and what it writes not to be touched, before a
+ * backend_await: the ops after that run after all copies before it. */
+void backend_store(struct backend *be, void *host, const struct tensor *src);
+void backend_fetch(struct backend *be, const struct tensor *dst, const void *host);
+void backend_await(struct backend *be);
+
+enum status backend_sync(struct backend *be, struct err *e); // the one place where op errors surface
 
 /* What computes, in words for a person: "CPU, AVX-512 and AMX, 2 threads". Lives as long as the backend. */
 const char *backend_describe(const struct backend *be);
@@ -59,6 +67,9 @@ struct backend_calls {
     size_t (*memory_free)(struct backend *be);
     void (*upload)(struct backend *be, const struct tensor *dst, const void *src);
     void (*download)(struct backend *be, void *dst, const struct tensor *src);
+    void (*store)(struct backend *be, void *host, const struct tensor *src);
+    void (*fetch)(struct backend *be, const struct tensor *dst, const void *host);
+    void (*await)(struct backend *be);
     void (*sync)(struct backend *be);
     const char *(*describe)(const struct backend *be);
 };

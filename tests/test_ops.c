@@ -91,6 +91,33 @@ static void check_transfers(struct backend *be) {
     free(host);
 }
 
+/* To the host and back beside the ops: a copy has what the ops before it gave, and the ops after the wait what it
+ * brought. */
+static void check_copies(struct backend *be) {
+    enum { COUNT_OF = 100000 };
+    struct err e = {0};
+    float *device = backend_alloc(be, 2 * COUNT_OF * sizeof *device),
+          *host = backend_host_alloc(be, COUNT_OF * sizeof *host), *back = malloc(COUNT_OF * sizeof *back);
+    struct tensor x = tensor_over1(device, F32, COUNT_OF), y = tensor_over1(device + COUNT_OF, F32, COUNT_OF),
+                  none = tensor_over1(device, F32, 0);
+    for (int i = 0; i < COUNT_OF; i++) back[i] = (float)i;
+    backend_upload(be, &x, back);
+    op_add(be, &x, &x, &x);
+    backend_store(be, host, &x);
+    backend_store(be, host, &none);
+    backend_await(be);
+    op_zero(be, &x);
+    backend_fetch(be, &y, host);
+    backend_await(be);
+    op_add(be, &y, &y, &y);
+    backend_download(be, back, &y);
+    assert_int_equal(backend_sync(be, &e), ST_OK);
+    for (int i = 0; i < COUNT_OF; i++) assert_true(host[i] == 2 * (float)i && back[i] == 4 * (float)i);
+    backend_release(be, device);
+    backend_host_release(be, host);
+    free(back);
+}
+
 static void check_backend(struct backend *be) {
     struct err e = {0};
     assert_non_null(strstr(backend_describe(be), "2 threads"));
@@ -106,6 +133,7 @@ static void check_backend(struct backend *be) {
     assert_memory_equal(values, back, sizeof back);
     backend_release(be, p);
     check_transfers(be);
+    check_copies(be);
 
     float *shared = backend_host_alloc(be, 3 * sizeof *shared);
     struct tensor t = tensor_over1(shared, F32, 3);

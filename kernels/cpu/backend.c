@@ -135,6 +135,8 @@ static void cpu_download(struct backend *be, void *dst, const struct tensor *src
     if (tensor_bytes(src)) memcpy(dst, src->data, tensor_bytes(src));
 }
 
+static void cpu_await(struct backend *be) { (void)be; }
+
 static void cpu_sync(struct backend *be) { (void)be; }
 
 static const char *cpu_describe(const struct backend *be) { return ((const struct cpu_backend *)be)->about; }
@@ -155,6 +157,9 @@ static const struct backend_calls calls = {
     .memory_free = cpu_memory_free,
     .upload = cpu_upload,
     .download = cpu_download,
+    .store = cpu_download,
+    .fetch = cpu_upload,
+    .await = cpu_await,
     .sync = cpu_sync,
     .describe = cpu_describe,
 };

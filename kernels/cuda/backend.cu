@@ -1,6 +1,6 @@
 /* The CUDA backend: which device, its memory, and transfers. Everything is issued to one stream in the order of the
  * calls, so an upload is there for the op that follows it, and memory is free for an upload once the ops before it are
- * done. */
+ * done; but for the copies to the host and back that run beside the ops: they have a stream of their own. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -107,6 +107,7 @@ static void *cuda_host_alloc(struct backend *be, size_t bytes) {
 }
 
 static void cuda_host_release(struct backend *be, void *memory) {
+    cuda_check(be, cudaStreamSynchronize(cuda_of(be)->copies), "release of memory of the host");
     cuda_check(be, cudaFreeHost(memory), "release of memory of the host");
 }
 
@@ -160,6 +161,28 @@ static void cuda_download(struct backend *be, void *dst, const struct tensor *sr
     cuda_check(be, cudaStreamSynchronize(stream), "download");
 }
 
+/* A copy beside the ops, after those that were issued. */
+static void copy_beside(struct backend *be, void *to, const void *from, size_t bytes, enum cudaMemcpyKind kind) {
+    struct cuda_backend *c = cuda_of(be);
+    cuda_check(be, cudaEventRecord(c->issued, c->stream), "copy");
+    cuda_check(be, cudaStreamWaitEvent(c->copies, c->issued, 0), "copy");
+    if (bytes) cuda_check(be, cudaMemcpyAsync(to, from, bytes, kind, c->copies), "copy");
+}
+
+static void cuda_store(struct backend *be, void *host, const struct tensor *src) {
+    copy_beside(be, host, src->data, tensor_bytes(src), cudaMemcpyDeviceToHost);
+}
+
+static void cuda_fetch(struct backend *be, const struct tensor *dst, const void *host) {
+    copy_beside(be, dst->data, host, tensor_bytes(dst), cudaMemcpyHostToDevice);
+}
+
+static void cuda_await(struct backend *be) {
+    struct cuda_backend *c = cuda_of(be);
+    cuda_check(be, cudaEventRecord(c->copied, c->copies), "copy");
+    cuda_check(be, cudaStreamWaitEvent(c->stream, c->copied, 0), "copy");
+}
+
 static void cuda_sync(struct backend *be) {
     report_indices(cuda_of(be));
     cuda_check(be, cudaStreamSynchronize(cuda_of(be)->stream), "sync");
@@ -174,11 +197,15 @@ static const char *cuda_describe(const struct backend *be) {
 static void cuda_free(struct backend *be) {
     struct cuda_backend *c = cuda_of(be);
     if (c->stream) cudaStreamSynchronize(c->stream);
+    if (c->copies) cudaStreamSynchronize(c->copies);
     cublaslt_close(c->blas);
     for (int i = 0; i < STAGING_PIECES; i++)
         if (c->staging.sent[i]) cudaEventDestroy(c->staging.sent[i]);
     if (c->staging.bytes) cudaFreeHost(c->staging.bytes);
     if (c->scratch) cudaFree(c->scratch);
+    if (c->issued) cudaEventDestroy(c->issued);
+    if (c->copied) cudaEventDestroy(c->copied);
+    if (c->copies) cudaStreamDestroy(c->copies);
     if (c->stream) cudaStreamDestroy(c->stream);
     threads_free(c->base.threads);
     free(c);
@@ -193,6 +220,9 @@ static const struct backend_calls cuda_calls = {
     .memory_free = cuda_memory_free,
     .upload = cuda_upload,
     .download = cuda_download,
+    .store = cuda_store,
+    .fetch = cuda_fetch,
+    .await = cuda_await,
     .sync = cuda_sync,
     .describe = cuda_describe,
 };
@@ -225,6 +255,14 @@ static enum status look_at_device(int device, int *major, int *minor, struct err
     return ST_OK;
 }
 
+static void new_stream(struct backend *be, cudaStream_t *s) {
+    if (be->err.code == ST_OK) cuda_check(be, cudaStreamCreateWithFlags(s, cudaStreamNonBlocking), "stream");
+}
+
+static void new_event(struct backend *be, cudaEvent_t *e) {
+    if (be->err.code == ST_OK) cuda_check(be, cudaEventCreateWithFlags(e, cudaEventDisableTiming), "event");
+}
+
 /* What ops need beside their tensors. */
 static void take_own(struct cuda_backend *c) {
     struct backend *be = &c->base;
@@ -232,15 +270,15 @@ static void take_own(struct cuda_backend *c) {
     void *memory = NULL;
     cuda_check(be, cudaSetDevice(c->device), "device");
     cuda_check(be, cudaDeviceGetAttribute(&c->processors, cudaDevAttrMultiProcessorCount, c->device), "device");
-    if (be->err.code == ST_OK) cuda_check(be, cudaStreamCreateWithFlags(&c->stream, cudaStreamNonBlocking), "stream");
+    new_stream(be, &c->stream), new_stream(be, &c->copies);
+    new_event(be, &c->issued), new_event(be, &c->copied);
     if (be->err.code == ST_OK) c->scratch = static_cast<char *>(cuda_alloc(be, CUDA_SCRATCH + words));
     if (be->err.code == ST_OK) {
         c->indices = reinterpret_cast<unsigned long long *>(c->scratch + CUDA_SCRATCH);
         cuda_check(be, cudaMemsetAsync(c->indices, 0xFF, words, c->stream), "memory");
         be->own_bytes = CUDA_SCRATCH + words;
     }
-    for (int i = 0; i < STAGING_PIECES && be->err.code == ST_OK; i++)
-        cuda_check(be, cudaEventCreateWithFlags(&c->staging.sent[i], cudaEventDisableTiming), "event");
+    for (int i = 0; i < STAGING_PIECES; i++) new_event(be, &c->staging.sent[i]);
     if (be->err.code == ST_OK)
         cuda_check(be, cudaHostAlloc(&memory, STAGING_PIECES * STAGING_BYTES, cudaHostAllocDefault), "staging");
     c->staging.bytes = static_cast<char *>(memory);

@@ -56,7 +56,8 @@ struct cuda_backend {
     struct backend base; // first, so that a struct backend * of this kind may be cast
     int device;
     int processors; // streaming multiprocessors
-    cudaStream_t stream;
+    cudaStream_t stream, copies;
+    cudaEvent_t issued, copied; // ops that the next copy follows; copies that the next op follows
     struct cublaslt *blas;
     char *scratch;               // CUDA_SCRATCH bytes of the device: what one op hands from kernel to kernel
     unsigned long long *indices; // (INDEX_CHECKS) of the device, behind scratch
