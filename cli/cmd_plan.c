@@ -15,9 +15,11 @@ static void print_json(const struct session *s) {
     cJSON_AddNumberToObject(o, "backend", (double)p->own);
     cJSON_AddNumberToObject(o, "total", (double)p->total);
     cJSON_AddNumberToObject(o, "limit", (double)p->limit);
+    cJSON_AddNumberToObject(o, "host", (double)p->host);
     cJSON_AddNumberToObject(o, "layers_kept_all", (double)p->kept_all);
     cJSON_AddNumberToObject(o, "layers_kept_smart", (double)p->kept_smart);
     cJSON_AddNumberToObject(o, "layers_kept_input", (double)p->kept_input);
+    cJSON_AddNumberToObject(o, "layers_kept_host", (double)p->kept_host);
     cJSON_AddNumberToObject(o, "trained_parameters", (double)adapter_param_total(s->adapter));
     cJSON_AddNumberToObject(o, "rows", (double)dataset_rows(s->train));
     cJSON_AddNumberToObject(o, "steps", (double)t->steps);

@@ -40,7 +40,7 @@ static struct workspace_options space(const struct dataset *d, int64_t rows_per_
 
 size_t evaluator_measure(struct model *m, const struct dataset *d, int64_t rows_per_batch, enum dtype act) {
     struct workspace_options w = space(d, rows_per_batch, act);
-    return workspace_measure(m, &w);
+    return workspace_measure(m, &w, NULL);
 }
 
 static void outcome_new(struct evaluator *ev, const struct model *m) {

@@ -23,40 +23,50 @@ static size_t measure(struct memory_plan *p, struct model *m, const struct setti
                                   .act = act,
                                   .keep = p->keep,
                                   .neftune_alpha = (float)settings_number(s, "neftune_noise_alpha")};
-    p->workspace = workspace_measure(m, &o);
+    p->workspace = workspace_measure(m, &o, &p->host);
     p->total = p->weights + p->adapter + p->workspace + p->evaluation + p->own;
     return p->total;
 }
 
-static void keep_lowest(struct memory_plan *p, int64_t layers, int64_t inputs, enum keep rest) {
-    for (int64_t i = 0; i < layers; i++) p->keep[i] = i < inputs ? KEEP_INPUT : rest;
+static void keep_lowest(struct memory_plan *p, int64_t layers, int64_t lowest, enum keep less, enum keep more) {
+    for (int64_t i = 0; i < layers; i++) p->keep[i] = i < lowest ? less : more;
 }
 
-/* The least number of layers that have to run again so that all fits. */
-static void choose(struct memory_plan *p, struct model *m, const struct settings *s, enum dtype act) {
-    int64_t layers = m->config.text.layers, low = 0, high = layers;
-    keep_lowest(p, layers, 0, KEEP_SMART);
-    if (measure(p, m, s, act) <= p->limit) return;
+/* The least number of layers, from the lowest up, that have to be kept as `less` says for all to fit, the others as
+ * `more`; false: all of them as `less` are too much. */
+static bool choose(struct memory_plan *p, struct model *m, const struct settings *s, enum dtype act, enum keep more,
+                   enum keep less) {
+    int64_t layers = m->config.text.layers, low = 1, high = layers;
+    keep_lowest(p, layers, 0, less, more);
+    if (measure(p, m, s, act) <= p->limit) return true;
     while (low < high) {
         int64_t middle = (low + high) / 2;
-        keep_lowest(p, layers, middle, KEEP_SMART);
+        keep_lowest(p, layers, middle, less, more);
         if (measure(p, m, s, act) <= p->limit)
             high = middle;
         else
             low = middle + 1;
     }
-    keep_lowest(p, layers, high, KEEP_SMART);
-    measure(p, m, s, act);
+    keep_lowest(p, layers, high, less, more);
+    return measure(p, m, s, act) <= p->limit;
 }
 
 static enum status too_much(const struct memory_plan *p, const struct settings *s, struct err *e) {
-    const char *advice = settings_is(s, "quantization", "none") && p->weights > p->total / 2
-                             ? "set quantization: nf4"
-                             : "lower per_device_train_batch_size or max_seq_len, or set gradient_checkpointing: full";
+    const char *advice = settings_is(s, "quantization", "none") && p->weights > p->total / 2 ? "set quantization: nf4"
+                         : settings_is(s, "gradient_checkpointing", "auto")
+                             ? "lower per_device_train_batch_size or max_seq_len"
+                             : "lower per_device_train_batch_size or max_seq_len, or set gradient_checkpointing: auto";
     return err_set(e, ST_FAIL,
                    "the run needs %.2f GB (weights %.2f, adapter %.2f, activations %.2f), the limit is %.2f GB; %s",
                    (double)p->total / 1e9, (double)p->weights / 1e9, (double)p->adapter / 1e9,
                    (double)(p->workspace + p->evaluation) / 1e9, (double)p->limit / 1e9, advice);
+}
+
+static enum status too_much_on_host(const struct memory_plan *p, struct err *e) {
+    return err_set(e, ST_FAIL,
+                   "the inputs of %lld layers take %.2f GB of the host's memory, of which %.2f GB are free; lower "
+                   "per_device_train_batch_size or max_seq_len, or raise memory_limit",
+                   (long long)p->kept_host, (double)p->host / 1e9, (double)memory_available() / 1e9);
 }
 
 enum status memory_plan_make(struct memory_plan *p, struct model *m, const struct adapter *a, const struct settings *s,
@@ -77,20 +87,21 @@ enum status memory_plan_make(struct memory_plan *p, struct model *m, const struc
     p->limit = (size_t)limit;
     const char *kind = settings_text(s, "gradient_checkpointing");
     if (strcmp(kind, "auto") == 0) {
-        choose(p, m, s, act);
+        if (!choose(p, m, s, act, KEEP_SMART, KEEP_INPUT) && !be->host_memory)
+            choose(p, m, s, act, KEEP_INPUT, KEEP_HOST);
     } else {
-        keep_lowest(p, layers, 0,
-                    strcmp(kind, "none") == 0    ? KEEP_ALL
-                    : strcmp(kind, "smart") == 0 ? KEEP_SMART
-                                                 : KEEP_INPUT);
+        enum keep all = strcmp(kind, "none") == 0 ? KEEP_ALL : strcmp(kind, "smart") == 0 ? KEEP_SMART : KEEP_INPUT;
+        keep_lowest(p, layers, layers, all, all);
         measure(p, m, s, act);
     }
     for (int64_t i = 0; i < layers; i++) {
         p->kept_all += p->keep[i] == KEEP_ALL;
         p->kept_smart += p->keep[i] == KEEP_SMART;
         p->kept_input += p->keep[i] == KEEP_INPUT;
+        p->kept_host += p->keep[i] == KEEP_HOST;
     }
-    return p->total <= p->limit ? ST_OK : too_much(p, s, e);
+    if (p->total > p->limit) return too_much(p, s, e);
+    return p->host <= memory_available() / 10 * 9 ? ST_OK : too_much_on_host(p, e);
 }
 
 void memory_plan_free(struct memory_plan *p) {
@@ -110,10 +121,13 @@ void memory_plan_text(const struct memory_plan *p, struct text *out) {
     if (p->evaluation) line(out, "evaluation", p->evaluation);
     if (p->own) line(out, "the backend's own", p->own);
     line(out, "together", p->total);
+    if (p->host) line(out, "on the host: inputs of layers", p->host);
     if (p->device) text_addf(out, "  beside this the driver holds its context, some hundred MB\n");
     text_addf(out, "  largest micro-batch: %lld rows, %lld positions, %lld scored", (long long)p->limits.rows,
               (long long)p->limits.N, (long long)p->limits.scored);
     if (p->limits.images) text_addf(out, ", %lld pictures", (long long)p->limits.images);
-    text_addf(out, "\n  layers that keep everything %lld, all but the cheap %lld, their input only %lld\n",
+    text_addf(out, "\n  layers that keep everything %lld, all but the cheap %lld, their input only %lld",
               (long long)p->kept_all, (long long)p->kept_smart, (long long)p->kept_input);
+    if (p->kept_host) text_addf(out, ", their input on the host %lld", (long long)p->kept_host);
+    text_add(out, "\n");
 }

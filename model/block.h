@@ -27,6 +27,7 @@ enum keep {
     KEEP_ALL,   // everything
     KEEP_SMART, // all but norms and the gated product, which cost little to make again
     KEEP_INPUT, // the input only: the layer runs forward again
+    KEEP_HOST,  // the same, and the input waits on the host
 };
 
 struct block_acts {

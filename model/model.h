@@ -97,6 +97,7 @@ struct acts {
     struct tensor ids, positions, offsets; // (N) (N) I32, (rows+1) I64
     struct tensor kv_offsets;              // (rows+1) I64, with a cache
     struct tensor *x;                      // (layers + 1) of (N,C): input of each layer, then the last output
+    void **host_x;                         // (layers), of KEEP_HOST: the input, on the host
     struct block_acts *blocks;             // (layers)
     struct sequence sequence;
 
@@ -111,6 +112,9 @@ struct acts {
     struct tensor noise; // (N) F32: NEFTune amplitude of each position
 };
 
+/* Inputs of KEEP_HOST layers take turns in so many places: a layer reads one while another is copied. */
+enum { HOST_TURNS = 2 };
+
 struct workspace {
     struct model *m;
     struct batch_limits limits;
@@ -118,10 +122,11 @@ struct workspace {
     enum dtype act;
     const enum keep *keep; // (layers), the caller's; unused unless train
     struct arena arena;    // tables, then per pass: acts and scratch
+    struct arena host;     // inputs of KEEP_HOST layers
     size_t tables_end;
-    void *memory;
-    struct tensor rope;     // (2,longest,rotary/2)
-    struct tensor parts[3]; // (limits.N*H) I32, Persimmon: the sequence's
+    void *memory, *host_memory; // of the arenas
+    struct tensor rope;         // (2,longest,rotary/2)
+    struct tensor parts[3];     // (limits.N*H) I32, Persimmon: the sequence's
     struct acts acts;
     struct kv_cache *cache; // the caller's; NULL: none
     int32_t *host_index;    // staging for uploads
@@ -140,8 +145,9 @@ struct workspace_options {
     int64_t cache_room; // > 0: a pass may follow others, whose keys and values are kept
 };
 
-/* Bytes that a workspace takes, found by running its largest pass without memory. */
-size_t workspace_measure(struct model *m, const struct workspace_options *o);
+/* Bytes that a workspace takes of the backend's memory, found by running its largest pass without memory; host: those
+ * of the host that KEEP_HOST layers take, or NULL. */
+size_t workspace_measure(struct model *m, const struct workspace_options *o, size_t *host);
 enum status workspace_new(struct workspace **w, struct model *m, const struct workspace_options *o, struct err *e);
 void workspace_free(struct workspace *w);
 

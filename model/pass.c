@@ -11,6 +11,10 @@ struct pass pass_new(struct workspace *w, uint64_t seed, uint64_t draw) {
 
 /* --- memory ------------------------------------------------------------------------------------------------------ */
 
+static bool input_only(const struct workspace *w, int64_t layer) {
+    return w->keep[layer] == KEEP_INPUT || w->keep[layer] == KEEP_HOST;
+}
+
 /* Which layers share their acts: all of them without a backward; those that keep their input only, among themselves. */
 static void blocks_layout(struct workspace *w, int64_t N) {
     struct model *m = w->m;
@@ -20,23 +24,42 @@ static void blocks_layout(struct workspace *w, int64_t N) {
     bool any_smart = false, any_input = !w->train;
     for (int64_t i = 0; w->train && i < c->layers; i++) {
         any_smart |= w->keep[i] == KEEP_SMART;
-        any_input |= w->keep[i] == KEEP_INPUT;
+        any_input |= input_only(w, i);
     }
     if (any_smart) block_shared_layout(&shared, &w->arena, c, N, w->act);
     size_t common = w->arena.used, after = common;
     for (int64_t i = 0; any_input && i < c->layers; i++) { // one place for all, as large as the largest needs
-        if (w->train && w->keep[i] != KEEP_INPUT) continue;
+        if (w->train && !input_only(w, i)) continue;
         w->arena.used = common;
         block_acts_layout(&a->blocks[i], &w->arena, &m->blocks[i], c, N, w->act, NULL);
         if (w->arena.used > after) after = w->arena.used;
     }
     w->arena.used = after;
     for (int64_t i = 0; w->train && i < c->layers; i++)
-        if (w->keep[i] != KEEP_INPUT)
+        if (!input_only(w, i))
             block_acts_layout(&a->blocks[i], &w->arena, &m->blocks[i], c, N, w->act,
                               w->keep[i] == KEEP_SMART ? &shared : NULL);
-    for (int64_t i = 0; i <= c->layers; i++)
-        a->x[i] = w->train || i == 0 ? arena_tensor2(&w->arena, w->act, N, c->dim) : a->x[0];
+}
+
+/* x, which is one place without a backward; the inputs that wait on the host have a few to take turns in. */
+static void inputs_layout(struct workspace *w, int64_t N) {
+    struct acts *a = &w->acts;
+    const struct text_config *c = &w->m->config.text;
+    struct tensor turns[HOST_TURNS];
+    int64_t hosted = 0;
+    w->host.used = 0;
+    for (int64_t i = 0; i <= c->layers; i++) {
+        bool host = w->train && i < c->layers && w->keep[i] == KEEP_HOST;
+        if (!w->train && i > 0)
+            a->x[i] = a->x[0];
+        else if (host && hosted >= HOST_TURNS)
+            a->x[i] = turns[hosted % HOST_TURNS];
+        else
+            a->x[i] = arena_tensor2(&w->arena, w->act, N, c->dim);
+        if (!host) continue;
+        turns[hosted++ % HOST_TURNS] = a->x[i];
+        a->host_x[i] = arena_bytes(&w->host, tensor_bytes(&a->x[i]));
+    }
 }
 
 static void cache_views(struct workspace *w, int64_t N) {
@@ -77,6 +100,7 @@ static void acts_layout(struct workspace *w, const struct batch *b) {
     final_norm_layout(&a->norm, m, S);
     if (w->neftune_alpha > 0 && w->train) a->noise = arena_tensor1(m, F32, b->N);
     blocks_layout(w, b->N);
+    inputs_layout(w, b->N);
     if (w->cache) cache_views(w, b->N);
     if (b->images) pictures_layout(w, b);
 }
@@ -152,6 +176,18 @@ static void upload_batch(struct workspace *w, const struct batch *b) {
 
 /* --- the pass ---------------------------------------------------------------------------------------------------- */
 
+/* KEEP_HOST: x goes to the host while its layer runs. The layer's output may take the place of the x stored before. */
+static void store_input(struct workspace *w, int64_t layer) {
+    if (!w->train || w->keep[layer] != KEEP_HOST) return;
+    backend_await(w->m->be);
+    backend_store(w->m->be, w->acts.host_x[layer], &w->acts.x[layer]);
+}
+
+/* KEEP_HOST: x comes back, for what follows a backend_await. */
+static void fetch_input(struct workspace *w, int64_t layer) {
+    if (w->keep[layer] == KEEP_HOST) backend_fetch(w->m->be, &w->acts.x[layer], w->acts.host_x[layer]);
+}
+
 static uint64_t noise_stream(const struct pass *p) { return p->draw ^ UINT64_C(0x4e45467475656e65); }
 
 void model_forward(const struct pass *p, struct workspace *w, const struct batch *b) {
@@ -163,8 +199,11 @@ void model_forward(const struct pass *p, struct workspace *w, const struct batch
     op_embed_forward(p->be, &a->x[0], &m->embed, &a->ids);
     if (a->noise.data && p->train) op_noise_add(p->be, &a->x[0], &a->noise, p->seed, noise_stream(p));
     if (b->images) pictures_forward(p, w, &a->x[0], b);
-    for (int64_t i = 0; i < c->layers; i++)
+    for (int64_t i = 0; i < c->layers; i++) {
+        store_input(w, i);
         block_forward(p, &a->blocks[i], &a->x[i + 1], &a->x[i], &m->blocks[i], c, &a->sequence);
+    }
+    if (w->host.used) backend_await(p->be); // the next pass writes to all places
     if (w->cache) w->cache->length += b->N;
 }
 
@@ -192,8 +231,11 @@ void model_backward(const struct pass *p, struct workspace *w, const struct batc
     const struct text_config *c = &m->config.text;
     int64_t lowest = lowest_layer(m);
     bool below = m->gembed.data || (b->images && pictures_are_trained(m));
+    if (lowest < c->layers) fetch_input(w, c->layers - 1);
     for (int64_t i = c->layers - 1; i >= lowest; i--) {
-        if (w->keep[i] == KEEP_INPUT) run_again(p, w, i);
+        if (w->keep[i] == KEEP_HOST) backend_await(p->be);
+        if (i > lowest) fetch_input(w, i - 1); // comes while layer i runs
+        if (input_only(w, i)) run_again(p, w, i);
         block_backward(p, dx, i > lowest || below, &a->blocks[i], &a->x[i], &m->blocks[i], c, &a->sequence);
     }
     if (m->gembed.data) op_embed_backward(p->be, &m->gembed, dx, &a->ids);
@@ -219,6 +261,8 @@ int64_t model_find_nonfinite(struct workspace *w) {
     int64_t found = -1;
     for (int64_t i = 0; i <= layers && found < 0; i++) {
         float n = 0;
+        if (i < layers) fetch_input(w, i);
+        backend_await(be);
         op_zero(be, &count);
         op_count_nonfinite_add(be, &count, &w->acts.x[i]);
         backend_download(be, &n, &count);

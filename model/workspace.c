@@ -46,6 +46,7 @@ static void workspace_init(struct workspace *w, struct model *m, const struct wo
                             .keep = o->keep,
                             .neftune_alpha = o->neftune_alpha};
     w->acts.x = mem_alloc((size_t)(layers + 1) * sizeof *w->acts.x);
+    w->acts.host_x = mem_alloc((size_t)layers * sizeof *w->acts.host_x);
     w->acts.blocks = mem_alloc((size_t)layers * sizeof *w->acts.blocks);
     if (o->cache_room) {
         w->cache = mem_alloc(sizeof *w->cache);
@@ -65,7 +66,7 @@ static void cache_layout(struct workspace *w) {
 
 /* Lays tables out and runs dry over pointers that must not be followed. */
 static size_t measure(struct workspace *w) {
-    w->arena = arena_over((void *)ARENA_ALIGN, SIZE_MAX / 2);
+    w->arena = w->host = arena_over((void *)ARENA_ALIGN, SIZE_MAX / 2);
     cache_layout(w);
     tables_layout(w);
     dry_pass(w);
@@ -74,16 +75,17 @@ static size_t measure(struct workspace *w) {
 
 static void workspace_clear(struct workspace *w) {
     pictures_free(&w->acts.pictures);
-    free(w->acts.x), free(w->acts.blocks);
+    free(w->acts.x), free(w->acts.host_x), free(w->acts.blocks);
     if (w->cache) free(w->cache->keys), free(w->cache->values);
     free(w->cache);
     free(w->host_index), free(w->host_offsets), free(w->host_noise);
 }
 
-size_t workspace_measure(struct model *m, const struct workspace_options *o) {
+size_t workspace_measure(struct model *m, const struct workspace_options *o, size_t *host) {
     struct workspace w;
     workspace_init(&w, m, o);
     size_t bytes = measure(&w);
+    if (host) *host = w.host.peak;
     workspace_clear(&w);
     return bytes;
 }
@@ -141,15 +143,17 @@ enum status workspace_new(struct workspace **out, struct model *m, const struct 
     if (check_parts(m, &o->limits, e) != ST_OK) return e->code;
     struct workspace *w = *out = mem_alloc(sizeof *w);
     workspace_init(w, m, o);
-    size_t bytes = measure(w);
+    size_t bytes = measure(w), host = w->host.peak;
     w->memory = backend_alloc(m->be, bytes);
-    if (!w->memory) {
+    if (host && w->memory) w->host_memory = backend_host_alloc(m->be, host);
+    if (!w->memory || (host && !w->host_memory)) {
         err_set(e, m->be->err.code, "%s", m->be->err.text);
         workspace_free(w);
         *out = NULL;
         return e->code;
     }
     w->arena = arena_over(w->memory, bytes);
+    w->host = arena_over(w->host_memory, host);
     cache_layout(w);
     tables_layout(w);
     int64_t pictures = pictures_staged32(m, &o->limits), offsets = pictures_staged64(&o->limits);
@@ -166,6 +170,7 @@ enum status workspace_new(struct workspace **out, struct model *m, const struct 
 void workspace_free(struct workspace *w) {
     if (!w) return;
     backend_release(w->m->be, w->memory);
+    backend_host_release(w->m->be, w->host_memory);
     workspace_clear(w);
     free(w);
 }

@@ -128,6 +128,49 @@ static void test_checkpointing(void **state) {
     training_same(*state, "kept/adapter_model.safetensors", "again/adapter_model.safetensors");
 }
 
+/* A number that `graft plan` says of a training on the device. */
+static double planned(const struct training *t, const char *flags, const char *key) {
+    struct command_result r;
+    struct err e = {0};
+    double value = 0;
+    char *words = mem_format("plan c.yaml --output_dir none --device cuda --json %s", flags);
+    training_graft(t, words, 120, &r);
+    if (r.status != 0) fail_msg("graft %s: %s", words, text_str(&r.err));
+    cJSON *o = json_parse(text_str(&r.out), r.out.len, words, &e);
+    if (!o || json_num(o, words, key, -1, &value, &e) != ST_OK) fail_msg("%s", e.text);
+    cJSON_Delete(o);
+    command_free(&r);
+    free(words);
+    return value;
+}
+
+/* MiB of a simulated device; the caller frees it. */
+static char *three_percent_more(const struct training *t, const char *flags) {
+    return mem_format("%.0f", ceil(1.03 * planned(t, flags, "total") / 0x1p20));
+}
+
+/* Inputs that wait on the host come back as they were. A model of four layers, with a limit that all inputs together
+ * are beyond, trains on a device (if it is the simulator's) of 3% more than the plan. */
+static void test_host_inputs(void **state) {
+    need_device();
+    struct training *t = *state;
+    struct command_result r;
+    training_graft(t, "init llama-tiny --out tiny --quiet", 60, &r);
+    command_free(&r);
+    const char *flags = "--model_name_or_path tiny --max_steps 2 --lora_dropout 0.1 --gradient_checkpointing";
+    char *full = mem_format("%s full", flags), *kept = mem_format("%s none", flags);
+    char *host = mem_format("%s auto --memory_limit %.0f", flags, planned(t, full, "total") - 1);
+    assert_true(planned(t, host, "layers_kept_host") > 2);
+    assert_true(planned(t, host, "host") > 0);
+    run_on(t, "cuda", kept, "kept");
+    char *more = three_percent_more(t, host);
+    setenv("GRAFT_SIM_MEMORY", more, 1);
+    run_on(t, "cuda", host, "waited");
+    unsetenv("GRAFT_SIM_MEMORY");
+    training_same(t, "kept/adapter_model.safetensors", "waited/adapter_model.safetensors");
+    free(full), free(kept), free(host), free(more);
+}
+
 static void test_same_bytes_and_resume(void **state) {
     need_device();
     const char *flags =
@@ -178,22 +221,6 @@ static void test_idefics2(void **state) {
     free(data);
 }
 
-/* What `graft plan` says that a training takes of the device, in bytes. */
-static double planned(const struct training *t, const char *flags) {
-    struct command_result r;
-    struct err e = {0};
-    double total = 0;
-    char *words = mem_format("plan c.yaml --output_dir none --device cuda --json %s", flags);
-    training_graft(t, words, 120, &r);
-    if (r.status != 0) fail_msg("graft %s: %s", words, text_str(&r.err));
-    cJSON *o = json_parse(text_str(&r.out), r.out.len, words, &e);
-    if (!o || json_num(o, words, "total", -1, &total, &e) != ST_OK) fail_msg("%s", e.text);
-    cJSON_Delete(o);
-    command_free(&r);
-    free(words);
-    return total;
-}
-
 /* A backend holds what it says, within 3%; what a training adds to that lies in arenas that are measured to the byte. A
  * device with 3% more than the plan lets the training run; what does not fit is one sentence. Only the simulator's
  * memory can be set. */
@@ -211,7 +238,7 @@ static void test_memory(void **state) {
     bool simulated = strstr(backend_describe(first), "simulator") != NULL;
     backend_free(first), backend_free(second);
     if (!simulated) return;
-    char *more = mem_format("%.0f", ceil(1.03 * planned(*state, flags) / 0x1p20));
+    char *more = three_percent_more(*state, flags);
     char *run = mem_format("--device cuda --max_steps 1 %s", flags);
     setenv("GRAFT_SIM_MEMORY", more, 1);
     training_run(*state, "fits", run, 0, NULL);
@@ -230,6 +257,7 @@ int main(void) {
         cmocka_unit_test_setup_teardown(test_dora, open_folder, close_folder),
         cmocka_unit_test_setup_teardown(test_full, open_folder, close_folder),
         cmocka_unit_test_setup_teardown(test_checkpointing, open_folder, close_folder),
+        cmocka_unit_test_setup_teardown(test_host_inputs, open_folder, close_folder),
         cmocka_unit_test_setup_teardown(test_same_bytes_and_resume, open_folder, close_folder),
         cmocka_unit_test_setup_teardown(test_pictures, open_folder, close_folder),
         cmocka_unit_test_setup_teardown(test_idefics2, open_folder, close_folder),

@@ -126,6 +126,7 @@ static void check_gradients(struct fixture *f, const char *name, enum keep how) 
 static void test_full_gradients(void **state) {
     check_gradients(*state, "full", KEEP_ALL);
     check_gradients(*state, "full", KEEP_INPUT);
+    check_gradients(*state, "full", KEEP_HOST);
 }
 
 static void test_lora_gradients(void **state) {

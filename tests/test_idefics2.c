@@ -135,6 +135,7 @@ static void check_gradients(struct fixture *f, const char *name, enum keep how) 
 static void test_full_gradients(void **state) {
     check_gradients(*state, "full", KEEP_ALL);
     check_gradients(*state, "full", KEEP_INPUT);
+    check_gradients(*state, "full", KEEP_HOST);
 }
 
 static void test_lora_gradients(void **state) {
@@ -248,7 +249,7 @@ static size_t memory_of(struct fixture *f, const char *name, struct batch_limits
     struct adapter *a = adapter_of(f, name);
     const enum keep keep[LAYERS] = {KEEP_ALL, KEEP_ALL};
     const struct workspace_options o = {.limits = limits, .train = true, .act = F32, .keep = keep};
-    size_t bytes = workspace_measure(f->model, &o);
+    size_t bytes = workspace_measure(f->model, &o, NULL);
     adapter_free(a);
     unload(f);
     return bytes;
