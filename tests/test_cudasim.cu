@@ -431,6 +431,46 @@ static void test_copies_of_the_host(void **) {
     assert_int_equal(cudaGetLastError(), cudaSuccess);
 }
 
+/* --- streams ----------------------------------------------------------------------------------------------------- */
+
+__global__ void raise(int *x, int by) { x[threadIdx.x] += by; }
+
+enum { NO_EVENT, AN_EVENT, AN_EARLY_EVENT };
+
+/* A kernel in one stream and a copy of what it writes in another; the first number that arrives. */
+static int copied_beside(int what) {
+    int *x = device_zeros<int>(N), *host, got;
+    cudaStream_t kernels, copies;
+    cudaEvent_t e;
+    assert_int_equal(cudaHostAlloc(&host, N * sizeof *host, 0), cudaSuccess);
+    assert_int_equal(cudaStreamCreate(&kernels), cudaSuccess);
+    assert_int_equal(cudaStreamCreate(&copies), cudaSuccess);
+    assert_int_equal(cudaEventCreate(&e), cudaSuccess);
+    assert_int_equal(device_launch(raise, 1, N, 0, kernels, x, 1), cudaSuccess);
+    if (what == AN_EARLY_EVENT) cudaEventRecord(e, kernels);
+    assert_int_equal(device_launch(raise, 1, N, 0, kernels, x, 2), cudaSuccess);
+    if (what == AN_EVENT) cudaEventRecord(e, kernels);
+    if (what != NO_EVENT) cudaStreamWaitEvent(copies, e);
+    cudaMemcpyAsync(host, x, N * sizeof *host, cudaMemcpyDeviceToHost, copies);
+    cudaStreamSynchronize(copies);
+    got = host[0];
+    cudaStreamSynchronize(kernels);
+    cudaMemcpy(host, x, N * sizeof *host, cudaMemcpyDeviceToHost);
+    assert_int_equal(host[N - 1], 3);
+    cudaEventDestroy(e), cudaStreamDestroy(copies), cudaStreamDestroy(kernels);
+    cudaFreeHost(host), cudaFree(x);
+    return got;
+}
+
+static void test_streams(void **) {
+    assert_int_equal(copied_beside(NO_EVENT), 0);
+    assert_int_equal(copied_beside(AN_EARLY_EVENT), 1);
+    assert_int_equal(copied_beside(AN_EVENT), 3);
+    setenv("CUDA_LAUNCH_BLOCKING", "1", 1);
+    assert_int_equal(copied_beside(NO_EVENT), 3);
+    unsetenv("CUDA_LAUNCH_BLOCKING");
+}
+
 /* --- orders ------------------------------------------------------------------------------------------------------ */
 
 /* Which thread came how manieth, and a sum that does not depend on it. */
@@ -480,6 +520,7 @@ int main() {
         cmocka_unit_test(test_copies_in_the_background),
         cmocka_unit_test(test_limits_of_a_launch),
         cmocka_unit_test(test_copies_of_the_host),
+        cmocka_unit_test(test_streams),
         cmocka_unit_test(test_orders),
     };
     return cmocka_run_group_tests(tests, nullptr, nullptr);

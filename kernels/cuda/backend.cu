@@ -106,7 +106,9 @@ static void *cuda_host_alloc(struct backend *be, size_t bytes) {
     return memory;
 }
 
+/* Waits too. */
 static void cuda_host_release(struct backend *be, void *memory) {
+    cuda_check(be, cudaStreamSynchronize(cuda_of(be)->stream), "release of memory of the host");
     cuda_check(be, cudaStreamSynchronize(cuda_of(be)->copies), "release of memory of the host");
     cuda_check(be, cudaFreeHost(memory), "release of memory of the host");
 }

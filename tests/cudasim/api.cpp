@@ -1,20 +1,11 @@
-/* The host's side of CUDA. Everything is done when the call returns, so streams and events have nothing to wait for.
- * The device is one of compute capability 8.0; GRAFT_SIM_MEMORY is its memory in MiB. */
+/* The host's side of CUDA but for streams and events. The device is one of compute capability 8.0; GRAFT_SIM_MEMORY is
+ * its memory in MiB. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 #include "tests/cudasim/cuda_runtime.h"
 #include "tests/cudasim/runtime.h"
-
-struct sim_stream {
-    int unused;
-};
-
-struct sim_event {
-    struct timespec at;
-};
 
 namespace sim {
 
@@ -22,7 +13,7 @@ enum : size_t { SHARED_DEFAULT = 48 * 1024, SHARED_MOST = 163 * 1024 };
 
 static cudaError_t last = cudaSuccess;
 
-static cudaError_t give(cudaError_t e) {
+cudaError_t give(cudaError_t e) {
     if (here) fail("a call of the host's side of CUDA in a kernel");
     if (e != cudaSuccess) last = e;
     return e;
@@ -51,11 +42,33 @@ static bool may_copy(void *to, const void *from, size_t bytes, cudaMemcpyKind ki
     }
 }
 
-static cudaError_t copy(void *to, const void *from, size_t bytes, cudaMemcpyKind kind) {
-    if (bytes == 0) return give(cudaSuccess);
-    if (!may_copy(to, from, bytes, kind)) return give(cudaErrorInvalidValue);
+void copy_now(void *to, const void *from, size_t bytes) {
     memmove(to, from, bytes);
     if (on_device(to, bytes)) race_expose(to, bytes, true);
+}
+
+void fill_now(void *p, int value, size_t bytes) {
+    memset(p, value, bytes);
+    race_expose(p, bytes, true);
+}
+
+/* Memory of the host that is not page-locked is copied when the call returns. */
+static cudaError_t copy(void *to, const void *from, size_t bytes, cudaMemcpyKind kind, cudaStream_t s) {
+    if (bytes == 0) return give(cudaSuccess);
+    if (!may_copy(to, from, bytes, kind)) return give(cudaErrorInvalidValue);
+    if (on_device(to, bytes) && on_device(from, bytes)) {
+        stream_copy(s, to, from, bytes);
+    } else {
+        stream_finish(s);
+        copy_now(to, from, bytes);
+    }
+    return give(cudaSuccess);
+}
+
+static cudaError_t fill(void *p, int value, size_t bytes, cudaStream_t s) {
+    if (bytes == 0) return give(cudaSuccess);
+    if (!on_device(p, bytes)) return give(cudaErrorInvalidValue);
+    stream_fill(s, p, value, bytes);
     return give(cudaSuccess);
 }
 
@@ -144,8 +157,6 @@ cudaError_t cudaDeviceGetAttribute(int *value, cudaDeviceAttr a, int device) {
     return cudaSuccess;
 }
 
-cudaError_t cudaDeviceSynchronize() { return sim::give(cudaSuccess); }
-cudaError_t cudaDeviceReset() { return sim::give(cudaSuccess); }
 cudaError_t cudaSetDeviceFlags(unsigned) { return sim::give(cudaSuccess); }
 
 cudaError_t cudaDriverGetVersion(int *version) {
@@ -204,7 +215,10 @@ const char *cudaGetErrorName(cudaError_t e) {
 /* --- memory ------------------------------------------------------------------------------------------------------ */
 
 cudaError_t cudaMalloc(void **p, size_t bytes) { return sim::allocate(p, sim::MEMORY_DEVICE, bytes); }
-cudaError_t cudaFree(void *p) { return sim::release(p, sim::MEMORY_DEVICE); }
+cudaError_t cudaFree(void *p) {
+    sim::streams_finish();
+    return sim::release(p, sim::MEMORY_DEVICE);
+}
 cudaError_t cudaHostAlloc(void **p, size_t bytes, unsigned) { return sim::allocate(p, sim::MEMORY_HOST, bytes); }
 cudaError_t cudaMallocHost(void **p, size_t bytes) { return sim::allocate(p, sim::MEMORY_HOST, bytes); }
 cudaError_t cudaFreeHost(void *p) { return sim::release(p, sim::MEMORY_HOST); }
@@ -227,77 +241,26 @@ cudaError_t cudaPointerGetAttributes(cudaPointerAttributes *a, const void *p) {
 }
 
 cudaError_t cudaMemcpy(void *to, const void *from, size_t bytes, cudaMemcpyKind kind) {
-    return sim::copy(to, from, bytes, kind);
+    return sim::copy(to, from, bytes, kind, nullptr);
 }
 
-cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t bytes, cudaMemcpyKind kind, cudaStream_t) {
-    return sim::copy(to, from, bytes, kind);
+cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t bytes, cudaMemcpyKind kind, cudaStream_t s) {
+    return sim::copy(to, from, bytes, kind, s);
 }
 
 cudaError_t cudaMemcpy2DAsync(void *to, size_t to_pitch, const void *from, size_t from_pitch, size_t width,
-                              size_t height, cudaMemcpyKind kind, cudaStream_t) {
+                              size_t height, cudaMemcpyKind kind, cudaStream_t s) {
     if (width > to_pitch || width > from_pitch) return sim::give(cudaErrorInvalidValue);
     for (size_t y = 0; y < height; y++) {
         cudaError_t e = sim::copy(static_cast<char *>(to) + y * to_pitch,
-                                  static_cast<const char *>(from) + y * from_pitch, width, kind);
+                                  static_cast<const char *>(from) + y * from_pitch, width, kind, s);
         if (e != cudaSuccess) return e;
     }
     return cudaSuccess;
 }
 
-cudaError_t cudaMemset(void *p, int value, size_t bytes) {
-    if (bytes == 0) return sim::give(cudaSuccess);
-    if (!sim::on_device(p, bytes)) return sim::give(cudaErrorInvalidValue);
-    memset(p, value, bytes);
-    sim::race_expose(p, bytes, true);
-    return sim::give(cudaSuccess);
-}
-
-cudaError_t cudaMemsetAsync(void *p, int value, size_t bytes, cudaStream_t) { return cudaMemset(p, value, bytes); }
-
-/* --- streams and events ------------------------------------------------------------------------------------------ */
-
-cudaError_t cudaStreamCreate(cudaStream_t *s) {
-    *s = static_cast<cudaStream_t>(calloc(1, sizeof **s));
-    return sim::give(*s ? cudaSuccess : cudaErrorMemoryAllocation);
-}
-
-cudaError_t cudaStreamCreateWithFlags(cudaStream_t *s, unsigned) { return cudaStreamCreate(s); }
-
-cudaError_t cudaStreamDestroy(cudaStream_t s) {
-    free(s);
-    return sim::give(s ? cudaSuccess : cudaErrorInvalidResourceHandle);
-}
-
-cudaError_t cudaStreamSynchronize(cudaStream_t) { return sim::give(cudaSuccess); }
-cudaError_t cudaStreamQuery(cudaStream_t) { return sim::give(cudaSuccess); }
-cudaError_t cudaStreamWaitEvent(cudaStream_t, cudaEvent_t, unsigned) { return sim::give(cudaSuccess); }
-
-cudaError_t cudaEventCreate(cudaEvent_t *e) {
-    *e = static_cast<cudaEvent_t>(calloc(1, sizeof **e));
-    return sim::give(*e ? cudaSuccess : cudaErrorMemoryAllocation);
-}
-
-cudaError_t cudaEventCreateWithFlags(cudaEvent_t *e, unsigned) { return cudaEventCreate(e); }
-
-cudaError_t cudaEventDestroy(cudaEvent_t e) {
-    free(e);
-    return sim::give(e ? cudaSuccess : cudaErrorInvalidResourceHandle);
-}
-
-cudaError_t cudaEventRecord(cudaEvent_t e, cudaStream_t) {
-    clock_gettime(CLOCK_MONOTONIC, &e->at);
-    return sim::give(cudaSuccess);
-}
-
-cudaError_t cudaEventSynchronize(cudaEvent_t) { return sim::give(cudaSuccess); }
-cudaError_t cudaEventQuery(cudaEvent_t) { return sim::give(cudaSuccess); }
-
-cudaError_t cudaEventElapsedTime(float *ms, cudaEvent_t begin, cudaEvent_t end) {
-    *ms = static_cast<float>(end->at.tv_sec - begin->at.tv_sec) * 1e3f +
-          static_cast<float>(end->at.tv_nsec - begin->at.tv_nsec) * 1e-6f;
-    return sim::give(cudaSuccess);
-}
+cudaError_t cudaMemset(void *p, int value, size_t bytes) { return sim::fill(p, value, bytes, nullptr); }
+cudaError_t cudaMemsetAsync(void *p, int value, size_t bytes, cudaStream_t s) { return sim::fill(p, value, bytes, s); }
 
 /* --- kernels ----------------------------------------------------------------------------------------------------- */
 

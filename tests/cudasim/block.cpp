@@ -269,7 +269,7 @@ static uint64_t stride_for(uint64_t count) {
     }
 }
 
-static bool shape_fits(const struct launch *l) {
+bool launch_fits(const struct launch *l) {
     uint64_t lanes = static_cast<uint64_t>(l->block.x) * l->block.y * l->block.z;
     return lanes >= 1 && lanes <= MAX_LANES && l->block.x <= 1024 && l->block.y <= 1024 && l->block.z <= 64 &&
            l->grid.x >= 1 && l->grid.x <= 0x7fffffffu && l->grid.y >= 1 && l->grid.y <= 65535 && l->grid.z >= 1 &&
@@ -278,7 +278,7 @@ static bool shape_fits(const struct launch *l) {
 
 bool launch_run(const struct launch *l) {
     if (here) fail("a kernel launches a kernel");
-    if (!shape_fits(l)) return false;
+    if (!launch_fits(l)) return false;
     pthread_mutex_lock(&one_launch);
     memory_open();
     random_state = order_seed;

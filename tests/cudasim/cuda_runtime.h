@@ -130,6 +130,10 @@ cudaError_t cudaPeekAtLastError();
 const char *cudaGetErrorString(cudaError_t e);
 const char *cudaGetErrorName(cudaError_t e);
 
+namespace sim {
+cudaError_t give(cudaError_t e); // e, which cudaGetLastError gives if it is a failure
+}
+
 cudaError_t cudaMalloc(void **p, size_t bytes);
 cudaError_t cudaFree(void *p);
 cudaError_t cudaHostAlloc(void **p, size_t bytes, unsigned flags);

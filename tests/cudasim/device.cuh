@@ -26,15 +26,17 @@ template <typename T, size_t n, typename Place> T (&shared(Place, const char *na
 
 template <typename Call> void call_bound(const void *bound) { (*static_cast<const Call *>(bound))(); }
 
-template <typename Call> bool launch_bound(const void *kernel, dim3 grid, dim3 block, size_t shared, const Call &call) {
+template <typename Call>
+bool launch_bound(const void *kernel, dim3 grid, dim3 block, size_t shared, cudaStream_t s, const Call &call) {
+    static_assert(__is_trivially_copyable(Call), "arguments of a kernel are copied as bytes");
     launch l = {kernel, call_bound<Call>, &call, sizeof call, grid, block, shared};
-    return launch_run(&l);
+    return stream_launch(s, &l);
 }
 
 } // namespace sim
 
 template <typename... P>
-cudaError_t device_launch(void (*kernel)(P...), dim3 grid, dim3 block, size_t shared, cudaStream_t,
+cudaError_t device_launch(void (*kernel)(P...), dim3 grid, dim3 block, size_t shared, cudaStream_t s,
                           typename same_type<P>::type... args) {
     const void *address = reinterpret_cast<const void *>(kernel);
     if (shared > 48 * 1024) {
@@ -42,7 +44,7 @@ cudaError_t device_launch(void (*kernel)(P...), dim3 grid, dim3 block, size_t sh
             cudaFuncSetAttribute(address, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared));
         if (refused != cudaSuccess) return refused;
     }
-    bool fits = sim::launch_bound(address, grid, block, shared, [=] { kernel(args...); });
+    bool fits = sim::launch_bound(address, grid, block, shared, s, [=] { kernel(args...); });
     return fits ? cudaSuccess : cudaErrorInvalidConfiguration;
 }
 

@@ -87,6 +87,17 @@ enum : size_t { DYNAMIC_AT = 4096, DYNAMIC_MOST = 1 << 20 };   // where dynamic 
 void copy_check_exit(struct lane *l);                                              // fails where copies are pending
 const struct pending_copy *copy_pending_at(const void *p, const struct lane **of); // of any lane
 
+/* --- streams (stream.cpp), and what runs in them (block.cpp, api.cpp) --------------------------------------------- */
+
+bool launch_fits(const struct launch *l);
+void copy_now(void *to, const void *from, size_t bytes);
+void fill_now(void *p, int value, size_t bytes);
+
+void stream_copy(struct sim_stream *s, void *to, const void *from, size_t bytes);
+void stream_fill(struct sim_stream *s, void *to, int value, size_t bytes);
+void stream_finish(struct sim_stream *s); // all that waits in it; NULL: the default stream, in which nothing waits
+void streams_finish();                    // all that waits in any
+
 /* --- races (race.cpp; nothing in the other flavours) ------------------------------------------------------------- */
 
 #if SIM_RACE

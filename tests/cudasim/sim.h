@@ -14,6 +14,8 @@
 /* The last two parameters of every function that a kernel calls: the line of the kernel that calls it. */
 #define SIM_AT const char *file = __builtin_FILE(), int line = __builtin_LINE()
 
+struct sim_stream;
+
 namespace sim {
 
 enum : unsigned { WARP_LANES = 32, MAX_LANES = 1024, ALL_LANES = 0xffffffffu };
@@ -95,6 +97,9 @@ struct launch {
 
 /* Runs all blocks to the end. False when the shape is one that no device takes. */
 bool launch_run(const struct launch *l);
+
+/* The same when its stream comes to it; false at once. */
+bool stream_launch(struct sim_stream *s, const struct launch *l);
 
 /* Threads run, and blocks, in "forward", "reverse" or "shuffle:SEED" order; GRAFT_SIM_ORDER says it at the start.
  * False when the text is none of these. */

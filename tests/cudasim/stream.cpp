@@ -1,0 +1,179 @@
+/* Streams and events. What is issued to a stream waits there until something needs it: a synchronisation, another
+ * stream that waits for an event behind it, a release of memory. Then it is done in order, and nothing of another
+ * stream that no event orders before it. So two streams run as far apart as they may, and an event that is missing
+ * shows in what comes out. The default stream, and every one where CUDA_LAUNCH_BLOCKING=1 is in the environment, is
+ * done with each thing when the call returns. */
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "tests/cudasim/cuda_runtime.h"
+#include "tests/cudasim/runtime.h"
+
+struct alignas(16) task {
+    struct task *next;
+    uint64_t number; // in its stream, from 1
+    void (*run)(const struct task *t);
+    struct sim::launch launch; // whose arguments lie behind the task
+    void *to;
+    const void *from;
+    size_t bytes;
+    int value;
+};
+
+struct sim_stream {
+    struct sim_stream *next;
+    struct task *first, *last;
+    uint64_t issued;
+};
+
+struct sim_event {
+    struct timespec at;
+    struct sim_stream *stream; // NULL: recorded on the default stream, or never
+    uint64_t number;           // of the last task before it
+};
+
+namespace sim {
+
+static struct sim_stream *streams;
+
+static bool at_once(const struct sim_stream *s) {
+    const char *blocking = getenv("CUDA_LAUNCH_BLOCKING");
+    return !s || (blocking && strcmp(blocking, "1") == 0);
+}
+
+static void finish(struct sim_stream *s, uint64_t number) {
+    while (s && s->first && s->first->number <= number) {
+        struct task *t = s->first;
+        s->first = t->next;
+        if (!s->first) s->last = nullptr;
+        t->run(t);
+        free(t);
+    }
+}
+
+void stream_finish(struct sim_stream *s) { finish(s, UINT64_MAX); }
+
+void streams_finish() {
+    for (struct sim_stream *s = streams; s; s = s->next) stream_finish(s);
+}
+
+static struct task *task_new(struct sim_stream *s, void (*run)(const struct task *t), size_t more) {
+    struct task *t = static_cast<struct task *>(calloc(1, sizeof *t + more));
+    if (!t) fail("out of memory");
+    t->number = ++s->issued;
+    t->run = run;
+    if (s->last)
+        s->last->next = t;
+    else
+        s->first = t;
+    s->last = t;
+    return t;
+}
+
+/* --- what waits -------------------------------------------------------------------------------------------------- */
+
+static void run_launch(const struct task *t) { launch_run(&t->launch); }
+static void run_copy(const struct task *t) { copy_now(t->to, t->from, t->bytes); }
+static void run_fill(const struct task *t) { fill_now(t->to, t->value, t->bytes); }
+
+bool stream_launch(struct sim_stream *s, const struct launch *l) {
+    if (here || at_once(s)) return launch_run(l);
+    if (!launch_fits(l)) return false;
+    struct task *t = task_new(s, run_launch, l->bound_bytes);
+    t->launch = *l;
+    t->launch.bound = memcpy(t + 1, l->bound, l->bound_bytes);
+    return true;
+}
+
+void stream_copy(struct sim_stream *s, void *to, const void *from, size_t bytes) {
+    if (at_once(s)) {
+        copy_now(to, from, bytes);
+        return;
+    }
+    struct task *t = task_new(s, run_copy, 0);
+    t->to = to, t->from = from, t->bytes = bytes;
+}
+
+void stream_fill(struct sim_stream *s, void *to, int value, size_t bytes) {
+    if (at_once(s)) {
+        fill_now(to, value, bytes);
+        return;
+    }
+    struct task *t = task_new(s, run_fill, 0);
+    t->to = to, t->value = value, t->bytes = bytes;
+}
+
+} // namespace sim
+
+/* --- the calls --------------------------------------------------------------------------------------------------- */
+
+using sim::give;
+
+cudaError_t cudaStreamCreate(cudaStream_t *s) {
+    *s = static_cast<cudaStream_t>(calloc(1, sizeof **s));
+    if (!*s) return give(cudaErrorMemoryAllocation);
+    (*s)->next = sim::streams;
+    sim::streams = *s;
+    return give(cudaSuccess);
+}
+
+cudaError_t cudaStreamCreateWithFlags(cudaStream_t *s, unsigned) { return cudaStreamCreate(s); }
+
+cudaError_t cudaStreamDestroy(cudaStream_t s) {
+    struct sim_stream **at = &sim::streams;
+    while (*at && *at != s) at = &(*at)->next;
+    if (!s || !*at) return give(cudaErrorInvalidResourceHandle);
+    sim::stream_finish(s);
+    *at = s->next;
+    free(s);
+    return give(cudaSuccess);
+}
+
+cudaError_t cudaStreamSynchronize(cudaStream_t s) {
+    sim::stream_finish(s);
+    return give(cudaSuccess);
+}
+
+cudaError_t cudaStreamQuery(cudaStream_t s) { return cudaStreamSynchronize(s); }
+
+cudaError_t cudaStreamWaitEvent(cudaStream_t, cudaEvent_t e, unsigned) { return cudaEventSynchronize(e); }
+
+cudaError_t cudaDeviceSynchronize() {
+    sim::streams_finish();
+    return give(cudaSuccess);
+}
+
+cudaError_t cudaDeviceReset() { return cudaDeviceSynchronize(); }
+
+cudaError_t cudaEventCreate(cudaEvent_t *e) {
+    *e = static_cast<cudaEvent_t>(calloc(1, sizeof **e));
+    return give(*e ? cudaSuccess : cudaErrorMemoryAllocation);
+}
+
+cudaError_t cudaEventCreateWithFlags(cudaEvent_t *e, unsigned) { return cudaEventCreate(e); }
+
+cudaError_t cudaEventDestroy(cudaEvent_t e) {
+    free(e);
+    return give(e ? cudaSuccess : cudaErrorInvalidResourceHandle);
+}
+
+cudaError_t cudaEventRecord(cudaEvent_t e, cudaStream_t s) {
+    clock_gettime(CLOCK_MONOTONIC, &e->at);
+    e->stream = s;
+    e->number = s ? s->issued : 0;
+    return give(cudaSuccess);
+}
+
+cudaError_t cudaEventSynchronize(cudaEvent_t e) {
+    sim::finish(e->stream, e->number);
+    return give(cudaSuccess);
+}
+
+cudaError_t cudaEventQuery(cudaEvent_t e) { return cudaEventSynchronize(e); }
+
+cudaError_t cudaEventElapsedTime(float *ms, cudaEvent_t begin, cudaEvent_t end) {
+    *ms = static_cast<float>(end->at.tv_sec - begin->at.tv_sec) * 1e3f +
+          static_cast<float>(end->at.tv_nsec - begin->at.tv_nsec) * 1e-6f;
+    return give(cudaSuccess);
+}
