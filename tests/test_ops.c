@@ -81,12 +81,12 @@ static void check_transfers(struct backend *be) {
             if (host[k] != i + 1) fail_msg("byte %zu of upload %zu is %d", k - from, i, host[k]);
     for (size_t k = at; k < LARGE; k++)
         if (host[k]) fail_msg("byte %zu beyond the uploads is %d, wanted 0", k, host[k]);
-    for (size_t k = 0; k < LARGE; k++) host[k] = (unsigned char)(k * 2654435761u >> 13);
+    for (size_t k = 0; k < LARGE; k++) host[k] = (unsigned char)(k * 2654435761u >> 24);
     backend_upload(be, &all, host);
     memset(host, 0, LARGE);
     backend_download(be, host, &all);
     for (size_t k = 0; k < LARGE; k++)
-        if (host[k] != (unsigned char)(k * 2654435761u >> 13)) fail_msg("byte %zu of the large upload", k);
+        if (host[k] != (unsigned char)(k * 2654435761u >> 24)) fail_msg("byte %zu of the large upload", k);
     backend_release(be, memory);
     free(host);
 }
