@@ -19,6 +19,7 @@
 #include "base/file.h"
 #include "base/memory.h"
 #include "kernels/backend.h"
+#include "lora/plan.h"
 #include "tests/compare.h"
 #include "tests/training.h"
 
@@ -248,6 +249,61 @@ static void test_memory(void **state) {
     free(more), free(run);
 }
 
+/* The plan of a training under c.yaml and these flags. */
+static struct memory_plan plan_of(const struct training *t, const struct adapter *a, const struct batch_limits *limits,
+                                  const char *flags) {
+    struct memory_plan p = {0};
+    struct settings s = {0};
+    struct err e = {0};
+    cJSON *given = cJSON_Parse(flags);
+    char *path = training_path(t, "c.yaml");
+    if (settings_read(&s, path, given, &e) != ST_OK ||
+        memory_plan_make(&p, a->model, a, &s, limits, 0, F32, &e) != ST_OK)
+        fail_msg("%s", e.text);
+    settings_free(&s);
+    cJSON_Delete(given);
+    free(path);
+    return p;
+}
+
+/* What a model of four layers, its adapter and a workspace for long rows take of a device, when a byte less than the
+ * inputs of all layers ask for is allowed: within 3% of the plan. Nothing runs. */
+static void test_host_inputs_memory(void **state) {
+    need_device();
+    enum { LAYERS = 4, DIM = 128, N = 8000, INPUT = N * DIM * 4 };
+    struct training *t = *state;
+    struct command_result r;
+    struct err e = {0};
+    training_graft(t, "init llama-tiny --out tiny --quiet", 60, &r);
+    command_free(&r);
+    struct backend *first = backend_new("cuda", 1, &e), *be;
+    size_t before = backend_memory_free(first);
+    struct model *m = NULL;
+    struct adapter *a = NULL;
+    struct workspace *w = NULL;
+    const struct load_options load = {.quantize = {.type = F32}};
+    const struct adapter_options adapter = {.r = 4, .alpha = 8};
+    const struct batch_limits limits = {.N = N, .rows = 1, .scored = 100, .longest = N};
+    char *dir = training_path(t, "tiny");
+    be = backend_new("cuda", 1, &e);
+    if (!be || model_load(&m, dir, be, &load, &e) != ST_OK || adapter_new(&a, m, &adapter, &e) != ST_OK)
+        fail_msg("%s", e.text);
+    struct memory_plan full = plan_of(t, a, &limits, "{\"gradient_checkpointing\": \"full\", \"output_dir\": \"x\"}");
+    char *less = mem_format("{\"memory_limit\": \"%zu\", \"output_dir\": \"x\"}", full.total - 2 * (size_t)INPUT);
+    struct memory_plan plan = plan_of(t, a, &limits, less);
+    assert_int_equal(plan.kept_host, LAYERS);
+    assert_int_equal(plan.host, LAYERS * INPUT);
+    const struct workspace_options o = {.limits = limits, .train = true, .act = F32, .keep = plan.keep};
+    if (workspace_new(&w, m, &o, &e) != ST_OK) fail_msg("%s", e.text);
+    double held = (double)before - (double)backend_memory_free(first);
+    if (!(fabs(held - (double)plan.total) <= 0.03 * held))
+        fail_msg("%.0f bytes of the device are held, %zu were planned", held, plan.total);
+    workspace_free(w), adapter_free(a), model_free(m);
+    backend_free(be), backend_free(first);
+    memory_plan_free(&full), memory_plan_free(&plan);
+    free(dir), free(less);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(test_lora, open_folder, close_folder),
@@ -262,6 +318,7 @@ int main(void) {
         cmocka_unit_test_setup_teardown(test_pictures, open_folder, close_folder),
         cmocka_unit_test_setup_teardown(test_idefics2, open_folder, close_folder),
         cmocka_unit_test_setup_teardown(test_memory, open_folder, close_folder),
+        cmocka_unit_test_setup_teardown(test_host_inputs_memory, open_folder, close_folder),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
