@@ -148,7 +148,7 @@ static void test_base_sees(void **state) {
     char *maker = path_join(x.build, "examples/make_base_data"), *data = path_join(x.out, "data");
     char *graft = path_join(x.build, "graft"), *list = path_join(x.out, "data.yaml");
     const char *lessons = "data: [{path: data/val.json, name: clips, split: val, type: json, format: chat_video}]";
-    run_program(&x.r, (const char *[]){maker, data, "7", "1", "1", "32", NULL});
+    run_program(&x.r, (const char *[]){maker, data, "7", "1", "1", "1", "32", NULL});
     assert_int_equal(file_write(list, lessons, strlen(lessons), &e), ST_OK);
     double own = base_loss(graft, x.out);
     exchange_clips(x.out);

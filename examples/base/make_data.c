@@ -3,10 +3,10 @@
  *
  *   make_base_data DIR SEED PICTURES CLIPS VERDICTS VAL
  *
- * DIR/pictures, DIR/clips, DIR/verdicts and DIR/val hold media; DIR/pictures.json has rows in the chat format of Mantis,
- * the other three in its chat_video format. A picture is one frame of such a clip. Verdicts, and val, ask what takes a
- * look at the whole of a clip. A part of the clips has faults, so that the model learns to see through them and to name
- * them. All of it is a function of the seed and the numbers. */
+ * DIR/pictures, DIR/clips, DIR/verdicts and DIR/val hold media; DIR/pictures.json has rows in the chat format of
+ * Mantis, the other three in its chat_video format. A picture is one frame of such a clip. Verdicts, and val, ask what
+ * takes a look at the whole of a clip. A part of the clips has faults, so that the model learns to see through them and
+ * to name them. All of it is a function of the seed and the numbers. */
 #include <cjson/cJSON.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -212,9 +212,6 @@ static void talk(cJSON *turns, question_fn *const *questions, int count, const s
 
 /* --- rows -------------------------------------------------------------------------------------------------------- */
 
-/* Fills a row about a new picture or clip and writes that. */
-typedef enum status row_fn(cJSON *row, const char *name, const char *path, struct dice *d, struct err *e);
-
 static enum status make_picture(cJSON *row, const char *name, const char *path, struct dice *d, struct err *e) {
     struct lesson l;
     lesson_new(&l, d);
@@ -249,8 +246,9 @@ static enum status make_verdict(cJSON *row, const char *name, const char *path, 
 }
 
 struct set {
-    const char *name, *ending;
-    row_fn *make;
+    const char *name, *ending; // of the files
+    /* Fills a row about a new picture or clip and writes that. */
+    enum status (*make)(cJSON *row, const char *name, const char *path, struct dice *d, struct err *e);
     int count;
 };
 

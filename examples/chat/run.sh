@@ -2,7 +2,8 @@
 # Multi-image chat with QLoRA, from nothing to a scored adapter.
 #   sh examples/chat/run.sh [BUILD] [OUT] [short]
 # BUILD holds the binaries (build/release), OUT is removed and written (build/chat), BASE in the environment names
-# another base model than examples/base/model. With "short" everything is tiny and nothing is learned; the tests run that.
+# another base model than examples/base/model. With "short" everything is tiny and nothing is learned; the tests run
+# that.
 set -e
 build=${1:-build/release} out=${2:-build/chat} length=$3
 from=$(dirname "$0")
@@ -50,8 +51,8 @@ cp "$from"/*.yaml "$out"
 say '1. Pictures of coloured shapes, and questions about two or three of them.'
 run "$build/examples/make_chat_data" "$out/data" 1 $amounts
 
-say '2. The base in 4 bits (NF4); frozen from here on. It has learned to describe single pictures and clips, and never
-   seen these questions (examples/base).'
+say '2. The base in 4 bits (NF4); frozen from here on. It has learned to describe single pictures and clips
+   (examples/base), and never seen these questions.'
 run "$graft" quantize "$base" --out "$out/base-nf4" --quiet
 
 say "3. Before: the val loss, and $ask questions about pictures that no training row has."

@@ -2,7 +2,8 @@
 # A video-quality scorer by QLoRA, from clips with scores to numbers for clips that nobody has scored.
 #   sh examples/video/run.sh [BUILD] [OUT] [short]
 # BUILD holds the binaries (build/release), OUT is removed and written (build/demo), BASE in the environment names
-# another base model than examples/base/model. With "short" everything is tiny and nothing is learned; the tests run that.
+# another base model than examples/base/model. With "short" everything is tiny and nothing is learned; the tests run
+# that.
 set -e
 build=${1:-build/release} out=${2:-build/demo} length=$3
 from=$(dirname "$0")
