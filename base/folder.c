@@ -21,13 +21,17 @@ static enum status check_free(const char *path, struct err *e) {
     return err_set(e, ST_FAIL, "%s: the folder is not empty; name a new one, or remove it first", path);
 }
 
+enum status folder_empty(const char *path, struct err *e) {
+    return dir_remove(path, e) == ST_OK ? dir_make(path, e) : e->code;
+}
+
 enum status folder_open(struct folder_out *f, const char *path, struct err *e) {
     *f = (struct folder_out){.path = mem_text(path)};
     for (size_t n = strlen(f->path); n > 1 && f->path[n - 1] == '/'; n--) f->path[n - 1] = 0;
     if (!*path) return err_set(e, ST_USAGE, "the name of the folder to write is empty");
     if (check_free(f->path, e) != ST_OK) return e->code;
     f->beside = mem_format("%s.%ld.partial", f->path, (long)getpid());
-    return dir_make(f->beside, e);
+    return folder_empty(f->beside, e);
 }
 
 enum status folder_commit(struct folder_out *f, struct err *e) {

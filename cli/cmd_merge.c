@@ -231,7 +231,7 @@ static enum status fill(struct job *j, struct merge *m, const char *dir, struct 
     if (j->quant_type == F32) return merge_write(m, dir, e) == ST_OK ? check(j, m, dir, e) : e->code;
     char *plain = mem_format("%s.plain", dir);
     struct err ignored = {0};
-    if (dir_make(plain, e) == ST_OK && merge_write(m, plain, e) == ST_OK && check(j, m, plain, e) == ST_OK)
+    if (folder_empty(plain, e) == ST_OK && merge_write(m, plain, e) == ST_OK && check(j, m, plain, e) == ST_OK)
         quantise(j, plain, dir, e);
     dir_remove(plain, &ignored);
     free(plain);

@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "base/text.h"
+#include "cli/fault.h"
 #include "cli/help.h"
 #include "cli/out.h"
 #include "cli/verbs.h"
@@ -72,6 +73,7 @@ static int run(int argc, char **argv) {
 
 /* A result that did not reach its file is a failure, e.g. on a full disk. */
 int main(int argc, char **argv) {
+    fault_watch();
     int status = run(argc, argv);
     if (fflush(stdout) == 0 && !ferror(stdout)) return status;
     perror("graft: cannot write to stdout");
