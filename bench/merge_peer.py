@@ -7,12 +7,11 @@ Each runs as a process of its own; its time without imports and its peak of memo
 the results differ. graft runs without and with its checks.
 """
 
-import json
 import shutil
-import subprocess
 import sys
-import time
 from pathlib import Path
+
+from measured import GRAFT, run, size_of
 
 PEFT = """
 import json, resource, sys, time
@@ -25,21 +24,6 @@ PeftModel.from_pretrained(model, sys.argv[2]).merge_and_unload().save_pretrained
 peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 print("RESULT", json.dumps([time.time() - began, peak / 1e6]))
 """
-GRAFT = """
-import json, resource, subprocess, sys, time
-began = time.time()
-subprocess.run(["build/release/graft", "merge", sys.argv[1], "--adapter", sys.argv[2], "--out", sys.argv[3], "--quiet",
-                "--verify", sys.argv[4]], check=True, stdout=subprocess.DEVNULL)
-peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
-print("RESULT", json.dumps([time.time() - began, peak / 1e6]))
-"""
-
-
-def run(code, *words):
-    out = subprocess.run([sys.executable, "-c", code, *map(str, words)], check=True, capture_output=True, text=True)
-    line = next(x for x in out.stdout.splitlines() if x.startswith("RESULT"))
-    return json.loads(line.removeprefix("RESULT "))
-
 
 def tensors(folder):
     from safetensors.torch import load_file
@@ -48,14 +32,15 @@ def tensors(folder):
 
 
 def main(model, adapter, scratch):
-    size = sum(f.stat().st_size for f in Path(model).glob("*.safetensors")) / 1e9
+    size = size_of(Path(model))
     scratch = Path(scratch)
     print("| merge | seconds | GB/s | peak GB |\n|---|---|---|---|")
-    for name, code, extra in (("graft, no checks", GRAFT, ["none"]), ("graft, weights checked", GRAFT, ["weights"]),
-                              ("graft, outputs checked", GRAFT, ["outputs"]), ("PEFT", PEFT, [])):
-        out = scratch / ("peft" if code is PEFT else "graft")
+    for name, verify in (("graft, no checks", "none"), ("graft, weights checked", "weights"),
+                         ("graft, outputs checked", "outputs"), ("PEFT", None)):
+        out = scratch / ("graft" if verify else "peft")
         shutil.rmtree(out, ignore_errors=True)
-        seconds, peak = run(code, model, adapter, out, *extra)
+        words = ["merge", model, "--adapter", adapter, "--out", out, "--verify", verify]
+        seconds, peak = run(GRAFT, *words) if verify else run(PEFT, model, adapter, out)
         print(f"| {name} | {seconds:.2f} | {size / seconds:.2f} | {peak:.2f} |", flush=True)
     ours, theirs = tensors(scratch / "graft"), tensors(scratch / "peft")
     differ = sum((ours[k] != v).sum().item() for k, v in theirs.items())

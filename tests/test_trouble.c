@@ -269,8 +269,8 @@ static void test_shard_missing(void **state) {
     free(dir), free(shard), free(path), free(work);
 }
 
-/* At one of a run's changes the shard goes, or its bytes. The run ends well with the whole output, for what is open stays
- * readable, or with a sentence that names the shard; says whether it is that the bytes went. */
+/* At one of a run's changes the shard goes, or its bytes. The run ends well with the whole output, for what is open
+ * stays readable, or with a sentence that names the shard; says whether it is that the bytes went. */
 static bool lose_shard(struct fixture *f, const char *const *argv, const char *calm, int64_t change, const char *shard,
                        bool bytes) {
     const char *out = argv[0];
