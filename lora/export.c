@@ -213,6 +213,7 @@ static enum status check_item(const struct export_plan *p, const struct export_i
         while (rows_next(&r, e)) {
             j.data = (const char *)got->data + (size_t)r.first * row_bytes(item);
             threads_for(p->o->be->threads, r.count, check_row, &j);
+            st_forget(&(struct st_entry){.data = j.data, .bytes = (size_t)r.count * row_bytes(item)});
             for (int64_t i = 0; i < r.count; i++) {
                 *error += j.error[i], *size += j.size[i];
                 if (j.bad[i])
