@@ -184,18 +184,19 @@ static void check_row(void *arg, int64_t i, int thread) {
     const int64_t I = item->I, block = ggml_block(item->out.type);
     float *y = j->back + thread * I;
     bool good = true;
+    double error = 0, size = 0;
     ggml_dequantize((enum ggml_type)item->out.type, y, j->data + (size_t)i * row_bytes(item), I);
-    j->error[i] = j->size[i] = 0;
     for (int64_t at = 0; at < I; at += block) {
         double low = 0, high = 0;
-        for (int64_t k = at; k < at + block; k++) low = fmin(low, (double)x[k]), high = fmax(high, (double)x[k]);
+        for (int64_t k = at; k < at + block; k++) low = x[k] < low ? x[k] : low, high = x[k] > high ? x[k] : high;
+        const double most = -low > high ? -low : high;
         for (int64_t k = at; k < at + block; k++) {
             double d = (double)y[k] - x[k];
-            good = good && fabs(d) <= allowed(item->out.type, (double)x[k], fmax(-low, high), high - low);
-            j->error[i] += d * d, j->size[i] += (double)x[k] * x[k];
+            good = good && fabs(d) <= allowed(item->out.type, (double)x[k], most, high - low);
+            error += d * d, size += (double)x[k] * x[k];
         }
     }
-    j->bad[i] = !good;
+    j->error[i] = error, j->size[i] = size, j->bad[i] = !good;
 }
 
 static enum status check_item(const struct export_plan *p, const struct export_item *item, const struct gguf *g,

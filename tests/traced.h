@@ -19,7 +19,7 @@ struct traced {
 };
 
 /* argv ends with NULL; argv[0] is a path. True: it stands before change number `change`, which counts from 0. False: it
- * has ended before, and traced_text may be called. */
+ * has ended before, and traced_text may be called. Skips the test where programs may not be traced. */
 bool traced_start(struct traced *t, const char *const *argv, int64_t change);
 
 void traced_kill(struct traced *t);   // as kill -9
