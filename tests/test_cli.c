@@ -367,8 +367,8 @@ static void test_init_is_a_function_of_the_seed(void **state) {
     free(one), free(two);
 }
 
-/* Norms are 1, biases 0, weights random with deviation 1 / sqrt(inputs): of n samples it is known to 1 / sqrt(2 n), and
- * five times that is allowed. */
+/* Norms are 1, biases 0, embeddings random with deviation 1, weights with 1 / sqrt(inputs): of n samples it is known to
+ * 1 / sqrt(2 n), and five times that is allowed. */
 static void check_tensor(const struct st_entry *t) {
     int64_t n = (int64_t)(t->bytes / sizeof(float));
     double sum = 0, squares = 0;
@@ -379,7 +379,8 @@ static void check_tensor(const struct st_entry *t) {
     }
     double mean = sum / (double)n, deviation = sqrt(squares / (double)n - mean * mean);
     double inputs = t->rank == 4 ? (double)(t->dim[1] * t->dim[2] * t->dim[3]) : (double)t->dim[1];
-    double wanted = strstr(t->name, "embed_tokens") ? 1 : 1 / sqrt(inputs);
+    bool embedding = strstr(t->name, "embed_tokens") || strstr(t->name, "position_embedding");
+    double wanted = embedding ? 1 : 1 / sqrt(inputs);
     bool bias = text_ends(t->name, ".bias"), norm = t->rank == 1 && !bias;
     if (norm && !(mean == 1 && deviation == 0)) fail_msg("%s: mean %g", t->name, mean);
     if (bias && !(mean == 0 && deviation == 0)) fail_msg("%s: mean %g", t->name, mean);

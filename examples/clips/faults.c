@@ -3,6 +3,8 @@
 #include <math.h>
 #include <string.h>
 
+#include "base/rng.h"
+
 static unsigned char clamp(double v) { return (unsigned char)(v < 0 ? 0 : v > 255 ? 255 : lround(v)); }
 
 /* One axis of a Gaussian of the given width; step: bytes from one pixel of the line to the next. */
@@ -64,6 +66,15 @@ void fault_flicker(struct clip *c, double strength, struct dice *d) {
         double shift = 70 * strength * throw_between(d, 0.5, 1) * (f % 2 ? 1 : -1);
         for (int i = 0; i < FRAME_BYTES; i++) c->rgb[f][i] = clamp(c->rgb[f][i] + shift);
     }
+}
+
+void fault_drop(struct clip *c, int count, struct dice *d) {
+    int64_t order[FRAMES - 1];
+    bool lost[FRAMES] = {false};
+    rng_shuffle(d->seed, d->stream + 1 + d->thrown++, order, FRAMES - 1);
+    for (int i = 0; i < count; i++) lost[1 + order[i]] = true;
+    for (int f = 1; f < FRAMES; f++)
+        if (lost[f]) memcpy(c->rgb[f], c->rgb[f - 1], FRAME_BYTES);
 }
 
 void fault_shuffle(struct clip *c, int swaps, int order[FRAMES], struct dice *d) {

@@ -5,7 +5,7 @@
  * DIR/train and DIR/val hold clips, no scene of val is in train; DIR/train.json and DIR/val.json are rows of the
  * classification format of Mantis with a video, a prompt that quotes the clip's text, and five scores from 1 to 4:
  *   visual quality          blur, noise or blocks
- *   temporal consistency    flicker, or frames that have changed places
+ *   temporal consistency    flicker, frames that have changed places, or frames that were lost
  *   dynamic degree          pixels that the shape moves in a frame
  *   text-to-video alignment how many of colour, shape and motion the text has wrong
  *   factual consistency     for how long the shape is another one than at first
@@ -43,16 +43,21 @@ static double spoil_frames(struct clip *c, struct dice *d) {
     return score_of(strength);
 }
 
-/* Where nothing moves, a change of places cannot be seen. */
+/* Where nothing moves, neither a change of places nor a frame that is lost can be seen. */
 static double spoil_time(struct clip *c, bool moves, struct dice *d) {
-    enum { MOST_SWAPS = 3 };
-    int order[FRAMES];
+    enum { MOST_SWAPS = 3, MOST_DROPS = 4 };
+    int order[FRAMES], kind = moves ? throw_int(d, 3) : 0;
     double strength = throw_chance(d, 0.15) ? 0 : throw_between(d, 0, 1);
-    if (moves && throw_chance(d, 0.5)) {
-        int swaps = (int)(strength * (MOST_SWAPS + 1)), moved = 0;
-        fault_shuffle(c, swaps, order, d);
+    if (kind == 1) {
+        int moved = 0;
+        fault_shuffle(c, (int)(strength * (MOST_SWAPS + 1)), order, d);
         for (int f = 0; f < FRAMES; f++) moved += order[f] != f;
         return score_of(moved / (2.0 * MOST_SWAPS));
+    }
+    if (kind == 2) {
+        int lost = (int)(strength * (MOST_DROPS + 1));
+        fault_drop(c, lost, d);
+        return score_of((double)lost / MOST_DROPS);
     }
     fault_flicker(c, strength, d);
     return score_of(strength);
