@@ -32,14 +32,14 @@ step() {
 grep -q 'compute capability' "$folder/doctor.json" || fail 'there is no GPU that this graft can use'
 
 # Programs of cmocka are there when they could be built; the trainings below need none.
-for test in test_ops test_gemm test_linear test_attention test_device test_golden; do
+for test in test_backend test_ops test_gemm test_linear test_attention test_device test_golden; do
     [ -x "$build/tests/$test" ] || continue
     step "$test" "$build/tests/$test"
     grep -q '^\[ *SKIPPED *\] [a-z]' "$log" && fail "$test skipped something"
 done
 if command -v compute-sanitizer >/dev/null; then
     for tool in memcheck racecheck initcheck synccheck; do
-        for test in test_ops test_attention test_gemm; do
+        for test in test_backend test_ops test_attention test_gemm; do
             [ -x "$build/tests/$test" ] || continue
             step "compute-sanitizer $tool, $test" \
                 compute-sanitizer --tool "$tool" --error-exitcode 1 "$build/tests/$test"

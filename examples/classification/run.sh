@@ -31,6 +31,7 @@ began=$(date +%s)
 rm -rf "$out"
 mkdir -p "$out"
 cp "$from"/*.yaml "$out"
+
 say '1. Clips of moving shapes as lists of pictures, with one fault or none. No scene that is held out is trained on.'
 run "$build/examples/make_classification_data" "$out/data" 1 $amounts
 

@@ -35,6 +35,7 @@ began=$(date +%s)
 rm -rf "$out"
 mkdir -p "$out"
 cp "$from"/*.yaml "$out"
+
 say '1. Clips of moving shapes, each with five scores. No scene that is held out is trained on.'
 run "$build/examples/make_video_data" "$out/data" 1 $amounts
 
