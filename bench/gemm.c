@@ -186,7 +186,7 @@ static struct operands operands_new(struct backend *be, const struct row *r, con
 static void compute(struct backend *be, const struct row *r, const struct operands *o) {
     switch (r->kind) {
     case FORWARD:
-        op_linear_forward(be, &o->y, &o->x, &o->w, NULL);
+        op_linear_forward(be, &o->y, &o->x, &o->w, NULL, 0);
         break;
     case BACKWARD:
         op_linear_backward(be, &o->y, &o->x, &o->w, 0.0f);

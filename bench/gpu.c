@@ -141,7 +141,7 @@ static void make_forward(struct maker *m, struct set *s, const int64_t *n) { mak
 static void make_backward(struct maker *m, struct set *s, const int64_t *n) { make_linear(m, s, n, true); }
 
 static void call_forward(struct backend *be, const struct set *s) {
-    op_linear_forward(be, &s->t[0], &s->t[1], &s->t[2], NULL);
+    op_linear_forward(be, &s->t[0], &s->t[1], &s->t[2], NULL, 0);
 }
 
 static void call_backward(struct backend *be, const struct set *s) {

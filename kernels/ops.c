@@ -157,16 +157,17 @@ static void want_scales(const char *op, const struct tensor *W) {
 }
 
 void op_linear_forward(struct backend *be, const struct tensor *y, const struct tensor *x, const struct tensor *W,
-                       const struct tensor *b) {
+                       const struct tensor *b, float beta) {
     WANT_ACT(x, 2);
     WANT_WEIGHT(W);
     want_scales(__func__, W);
+    WANT(beta == 0 || beta == 1);
     int64_t N = x->dim[0], I = x->dim[1], O = W->dim[0];
     WANT2(W, W->type, O, I);
     WANT_ACT(y, 2);
     WANT2(y, y->type == F32 ? F32 : x->type, N, O);
     if (b) WANT1(b, F32, O);
-    if (ready(be)) be->ops->linear_forward(be, y, x, W, b);
+    if (ready(be)) be->ops->linear_forward(be, y, x, W, b, beta);
 }
 
 void op_linear_backward(struct backend *be, const struct tensor *dx, const struct tensor *dy, const struct tensor *W,

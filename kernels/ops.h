@@ -56,11 +56,11 @@ void op_noise_add(struct backend *be, const struct tensor *x, const struct tenso
 
 /* --- matrix products --------------------------------------------------------------------------------------------- */
 
-/* y (N,O) = x (N,I) W^T + b. W (O,I): F32, BF16, F16, NF4 or FP4, never expanded whole; b (O) F32 or NULL. x act; y
- * act, or F32 where more than BF16 is wanted of a BF16 input (logits). The values of a 4-bit W are rounded to the type
- * of x; those of b may be rounded to the type of y. */
+/* y (N,O) = x (N,I) W^T + b + beta * y. W (O,I): F32, BF16, F16, NF4 or FP4, never expanded whole; b (O) F32 or NULL.
+ * beta is 0 or 1, and with 0 y is not read. x act; y act, or F32 where more than BF16 is wanted of a BF16 input
+ * (logits). The values of a 4-bit W are rounded to the type of x; those of b may be rounded to the type of y. */
 void op_linear_forward(struct backend *be, const struct tensor *y, const struct tensor *x, const struct tensor *W,
-                       const struct tensor *b);
+                       const struct tensor *b, float beta);
 
 /* dx (N,I) act = dy (N,O) W + beta * dx; beta is 0 or 1, and with 0 dx is not read. dy act, or F32 with a BF16 dx. The
  * values of a 4-bit W are rounded to its source type, then to that of dx, as bitsandbytes does. */

@@ -34,19 +34,20 @@ static struct tensor adapter_input(const struct pass *p, const struct tensor *x,
     return xd;
 }
 
-/* y = W x + b with the magnitude's share; t = W xd + s B A xd. */
+/* y = W x + b with the magnitude's share; t = s B A xd + W xd. */
 static void dora_forward(const struct pass *p, struct linear_acts *a, const struct tensor *y, const struct tensor *x,
                          const struct tensor *xd, const struct linear *l) {
     const struct lora *r = l->lora;
     const struct tensor *bias = l->b.data ? &l->b : NULL;
-    op_linear_forward(p->be, &a->t, xd, &l->W, NULL);
     if (!drops(p, r)) {
-        op_matmul(p->be, &a->t, &a->u, false, &r->B, true, r->scale, 1);
+        op_matmul(p->be, &a->t, &a->u, false, &r->B, true, r->scale, 0);
+        op_linear_forward(p->be, &a->t, xd, &l->W, NULL, 1);
         op_scale_cols(p->be, y, &a->t, &r->g, bias);
         return;
     }
     struct tensor low = arena_tensor2(p->scratch, y->type, y->dim[0], y->dim[1]);
-    op_linear_forward(p->be, y, x, &l->W, bias);
+    op_linear_forward(p->be, &a->t, xd, &l->W, NULL, 0);
+    op_linear_forward(p->be, y, x, &l->W, bias, 0);
     op_scale_cols_add(p->be, y, &a->t, &r->g_less_1);
     op_matmul(p->be, &low, &a->u, false, &r->B, true, r->scale, 0);
     op_scale_cols_add(p->be, y, &low, &r->g);
@@ -56,41 +57,46 @@ static void dora_forward(const struct pass *p, struct linear_acts *a, const stru
 void linear_forward(const struct pass *p, struct linear_acts *a, const struct tensor *y, const struct tensor *x,
                     const struct linear *l) {
     const struct lora *r = l->lora;
-    if (!r || !r->dora) op_linear_forward(p->be, y, x, &l->W, l->b.data ? &l->b : NULL); // 1  y  = W x + b
-    if (!r) return;
+    const struct tensor *bias = l->b.data ? &l->b : NULL;
+    if (!r) {
+        op_linear_forward(p->be, y, x, &l->W, bias, 0);
+        return;
+    }
     size_t mark = p->scratch->used;
     struct tensor xd = adapter_input(p, x, r);
-    op_matmul(p->be, &a->u, &xd, false, &r->A, true, 1, 0); // 2  u  = A xd
-    if (r->dora)
+    op_matmul(p->be, &a->u, &xd, false, &r->A, true, 1, 0); // 1  u  = A xd
+    if (r->dora) {
         dora_forward(p, a, y, x, &xd, l);
-    else
-        op_matmul(p->be, y, &a->u, false, &r->B, true, r->scale, 1); // 3  y += s B u
-    if (r->b.data) op_bias_add(p->be, y, &r->b, r->scale);           // 4  y += s b
+    } else {
+        op_matmul(p->be, y, &a->u, false, &r->B, true, r->scale, 0); // 2  y  = s B u
+        op_linear_forward(p->be, y, x, &l->W, bias, 1);              // 3  y += W x + b
+    }
+    if (r->b.data) op_bias_add(p->be, y, &r->b, r->scale); // 4  y += s b
     p->scratch->used = mark;
 }
 
-/* Gradients of A and B from dt, the gradient of W xd + s B A xd; adds the adapter's share to dxd unless it is NULL. */
-static void adapter_backward(const struct pass *p, const struct tensor *dxd, const struct tensor *dt,
+/* Gradients of A and B from dt, the gradient of s B A xd + W xd; dxd = beta * dxd + the adapter's share, unless NULL. */
+static void adapter_backward(const struct pass *p, const struct tensor *dxd, float beta, const struct tensor *dt,
                              const struct tensor *xd, const struct linear_acts *a, const struct lora *r) {
     struct tensor du = arena_tensor2(p->scratch, a->u.type, a->u.dim[0], a->u.dim[1]);
-    if (r->gB.data) op_matmul(p->be, &r->gB, dt, true, &a->u, false, r->scale, 1); // 3'  gB += s dt^T u
-    op_matmul(p->be, &du, dt, false, &r->B, false, r->scale, 0);                   // 3'  du  = s dt B
-    if (r->gA.data) op_matmul(p->be, &r->gA, &du, true, xd, false, 1, 1);          // 2'  gA += du^T xd
-    if (dxd) op_matmul(p->be, dxd, &du, false, &r->A, false, 1, 1);                // 2'  dxd += du A
+    if (r->gB.data) op_matmul(p->be, &r->gB, dt, true, &a->u, false, r->scale, 1); // 2'  gB += s dt^T u
+    op_matmul(p->be, &du, dt, false, &r->B, false, r->scale, 0);                   // 2'  du  = s dt B
+    if (r->gA.data) op_matmul(p->be, &r->gA, &du, true, xd, false, 1, 1);          // 1'  gA += du^T xd
+    if (dxd) op_matmul(p->be, dxd, &du, false, &r->A, false, 1, beta);             // 1'  dxd = du A
 }
 
 /* dx = beta * dx + dt W + adapter, with the dropout mask around the adapter's share. */
 static void lora_backward(const struct pass *p, const struct tensor *dx, float beta, const struct tensor *dt,
                           const struct tensor *xd, const struct linear_acts *a, const struct linear *l) {
     const struct lora *r = l->lora;
-    if (dx) op_linear_backward(p->be, dx, dt, &l->W, beta); // 1'  first, because it may write
     if (!dx || !drops(p, r)) {
-        adapter_backward(p, dx, dt, xd, a, r);
+        adapter_backward(p, dx, beta, dt, xd, a, r);
+        if (dx) op_linear_backward(p->be, dx, dt, &l->W, 1); // 3'  dx += dt W
         return;
     }
     struct tensor dxd = arena_tensor2(p->scratch, dx->type, dx->dim[0], dx->dim[1]);
-    op_zero(p->be, &dxd);
-    adapter_backward(p, &dxd, dt, xd, a, r);
+    adapter_backward(p, &dxd, 0, dt, xd, a, r);
+    op_linear_backward(p->be, dx, dt, &l->W, beta);
     op_dropout_add(p->be, dx, &dxd, r->dropout, p->seed, mask_stream(p, r));
 }
 
@@ -106,15 +112,15 @@ static void dora_backward(const struct pass *p, const struct tensor *dx, float b
         return;
     }
     if (!dx) {
-        adapter_backward(p, NULL, &dt, xd, a, r);
+        adapter_backward(p, NULL, 0, &dt, xd, a, r);
         return;
     }
     struct tensor dz = arena_tensor2(p->scratch, dy->type, dy->dim[0], dy->dim[1]);
     struct tensor dxd = arena_tensor2(p->scratch, dx->type, dx->dim[0], dx->dim[1]);
     op_linear_backward(p->be, dx, dy, &l->W, beta);
     op_scale_cols(p->be, &dz, dy, &r->g_less_1, NULL);
-    op_linear_backward(p->be, &dxd, &dz, &l->W, 0);
-    adapter_backward(p, &dxd, &dt, xd, a, r);
+    adapter_backward(p, &dxd, 0, &dt, xd, a, r);
+    op_linear_backward(p->be, &dxd, &dz, &l->W, 1);
     op_dropout_add(p->be, dx, &dxd, r->dropout, p->seed, mask_stream(p, r));
 }
 

@@ -4,6 +4,9 @@
  * A||, rows taken one by one and the norm held constant in the backward. Dropout acts on the adapter's input only; with
  * DoRA the scaled part of W x sees it too, as PEFT does: y = W x + (g - 1) W xd + g s B A xd + b.
  *
+ * The adapter's product comes first and the weight's adds to it, forward and backward: a large product takes up what it
+ * adds to while it computes, where a small one behind it would wait for memory twice.
+ *
  * A gradient tensor whose data is NULL belongs to a parameter that is not trained. */
 #ifndef MODEL_LINEAR_H
 #define MODEL_LINEAR_H
@@ -49,7 +52,7 @@ struct pass {
 /* What forward leaves for backward. */
 struct linear_acts {
     struct tensor u; // (N,r) = dropout(x) A^T
-    struct tensor t; // (N,O), DoRA: W xd + s B A xd
+    struct tensor t; // (N,O), DoRA: s B A xd + W xd
 };
 
 void linear_acts_layout(struct linear_acts *a, struct arena *m, const struct linear *l, int64_t N, enum dtype act);

@@ -413,7 +413,7 @@ static void check_linear(struct backend *be, struct backend *three, const struct
     if (l->back)
         op_linear_backward(be, &y, &x, &w->t, l->beta), op_linear_backward(three, &z, &x, &w->t, l->beta);
     else
-        op_linear_forward(be, &y, &x, &w->t, p.bias), op_linear_forward(three, &z, &x, &w->t, p.bias);
+        op_linear_forward(be, &y, &x, &w->t, p.bias, l->beta), op_linear_forward(three, &z, &x, &w->t, p.bias, l->beta);
     settle(be), settle(three);
     check(&p, &y, what);
     if (memcmp(y.data, z.data, tensor_bytes(&y)) != 0) fail_msg("%s: one thread and three differ", what);
@@ -440,7 +440,7 @@ static void linear_mixtures(void **state, bool back) {
                                 back,
                                 0,
                                 false};
-        l.bias = !back && next_random(&s) & 1, l.beta = back && next_random(&s) & 1 ? 1.0f : 0.0f;
+        l.bias = !back && next_random(&s) & 1, l.beta = next_random(&s) & 1 ? 1.0f : 0.0f;
         l.wide = next_random(&s) & 1;
         check_linear(p.one, p.three, &l, &s);
     }
@@ -453,9 +453,9 @@ static void backward_mixtures(void **state) { linear_mixtures(state, true); }
 static void linear_blocks(void **state) {
     static const struct linear_case cases[] = {
         {130, 576, 1536, F32, NF4, BF16, 64, true, true, false, 0, false},
-        {130, 577, 1501, BF16, NF4, F16, 64, true, true, false, 0, false},
+        {130, 577, 1501, BF16, NF4, F16, 64, true, true, false, 1, false},
         {130, 577, 1501, BF16, NF4, F16, 64, true, false, true, 1, false},
-        {2, 600, 2500, F32, FP4, BF16, 64, true, true, false, 0, false},
+        {2, 600, 2500, F32, FP4, BF16, 64, true, true, false, 1, false},
         {4, 600, 2501, BF16, NF4, BF16, 128, false, false, false, 0, false},
         {2, 2500, 600, F32, NF4, BF16, 4096, false, false, true, 0, false},
         {2, 70, 20000, F32, NF4, F32, 32, true, false, false, 0, false},
@@ -463,8 +463,8 @@ static void linear_blocks(void **state) {
         {2200, 130, 70, BF16, BF16, BF16, 64, false, true, false, 0, false},
         {130, 2001, 300, BF16, BF16, BF16, 64, false, false, false, 0, true},
         {130, 2001, 300, BF16, BF16, BF16, 64, false, false, true, 1, true},
-        {13, 300, 264, BF16, NF4, F16, 64, true, true, false, 0, false},
-        {7, 130, 520, BF16, FP4, BF16, 32, false, true, false, 0, true},
+        {13, 300, 264, BF16, NF4, F16, 64, true, true, false, 1, false},
+        {7, 130, 520, BF16, FP4, BF16, 32, false, true, false, 1, true},
     };
     struct pair p = pair_of(state);
     uint64_t s = 4;
@@ -493,11 +493,11 @@ static void check_slices(struct backend *be, enum dtype act, bool back, bool wid
     if (back)
         op_linear_backward(be, &y, &x, &w->t, 1);
     else
-        op_linear_forward(be, &y, &x, &w->t, NULL);
+        op_linear_forward(be, &y, &x, &w->t, NULL, 1);
     settle(be);
     for (int64_t n = 0; n < N; n++)
         for (int64_t j = 0; j < out; j++) {
-            float want = back ? 1.0f : 0.0f;
+            float want = 1.0f;
             for (int k = 0; k < PICKS; k++)
                 want += weight_element(w, back ? picks[n][k] * I + j : j * I + picks[n][k], F32);
             if (element(&y, n * out + j) != want)
@@ -528,7 +528,7 @@ static void check_values(struct backend *be, int64_t rows, enum dtype act, enum 
     if (back)
         op_linear_backward(be, &y, &x, &w->t, 0.0f);
     else
-        op_linear_forward(be, &y, &x, &w->t, NULL);
+        op_linear_forward(be, &y, &x, &w->t, NULL, 0);
     settle(be);
     for (int64_t n = 0; n < rows; n++)
         for (int64_t j = 0; j < out; j++) {

@@ -16,7 +16,7 @@ static bool uses_amx(const struct backend *be) { return ((const struct cpu_backe
 
 /* A 4-bit weight is dequantised straight to the type of the activations, as bitsandbytes does. */
 void cpu_linear_forward(struct backend *be, const struct tensor *y, const struct tensor *x, const struct tensor *W,
-                        const struct tensor *b) {
+                        const struct tensor *b, float beta) {
     struct gemm g = {.a = factor(x, true),
                      .b = factor(W, true),
                      .C = y->data,
@@ -26,6 +26,7 @@ void cpu_linear_forward(struct backend *be, const struct tensor *y, const struct
                      .K = W->dim[1],
                      .stride = W->dim[0],
                      .alpha = 1.0f,
+                     .beta = beta,
                      .type = y->type,
                      .amx = uses_amx(be) && x->type == BF16};
     g.b.round[0] = x->type;

@@ -19,7 +19,7 @@ void cpu_patchify(struct backend *be, const struct tensor *y, const struct tenso
 void cpu_noise_add(struct backend *be, const struct tensor *x, const struct tensor *amplitude, uint64_t seed,
                    uint64_t stream);
 void cpu_linear_forward(struct backend *be, const struct tensor *y, const struct tensor *x, const struct tensor *W,
-                        const struct tensor *b);
+                        const struct tensor *b, float beta);
 void cpu_linear_backward(struct backend *be, const struct tensor *dx, const struct tensor *dy, const struct tensor *W,
                          float beta);
 void cpu_matmul(struct backend *be, const struct tensor *C, const struct tensor *A, bool ta, const struct tensor *B,

@@ -108,6 +108,18 @@ template <> __device__ inline float from_float<float>(float x) { return x; }
 template <> __device__ inline __nv_bfloat16 from_float<__nv_bfloat16>(float x) { return __float2bfloat16_rn(x); }
 template <> __device__ inline __half from_float<__half>(float x) { return __float2half_rn(x); }
 
+/* Element i of a tensor whose type, F32 or BF16, is known at run time only. */
+__device__ inline float value_at(const void *p, enum dtype type, int64_t i) {
+    return type == F32 ? static_cast<const float *>(p)[i] : to_float(static_cast<const __nv_bfloat16 *>(p)[i]);
+}
+
+__device__ inline void value_put(void *p, enum dtype type, int64_t i, float x) {
+    if (type == F32)
+        static_cast<float *>(p)[i] = x;
+    else
+        static_cast<__nv_bfloat16 *>(p)[i] = from_float<__nv_bfloat16>(x);
+}
+
 /* 16 bytes of T, loaded and stored at once. */
 template <typename T> struct alignas(16) vec16 {
     static constexpr int count = 16 / sizeof(T);

@@ -11,6 +11,7 @@ struct gemv_task {
     const bf16_t *x;
     struct weight w;
     const float *bias; // (O) or NULL
+    float beta;
     int64_t O;
     int I, rows;
 };
@@ -61,10 +62,9 @@ __global__ void __launch_bounds__(THREADS, N == 1   ? 8
     float y = 0;
     for (int p = 0; p < WARPS; p++) y += parts[mine * WARPS + p];
     if (t.bias) y += t.bias[out];
-    if (t.y_type == F32)
-        static_cast<float *>(t.y)[n * t.O + out] = y;
-    else
-        static_cast<bf16_t *>(t.y)[n * t.O + out] = from_float<bf16_t>(y);
+    const int64_t at = n * t.O + out;
+    if (t.beta != 0.0f) y += t.beta * value_at(t.y, t.y_type, at);
+    value_put(t.y, t.y_type, at, y);
 }
 
 template <typename W> static void launch_rows(struct backend *be, const struct gemv_task &t, const char *what) {
@@ -81,7 +81,7 @@ bool gemv_takes(const struct tensor *x, const struct tensor *W) {
 }
 
 void gemv(struct backend *be, const struct tensor *y, const struct tensor *x, const struct tensor *W,
-          const struct tensor *b, const char *what) {
+          const struct tensor *b, float beta, const char *what) {
     for (int64_t first = 0; first < x->dim[0]; first += MOST_ROWS) {
         int64_t rest = x->dim[0] - first, rows = rest < MOST_ROWS ? rest : static_cast<int64_t>(MOST_ROWS);
         struct tensor to = tensor_rows(y, first, rows), from = tensor_rows(x, first, rows);
@@ -90,6 +90,7 @@ void gemv(struct backend *be, const struct tensor *y, const struct tensor *x, co
                               static_cast<const bf16_t *>(from.data),
                               weight_of(W, BF16),
                               b ? static_cast<const float *>(b->data) : nullptr,
+                              beta,
                               W->dim[0],
                               static_cast<int>(W->dim[1]),
                               static_cast<int>(rows)};

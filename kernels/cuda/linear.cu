@@ -49,10 +49,10 @@ static const void *bias_of(struct backend *be, const struct tensor *b, enum dtyp
 }
 
 void cuda_linear_forward(struct backend *be, const struct tensor *y, const struct tensor *x, const struct tensor *W,
-                         const struct tensor *b) {
+                         const struct tensor *b, float beta) {
     const char *what = "linear_forward";
     if (gemv_takes(x, W)) {
-        gemv(be, y, x, W, b, what);
+        gemv(be, y, x, W, b, beta, what);
         return;
     }
     int64_t N = x->dim[0], O = W->dim[0], I = W->dim[1], size = static_cast<int64_t>(dtype_size(x->type));
@@ -67,7 +67,7 @@ void cuda_linear_forward(struct backend *be, const struct tensor *y, const struc
         p.C = static_cast<char *>(y->data) + static_cast<size_t>(o) * dtype_size(y->type);
         p.c_type = y->type, p.ldc = O;
         p.bias = b ? bias_of(be, b, y->type, o, p.n, what) : nullptr;
-        p.alpha = 1;
+        p.alpha = 1, p.beta = beta;
         cuda_product(be, &p, what);
     }
 }

@@ -32,20 +32,13 @@ struct task {
 
 /* --- C ----------------------------------------------------------------------------------------------------------- */
 
-__device__ inline float value_at(const void *p, enum dtype type, int64_t i) {
-    return type == F32 ? static_cast<const float *>(p)[i] : to_float(static_cast<const bf16_t *>(p)[i]);
-}
-
 /* C (m,n) = alpha * sum + beta * C + bias, one rounding. */
 __device__ inline void store_sum(const struct task &t, int64_t m, int64_t n, float sum) {
     int64_t at = m * t.ldc + n;
     float x = t.alpha * sum;
     if (t.beta != 0.0f) x += t.beta * value_at(t.C, t.c_type, at);
     if (t.bias) x += value_at(t.bias, t.c_type, n);
-    if (t.c_type == F32)
-        static_cast<float *>(t.C)[at] = x;
-    else
-        static_cast<bf16_t *>(t.C)[at] = from_float<bf16_t>(x);
+    value_put(t.C, t.c_type, at, x);
 }
 
 /* A sum over this block's part of k. */

@@ -19,7 +19,7 @@ void cuda_patchify(struct backend *be, const struct tensor *y, const struct tens
 void cuda_noise_add(struct backend *be, const struct tensor *x, const struct tensor *amplitude, uint64_t seed,
                     uint64_t stream);
 void cuda_linear_forward(struct backend *be, const struct tensor *y, const struct tensor *x, const struct tensor *W,
-                         const struct tensor *b);
+                         const struct tensor *b, float beta);
 void cuda_linear_backward(struct backend *be, const struct tensor *dx, const struct tensor *dy, const struct tensor *W,
                           float beta);
 void cuda_matmul(struct backend *be, const struct tensor *C, const struct tensor *A, bool ta, const struct tensor *B,
