@@ -108,7 +108,8 @@ enum status session_load(struct session *s, const struct flags *f, struct err *e
     struct load_options o = {.quantize = {.type = F32}, .head = s->head};
     if (load(s, &o, e) != ST_OK) return e->code;
     if (!adapter || session_note_base(f, adapter, s->config.quantization_config, e) != ST_OK) return e->code;
-    return adapter_open(&s->adapter, s->model, adapter, e);
+    if (adapter_open(&s->adapter, s->model, adapter, e) != ST_OK || s->act != BF16) return e->code;
+    return adapter_round(s->adapter, e);
 }
 
 void session_close(struct session *s) {
@@ -235,6 +236,7 @@ static enum status open_adapter(struct session *s, struct err *e) {
         .seed = (uint64_t)settings_int(t, "seed"),
     };
     if (adapter_new(&s->adapter, s->model, &o, e) != ST_OK) return e->code;
+    if (s->act == BF16 && adapter_round(s->adapter, e) != ST_OK) return e->code;
     if (s->head.problem != PROBLEM_GENERATION) {
         char **names = session_output_names(s, s->train);
         s->adapter->labels = head_labels(s->head.problem, (const char *const *)names, s->model->config.num_labels);

@@ -355,7 +355,32 @@ static void initialise(struct adapter *a, uint64_t seed, bool gaussian) {
     }
 }
 
+/* The place in `rounded` of a tensor in `values`. */
+static struct tensor rounded_of(const struct adapter *a, const struct tensor *value) {
+    struct tensor t = *value;
+    t.type = BF16;
+    t.data = (char *)a->rounded.data + ((char *)value->data - (char *)a->values.data) / 2;
+    return t;
+}
+
+enum status adapter_round(struct adapter *a, struct err *e) {
+    struct backend *be = a->model->be;
+    struct tensor t = tensor_over1(NULL, BF16, a->values.dim[0]);
+    if (!a->lora_count) return ST_OK;
+    t.data = backend_alloc(be, tensor_bytes(&t));
+    if (!t.data) return err_set(e, be->err.code, "the adapter: %s", be->err.text);
+    a->rounded = t;
+    a->memory_bytes += tensor_bytes(&t);
+    for (int64_t i = 0; i < a->lora_count; i++) {
+        struct lora *r = &a->loras[i];
+        r->rounded_A = rounded_of(a, &r->A), r->rounded_B = rounded_of(a, &r->B);
+    }
+    adapter_refresh(a);
+    return backend_sync(be, e);
+}
+
 void adapter_refresh(struct adapter *a) {
+    if (a->rounded.data) op_copy(a->model->be, &a->rounded, &a->values);
     for (int64_t i = 0; i < a->model->linear_count; i++) linear_refresh(a->model->be, a->model->linears[i]);
 }
 
@@ -511,6 +536,7 @@ void adapter_free(struct adapter *a) {
     take_out(a);
     for (int64_t i = 0; i < a->count; i++) free(a->trained[i].key);
     if (a->memory) backend_release(a->model->be, a->memory);
+    if (a->rounded.data) backend_release(a->model->be, a->rounded.data);
     cJSON_Delete(a->config);
     cJSON_Delete(a->labels);
     free(a->trained), free(a->loras);

@@ -56,6 +56,7 @@ struct adapter {
     struct trained *trained;
     int64_t count;
     struct tensor values, grads, m, v; // (n) F32: all trained tensors in the order of `trained`, zeros between
+    struct tensor rounded;             // (n) BF16: values of adapter_round; data NULL without
     void *memory;
     size_t memory_bytes;
     bool with_optimizer;
@@ -80,7 +81,11 @@ void adapter_free(struct adapter *a);
 /* adapter_config.json and adapter_model.safetensors into a folder that exists; each file is whole or not there. */
 enum status adapter_write(const struct adapter *a, const char *dir, struct err *e);
 
-/* After values changed: what DoRA derives from them. */
+/* For runs in BF16, whose products round A and B: rounds them once whenever values change, into 2 more bytes a number.
+ * Where the device multiplies in BF16, the bits of a product stay the same. */
+enum status adapter_round(struct adapter *a, struct err *e);
+
+/* After values changed: what is derived from them. */
 void adapter_refresh(struct adapter *a);
 
 int64_t adapter_param_total(const struct adapter *a); // trained numbers

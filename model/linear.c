@@ -20,6 +20,10 @@ void linear_acts_layout_head(struct linear_acts *a, struct arena *m, const struc
     acts_layout(a, m, l, N, act, F32);
 }
 
+/* A and B as products read them. */
+static const struct tensor *read_A(const struct lora *r) { return r->rounded_A.data ? &r->rounded_A : &r->A; }
+static const struct tensor *read_B(const struct lora *r) { return r->rounded_B.data ? &r->rounded_B : &r->B; }
+
 static bool drops(const struct pass *p, const struct lora *r) { return p->train && r->dropout > 0; }
 
 static uint64_t mask_stream(const struct pass *p, const struct lora *r) {
@@ -40,7 +44,7 @@ static void dora_forward(const struct pass *p, struct linear_acts *a, const stru
     const struct lora *r = l->lora;
     const struct tensor *bias = l->b.data ? &l->b : NULL;
     if (!drops(p, r)) {
-        op_matmul(p->be, &a->t, &a->u, false, &r->B, true, r->scale, 0);
+        op_matmul(p->be, &a->t, &a->u, false, read_B(r), true, r->scale, 0);
         op_linear_forward(p->be, &a->t, xd, &l->W, NULL, 1);
         op_scale_cols(p->be, y, &a->t, &r->g, bias);
         return;
@@ -49,7 +53,7 @@ static void dora_forward(const struct pass *p, struct linear_acts *a, const stru
     op_linear_forward(p->be, &a->t, xd, &l->W, NULL, 0);
     op_linear_forward(p->be, y, x, &l->W, bias, 0);
     op_scale_cols_add(p->be, y, &a->t, &r->g_less_1);
-    op_matmul(p->be, &low, &a->u, false, &r->B, true, r->scale, 0);
+    op_matmul(p->be, &low, &a->u, false, read_B(r), true, r->scale, 0);
     op_scale_cols_add(p->be, y, &low, &r->g);
     op_add(p->be, &a->t, &a->t, &low);
 }
@@ -64,12 +68,12 @@ void linear_forward(const struct pass *p, struct linear_acts *a, const struct te
     }
     size_t mark = p->scratch->used;
     struct tensor xd = adapter_input(p, x, r);
-    op_matmul(p->be, &a->u, &xd, false, &r->A, true, 1, 0); // 1  u  = A xd
+    op_matmul(p->be, &a->u, &xd, false, read_A(r), true, 1, 0); // 1  u  = A xd
     if (r->dora) {
         dora_forward(p, a, y, x, &xd, l);
     } else {
-        op_matmul(p->be, y, &a->u, false, &r->B, true, r->scale, 0); // 2  y  = s B u
-        op_linear_forward(p->be, y, x, &l->W, bias, 1);              // 3  y += W x + b
+        op_matmul(p->be, y, &a->u, false, read_B(r), true, r->scale, 0); // 2  y  = s B u
+        op_linear_forward(p->be, y, x, &l->W, bias, 1);                  // 3  y += W x + b
     }
     if (r->b.data) op_bias_add(p->be, y, &r->b, r->scale); // 4  y += s b
     p->scratch->used = mark;
@@ -80,9 +84,9 @@ static void adapter_backward(const struct pass *p, const struct tensor *dxd, flo
                              const struct tensor *xd, const struct linear_acts *a, const struct lora *r) {
     struct tensor du = arena_tensor2(p->scratch, a->u.type, a->u.dim[0], a->u.dim[1]);
     if (r->gB.data) op_matmul(p->be, &r->gB, dt, true, &a->u, false, r->scale, 1); // 2'  gB += s dt^T u
-    op_matmul(p->be, &du, dt, false, &r->B, false, r->scale, 0);                   // 2'  du  = s dt B
+    op_matmul(p->be, &du, dt, false, read_B(r), false, r->scale, 0);               // 2'  du  = s dt B
     if (r->gA.data) op_matmul(p->be, &r->gA, &du, true, xd, false, 1, 1);          // 1'  gA += du^T xd
-    if (dxd) op_matmul(p->be, dxd, &du, false, &r->A, false, 1, beta);             // 1'  dxd = du A
+    if (dxd) op_matmul(p->be, dxd, &du, false, read_A(r), false, 1, beta);         // 1'  dxd = du A
 }
 
 /* dx = beta * dx + dt W + adapter, with the dropout mask around the adapter's share. */

@@ -26,6 +26,8 @@ struct lora {
     uint64_t stream;           // of its dropout masks
     struct tensor A, gA;       // (r,I)
     struct tensor B, gB;       // (O,r)
+    struct tensor rounded_A;   // (r,I) BF16: A as products in BF16 round it; data NULL: they read A
+    struct tensor rounded_B;   // (O,r) BF16
     struct tensor b, gb;       // (O), lora_bias; data NULL without
     struct tensor m, gm;       // (O), DoRA
     struct tensor norms;       // (O), DoRA: of the rows of W + s B A

@@ -10,6 +10,7 @@
 #include <cmocka.h>
 
 #include "base/json.h"
+#include "base/half.h"
 #include "base/memory.h"
 #include "lora/adapter.h"
 #include "tests/adapter_fixture.h"
@@ -118,6 +119,30 @@ static void test_arenas(void **state) {
     assert_true(adapter_param_total(a) <= a->values.dim[0]);
     adapter_free(a);
     cJSON_Delete(config);
+}
+
+/* Every A and B has its copy, which follows when values change. */
+static void test_rounded(void **state) {
+    struct fixture *f = *state;
+    struct err e = {0};
+    fixture_model(f, "llama");
+    struct adapter_options o = {.r = 3, .alpha = 2, .use_dora = true};
+    struct adapter *a = fixture_adapter(f, &o);
+    size_t before = a->memory_bytes;
+    assert_int_equal(adapter_round(a, &e), ST_OK);
+    assert_int_equal(a->memory_bytes - before, 2 * a->values.dim[0]);
+    for (int64_t i = 0; i < a->values.dim[0]; i++) ((float *)a->values.data)[i] = 1 + 0.001f * (float)(i % 1000);
+    adapter_refresh(a);
+    for (int64_t i = 0; i < a->lora_count; i++) {
+        const struct lora *r = &a->loras[i];
+        const struct tensor *full[] = {&r->A, &r->B}, *rounded[] = {&r->rounded_A, &r->rounded_B};
+        for (int k = 0; k < 2; k++) {
+            assert_memory_equal(full[k]->dim, rounded[k]->dim, sizeof full[k]->dim);
+            for (int64_t n = 0; n < tensor_count(full[k]); n++)
+                assert_int_equal(((bf16 *)rounded[k]->data)[n], bf16_of_float(((float *)full[k]->data)[n]));
+        }
+    }
+    adapter_free(a);
 }
 
 /* --- leaving nothing behind --------------------------------------------------------------------------------------- */
@@ -295,10 +320,11 @@ static void test_new_errors(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_first_values), cmocka_unit_test(test_seed),          cmocka_unit_test(test_dora_values),
-        cmocka_unit_test(test_arenas),       cmocka_unit_test(test_free_restores), cmocka_unit_test(test_full),
-        cmocka_unit_test(test_projector),    cmocka_unit_test(test_tied_head),     cmocka_unit_test(test_heads_flag),
-        cmocka_unit_test(test_freeze),       cmocka_unit_test(test_all_linear),    cmocka_unit_test(test_new_errors),
+        cmocka_unit_test(test_first_values), cmocka_unit_test(test_seed),      cmocka_unit_test(test_dora_values),
+        cmocka_unit_test(test_arenas),       cmocka_unit_test(test_rounded),   cmocka_unit_test(test_free_restores),
+        cmocka_unit_test(test_full),         cmocka_unit_test(test_projector), cmocka_unit_test(test_tied_head),
+        cmocka_unit_test(test_heads_flag),   cmocka_unit_test(test_freeze),    cmocka_unit_test(test_all_linear),
+        cmocka_unit_test(test_new_errors),
     };
     return cmocka_run_group_tests(tests, fixture_start, fixture_end);
 }

@@ -174,16 +174,33 @@ static void test_beta_and_no_dx(void **state) {
     }
 }
 
+/* Copies of A and B that were rounded are what products read, forward and backward; here they hold zeros. */
+static void test_reads_rounded(void **state) {
+    struct layer *l = layer_new(*state, false, 0, false);
+    if (!l) skip();
+    l->lora.rounded_A = arena_tensor2(&l->arena, BF16, R, I), l->lora.rounded_B = arena_tensor2(&l->arena, BF16, O, R);
+    struct tensor dx = arena_tensor2(&l->arena, F32, N, I), alone = arena_tensor2(&l->arena, F32, N, I);
+    struct tensor y = arena_tensor2(&l->arena, F32, N, O);
+    loss(l);
+    linear_backward(&l->pass, &dx, 0, &l->c, &l->x, &l->acts, &l->linear);
+    op_linear_forward(l->be, &y, &l->x, &l->linear.W, NULL, 0);
+    op_linear_backward(l->be, &alone, &l->c, &l->linear.W, 0);
+    settle(l);
+    assert_memory_equal(l->y.data, y.data, tensor_bytes(&y));
+    assert_memory_equal(dx.data, alone.data, tensor_bytes(&dx));
+    for (int i = 0; i < N * R; i++) assert_true(((float *)l->acts.u.data)[i] == 0);
+    layer_free(l);
+}
+
 #define ON(device, test)                                                                                               \
     { #test "_" device, test, NULL, NULL, (void *)device }
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        ON("cpu", test_lora),           ON("cpu", test_lora_dropout),
-        ON("cpu", test_dora),           ON("cpu", test_dora_dropout),
-        ON("cpu", test_beta_and_no_dx), ON("cuda", test_lora),
-        ON("cuda", test_lora_dropout),  ON("cuda", test_dora),
-        ON("cuda", test_dora_dropout),  ON("cuda", test_beta_and_no_dx),
+        ON("cpu", test_lora),          ON("cpu", test_lora_dropout),    ON("cpu", test_dora),
+        ON("cpu", test_dora_dropout),  ON("cpu", test_beta_and_no_dx),  ON("cpu", test_reads_rounded),
+        ON("cuda", test_lora),         ON("cuda", test_lora_dropout),   ON("cuda", test_dora),
+        ON("cuda", test_dora_dropout), ON("cuda", test_beta_and_no_dx), ON("cuda", test_reads_rounded),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
