@@ -240,7 +240,8 @@ sim-builds:
 	@$(MAKE) --no-print-directory -j$(shell nproc) FLAVOUR=sim sim-tests
 	@$(MAKE) --no-print-directory -j$(shell nproc) FLAVOUR=race sim-tests
 
-sim-tests: $(BUILD)/graft $(SIM_TESTS) $(addprefix $(BUILD)/tests/test_,backend ops gemm attention linear device)
+sim-tests: $(BUILD)/graft $(SIM_TESTS) \
+           $(addprefix $(BUILD)/tests/test_,backend ops gemm attention linear weights device)
 
 asan: ## the tests under AddressSanitizer and UndefinedBehaviorSanitizer
 	@$(MAKE) --no-print-directory FLAVOUR=asan test

@@ -19,8 +19,6 @@
 #include "quant/q4.h"
 
 /* Absent where graft is built without the CUDA backend. */
-#pragma weak cuda_quantize
-#pragma weak cuda_nest
 #pragma weak cuda_dequantize
 
 enum { NOISE = 16 << 20, MOST_SETS = 16, BATCHES = 11, TENSORS = 11 };
@@ -372,9 +370,10 @@ static void call_dequantize(struct backend *be, const struct set *s) { cuda_dequ
 
 static void make_quantize(struct maker *m, struct set *s, const int64_t *n) {
     float map[256];
-    int64_t blocks = block_count(n[0] * n[1], 64);
+    int64_t count = n[0] * n[1], blocks = block_count(count, 64);
     s->t[0] = input(m, BF16, n[0], n[1]);
-    s->t[1] = output(m, U8, 1, (n[0] * n[1] + 1) / 2), s->t[2] = arena_tensor1(&m->arena, F32, blocks);
+    s->t[0] = tensor_over1(s->t[0].data, BF16, count);
+    s->t[1] = arena_tensor1(&m->arena, NF4, count), s->t[2] = arena_tensor1(&m->arena, F32, blocks);
     s->t[3] = arena_tensor1(&m->arena, U8, blocks);
     s->t[4] = arena_tensor1(&m->arena, F32, block_count(blocks, NESTED_BLOCKSIZE));
     count_bytes(s, 5);
@@ -384,8 +383,8 @@ static void make_quantize(struct maker *m, struct set *s, const int64_t *n) {
 }
 
 static void call_quantize(struct backend *be, const struct set *s) {
-    cuda_quantize(be, s->t[1].data, s->t[2].data, &s->t[0], NF4, 64);
-    cuda_nest(be, s->t[3].data, s->t[4].data, s->t[5].data, s->t[2].data, tensor_count(&s->t[2]), s->t[6].data);
+    op_quantize(be, &s->t[1], &s->t[2], &s->t[0], 64);
+    op_nest(be, &s->t[3], &s->t[4], &s->t[5], &s->t[2], &s->t[6]);
 }
 
 /* --- the rows ---------------------------------------------------------------------------------------------------- */
@@ -567,7 +566,7 @@ static void print_driver(const char *when) {
 /* Whether the row runs on this backend and was asked for; the limits always are. */
 static bool is_wanted(const struct bench *b, int i, const char *part) {
     bool device = strncmp(b->maker.be->name, "cuda", 4) == 0;
-    if (!device && (rows[i].call == call_quantize || rows[i].call == call_dequantize)) return false;
+    if (!device && rows[i].call == call_dequantize) return false;
     return i < LIMIT_ROWS || !part || strstr(rows[i].name, part);
 }
 

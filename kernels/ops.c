@@ -6,6 +6,7 @@
 #include <stdlib.h>
 
 #include "kernels/ops_table.h"
+#include "quant/block.h"
 #include "quant/q4.h"
 
 static void show(char *text, size_t size, const char *type, int rank, const int64_t *dim) {
@@ -147,6 +148,27 @@ void op_noise_add(struct backend *be, const struct tensor *x, const struct tenso
     WANT_ACT(x, 2);
     WANT1(amplitude, F32, x->dim[0]);
     if (ready(be)) be->ops->noise_add(be, x, amplitude, seed, stream);
+}
+
+/* --- 4-bit weights ------------------------------------------------------------------------------------------------ */
+
+void op_quantize(struct backend *be, const struct tensor *W, const struct tensor *absmax, const struct tensor *x,
+                 int blocksize) {
+    WANT_FLOAT(x, 1);
+    WANT(blocksize_valid(blocksize));
+    WANT1(W, W->type == FP4 ? FP4 : NF4, x->dim[0]);
+    WANT1(absmax, F32, block_count(x->dim[0], blocksize));
+    if (ready(be)) be->ops->quantize(be, W, absmax, x, blocksize);
+}
+
+void op_nest(struct backend *be, const struct tensor *absmax8, const struct tensor *nested_absmax,
+             const struct tensor *offset, const struct tensor *absmax, const struct tensor *map) {
+    WANT_F32(absmax, 1);
+    WANT1(absmax8, U8, absmax->dim[0]);
+    WANT1(nested_absmax, F32, block_count(absmax->dim[0], NESTED_BLOCKSIZE));
+    WANT1(offset, F32, 1);
+    WANT1(map, F32, 256);
+    if (ready(be)) be->ops->nest(be, absmax8, nested_absmax, offset, absmax, map);
 }
 
 /* --- matrix products --------------------------------------------------------------------------------------------- */

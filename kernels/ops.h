@@ -54,6 +54,18 @@ void op_patchify(struct backend *be, const struct tensor *y, const struct tensor
 void op_noise_add(struct backend *be, const struct tensor *x, const struct tensor *amplitude, uint64_t seed,
                   uint64_t stream);
 
+/* --- 4-bit weights (quant/q4.h) ---------------------------------------------------------------------------------- */
+
+/* W (M) NF4 or FP4, absmax (ceil(M / blocksize)) F32: codes and scales of x (M) F32, BF16 or F16, the bits of
+ * quant/block.h. NaN or infinity in a block makes its absmax so. */
+void op_quantize(struct backend *be, const struct tensor *W, const struct tensor *absmax, const struct tensor *x,
+                 int blocksize);
+
+/* absmax8 (M) U8, nested_absmax (ceil(M / 256)) F32, offset (1) F32: absmax (M) F32 in 8 bits, by the map (256) F32 of
+ * block_map8; the bits of block_nest where absmax is finite. */
+void op_nest(struct backend *be, const struct tensor *absmax8, const struct tensor *nested_absmax,
+             const struct tensor *offset, const struct tensor *absmax, const struct tensor *map);
+
 /* --- matrix products --------------------------------------------------------------------------------------------- */
 
 /* y (N,O) = x (N,I) W^T + b + beta * y. W (O,I): F32, BF16, F16, NF4 or FP4, never expanded whole; b (O) F32 or NULL.

@@ -22,6 +22,10 @@ struct ops {
                      int64_t width, int64_t patch);
     void (*noise_add)(struct backend *be, const struct tensor *x, const struct tensor *amplitude, uint64_t seed,
                       uint64_t stream);
+    void (*quantize)(struct backend *be, const struct tensor *W, const struct tensor *absmax, const struct tensor *x,
+                     int blocksize);
+    void (*nest)(struct backend *be, const struct tensor *absmax8, const struct tensor *nested_absmax,
+                 const struct tensor *offset, const struct tensor *absmax, const struct tensor *map);
     void (*linear_forward)(struct backend *be, const struct tensor *y, const struct tensor *x, const struct tensor *W,
                            const struct tensor *b, float beta);
     void (*linear_backward)(struct backend *be, const struct tensor *dx, const struct tensor *dy,

@@ -344,8 +344,7 @@ static enum status place(struct model *m, struct err *e) {
     m->weights.placing = true;
     load_all(m);
     m->weights.arena = NULL;
-    weights_check_all_used(&m->weights);
-    return e->code;
+    return weights_finish(&m->weights);
 }
 
 enum status model_load(struct model **out, const char *dir, struct backend *be, const struct load_options *o,

@@ -1,6 +1,5 @@
 #include "model/weights.h"
 
-#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -8,9 +7,14 @@
 #include "base/hash.h"
 #include "base/memory.h"
 #include "base/text.h"
+#include "kernels/ops.h"
+
+enum { PIECE = 1 << 22 }; // elements of a dense weight that are quantised at a time: whole blocks of every size
 
 struct owned_weight {
     struct q4_weight weight;
+    const char *name;   // of a weight that was made here
+    struct tensor made; // (2) of the backend: how many of its scales are not finite, and their mean; data NULL: read
     struct owned_weight *next;
 };
 
@@ -92,32 +96,32 @@ static float element(const struct st_entry *t, int64_t i) {
     return t->type == ST_BF16 ? bf16_to_float(h) : f16_to_float(h);
 }
 
+/* t with a copy of the host's bytes in the arena. */
+static struct tensor copied(struct weights *w, struct tensor t, const void *from) {
+    t.data = arena_bytes(w->arena, tensor_bytes(&t));
+    if (w->placing) backend_upload(w->be, &t, from);
+    return t;
+}
+
+/* t over bytes that stay where they are, or a copy in the arena where the backend cannot read them there. */
+static struct tensor seen(struct weights *w, struct tensor t, const void *from) {
+    if (!w->be->host_memory || (uintptr_t)from % dtype_size(t.type) != 0) return copied(w, t, from);
+    t.data = (void *)from;
+    return t;
+}
+
 void weights_vector(struct weights *w, struct tensor *t, const char *name, int64_t n) {
     const struct st_entry *from = find(w, name, n, 0);
     if (!from) return;
-    *t = arena_tensor1(w->arena, F32, n);
-    if (!w->placing) return;
     float *values = mem_alloc((size_t)n * sizeof *values);
     for (int64_t i = 0; i < n; i++) values[i] = element(from, i);
-    backend_upload(w->be, t, values);
+    *t = copied(w, tensor_over1(NULL, F32, n), values);
     free(values);
-}
-
-/* A tensor over the mapped bytes, or a copy in the arena where the backend cannot read them there. */
-static void place(struct weights *w, struct tensor *t, const struct st_entry *from, int64_t rows, int64_t cols) {
-    enum dtype type = dtype_of(from->type);
-    bool aligned = (uintptr_t)from->data % dtype_size(type) == 0;
-    if (w->be->host_memory && aligned) {
-        *t = tensor_over2((void *)from->data, type, rows, cols);
-        return;
-    }
-    *t = arena_tensor2(w->arena, type, rows, cols);
-    if (w->placing) backend_upload(w->be, t, from->data);
 }
 
 void weights_matrix(struct weights *w, struct tensor *t, const char *name, int64_t rows, int64_t cols) {
     const struct st_entry *from = find(w, name, rows, cols);
-    if (from) place(w, t, from, rows, cols);
+    if (from) *t = seen(w, tensor_over2(NULL, dtype_of(from->type), rows, cols), from->data);
 }
 
 static struct owned_weight *new_owned(struct weights *w) {
@@ -129,9 +133,7 @@ static struct owned_weight *new_owned(struct weights *w) {
 
 /* Bytes of the host at a place of the arena. */
 static const void *place_bytes(struct weights *w, const void *from, int64_t bytes) {
-    struct tensor t = arena_tensor1(w->arena, U8, bytes);
-    if (w->placing) backend_upload(w->be, &t, from);
-    return t.data;
+    return copied(w, tensor_over1(NULL, U8, bytes), from).data;
 }
 
 /* Where the backend cannot read the host's memory, codes and scales move to the arena; the struct with the pointers
@@ -185,54 +187,74 @@ static bool is_kept(const struct weights *w, const char *path) {
     return w->skip && regex_full(w->skip, path);
 }
 
-/* The blocks of a dense weight, with scales in 8 bits when asked for. */
-static void make_4bit(struct weights *w, struct q4_weight *out, const struct tensor *dense, const char *name) {
-    int64_t n = tensor_count(dense), blocks = block_count(n, w->quantize.blocksize);
-    struct threads *threads = w->be->threads;
-    uint8_t *packed = out->owned[0] = mem_alloc((size_t)(n + 1) / 2);
-    float *absmax = out->owned[1] = mem_alloc((size_t)blocks * sizeof *absmax);
-    block_quantize(packed, absmax, dense->data, dense->type, n, w->quantize.type, w->quantize.blocksize, threads);
-    for (int64_t i = 0; i < blocks; i++)
-        if (!isfinite(absmax[i])) {
-            err_set(w->err, ST_FAIL, "%s: tensor %s holds NaN or infinity; it cannot be quantised", w->dir, name);
-            break;
-        }
-    out->q = (struct q4){.blocksize = w->quantize.blocksize,
-                         .source = dense->type,
-                         .code = block_code(w->quantize.type),
-                         .absmax = absmax};
-    if (w->quantize.double_quant) {
-        int64_t nested = block_count(blocks, NESTED_BLOCKSIZE);
-        uint8_t *absmax8 = mem_alloc((size_t)blocks);
-        float *nested_absmax = out->owned[2] = mem_alloc((size_t)nested * sizeof *nested_absmax);
-        float *map = out->owned[3] = mem_alloc(256 * sizeof *map);
+/* The places of a weight that is made here. The struct with the pointers stays on the host. */
+static void place_made(struct weights *w, struct owned_weight *o, const struct st_entry *from, int64_t O, int64_t I) {
+    const struct quantize_on_load *how = &w->quantize;
+    struct q4 *q = &o->weight.q;
+    int64_t blocks = block_count(O * I, how->blocksize);
+    float map[256];
+    *q = (struct q4){.blocksize = how->blocksize, .source = dtype_of(from->type)};
+    o->name = from->name;
+    o->made = arena_tensor1(w->arena, F32, 2);
+    o->weight.t = arena_tensor2(w->arena, how->type, O, I);
+    o->weight.t.q4 = q;
+    q->code = seen(w, tensor_over1(NULL, F32, 16), block_code(how->type)).data;
+    if (how->double_quant) {
         block_map8(map);
-        out->q.nested_offset = block_nest(absmax8, nested_absmax, absmax, blocks, map, threads);
-        out->q.absmax = NULL;
-        out->q.absmax8 = absmax8;
-        out->q.nested_absmax = nested_absmax;
-        out->q.nested_code = map;
-        out->q.nested_blocksize = NESTED_BLOCKSIZE;
-        free(absmax);
-        out->owned[1] = absmax8;
+        q->absmax8 = arena_tensor1(w->arena, U8, blocks).data;
+        q->nested_absmax = arena_tensor1(w->arena, F32, block_count(blocks, NESTED_BLOCKSIZE)).data;
+        q->nested_code = copied(w, tensor_over1(NULL, F32, 256), map).data;
+        q->nested_blocksize = NESTED_BLOCKSIZE;
+    } else {
+        q->absmax = arena_tensor1(w->arena, F32, blocks).data;
     }
-    out->t = tensor_over2(packed, w->quantize.type, dense->dim[0], dense->dim[1]);
-    out->t.q4 = &out->q;
 }
 
-/* A dense weight that becomes 4-bit now, on the host. */
+/* Codes and scales. The dense numbers come to the backend piece by piece, all to the same place. */
+static void make_blocks(struct weights *w, const struct tensor *W, const struct tensor *absmax,
+                        const struct st_entry *from) {
+    int64_t n = tensor_count(W), blocksize = w->quantize.blocksize;
+    size_t mark = w->arena->used, size = st_type_size(from->type);
+    for (int64_t at = 0; at < n; at += PIECE, w->arena->used = mark) {
+        int64_t count = n - at < PIECE ? n - at : PIECE;
+        struct tensor x = tensor_over1(NULL, dtype_of(from->type), count);
+        x = seen(w, x, (const char *)from->data + (size_t)at * size);
+        if (!w->placing) continue;
+        struct tensor codes = tensor_over1((char *)W->data + at / 2, W->type, count);
+        struct tensor scales = tensor_rows(absmax, at / blocksize, block_count(count, blocksize));
+        op_quantize(w->be, &codes, &scales, &x, w->quantize.blocksize);
+    }
+}
+
+/* Scales in 8 bits. */
+static void make_nested(struct weights *w, const struct q4 *q, const struct tensor *mean, const struct tensor *absmax) {
+    int64_t blocks = absmax->dim[0];
+    struct tensor absmax8 = tensor_over1((void *)q->absmax8, U8, blocks);
+    struct tensor nested = tensor_over1((void *)q->nested_absmax, F32, block_count(blocks, NESTED_BLOCKSIZE));
+    struct tensor map = tensor_over1((void *)q->nested_code, F32, 256);
+    op_nest(w->be, &absmax8, &nested, mean, absmax, &map);
+}
+
+/* A dense weight that becomes 4-bit now. Nothing waits here: what the host has to know of it, weights_finish reads. */
 static void quantise(struct weights *w, struct tensor *t, const char *name, int64_t O, int64_t I) {
     const struct st_entry *from = find(w, name, O, I);
     if (!from) return;
-    struct tensor dense = tensor_over2((void *)from->data, dtype_of(from->type), O, I);
     struct owned_weight *o = new_owned(w);
-    o->weight.q.blocksize = w->quantize.blocksize, o->weight.q.nested_blocksize = NESTED_BLOCKSIZE;
-    if (w->placing) {
-        make_4bit(w, &o->weight, &dense, name);
-        st_forget(from); // the dense bytes are not needed again
-    }
-    if (!w->be->host_memory) place_4bit(w, &o->weight, O * I, w->quantize.double_quant);
-    *t = w->placing ? o->weight.t : dense;
+    place_made(w, o, from, O, I);
+    *t = o->weight.t;
+    bool nested = w->quantize.double_quant;
+    size_t mark = w->arena->used;
+    int64_t blocks = block_count(O * I, w->quantize.blocksize);
+    struct tensor absmax = tensor_over1((void *)o->weight.q.absmax, F32, blocks);
+    if (nested) absmax = arena_tensor1(w->arena, F32, blocks);
+    make_blocks(w, t, &absmax, from);
+    w->arena->used = mark;
+    if (!w->placing) return;
+    struct tensor bad = tensor_rows(&o->made, 0, 1), mean = tensor_rows(&o->made, 1, 1);
+    op_zero(w->be, &o->made);
+    op_count_nonfinite_add(w->be, &bad, &absmax);
+    if (nested) make_nested(w, &o->weight.q, &mean, &absmax);
+    st_forget(from); // the dense bytes are not needed again
 }
 
 void weights_linear(struct weights *w, struct linear *l, const char *path, int64_t O, int64_t I, bool bias) {
@@ -272,7 +294,22 @@ void weights_ignore_suffix(struct weights *w, const char *suffix) {
         if (text_ends(w->files.entries[i].name, suffix)) w->used[i] = true;
 }
 
-enum status weights_check_all_used(struct weights *w) {
+/* What the host has to know of the weights that were made. The list runs from the last to the first. */
+static void finish_made(struct weights *w) {
+    const char *bad = NULL;
+    for (struct owned_weight *o = w->owned; o; o = o->next) {
+        float made[2] = {0};
+        if (!o->made.data) continue;
+        backend_download(w->be, made, &o->made);
+        if (made[0] != 0) bad = o->name;
+        if (o->weight.q.absmax8) o->weight.q.nested_offset = made[1];
+    }
+    if (backend_sync(w->be, w->err) != ST_OK || !bad) return;
+    err_set(w->err, ST_FAIL, "%s: tensor %s holds NaN or infinity; it cannot be quantised", w->dir, bad);
+}
+
+enum status weights_finish(struct weights *w) {
+    if (w->err->code == ST_OK) finish_made(w);
     for (size_t i = 0; i < w->files.count && w->err->code == ST_OK; i++)
         if (!w->used[i])
             err_set(w->err, ST_FAIL, "%s: tensor %s is not part of the model that config.json describes",

@@ -1,8 +1,9 @@
 /* From the files of a model folder to tensors that a backend computes with. Strict: a missing, misshapen or surplus
  * tensor is an error that names it.
  *
- * Where the host's memory is the backend's, matrices stay where the file is mapped, and what is quantised while loading
- * belongs to the host; else all of them are copies in the arena. Vectors (norm gains, biases) become F32 copies there.
+ * Where the host's memory is the backend's, matrices stay where the file is mapped, else they are copies in the arena.
+ * What is quantised while loading is made by the backend and lies in the arena; a dense weight passes through it piece
+ * by piece. Vectors (norm gains, biases) become F32 copies there.
  * The same calls are made twice: with an arena that only counts, then with memory (placing). The first failure is kept
  * in `err`, and later calls do nothing. */
 #ifndef MODEL_WEIGHTS_H
@@ -65,7 +66,8 @@ void weights_norm(struct weights *w, struct tensor *g, struct tensor *b, const c
 void weights_ignore_prefix(struct weights *w, const char *prefix);
 void weights_ignore_suffix(struct weights *w, const char *suffix);
 
-/* An error when a tensor of the files was not asked for. */
-enum status weights_check_all_used(struct weights *w);
+/* The last call; waits for the backend. An error when a weight that was quantised holds NaN or infinity, or when a
+ * tensor of the files was not asked for. */
+enum status weights_finish(struct weights *w);
 
 #endif

@@ -32,7 +32,7 @@ step() {
 grep -q 'compute capability' "$folder/doctor.json" || fail 'there is no GPU that this graft can use'
 
 # Programs of cmocka are there when they could be built; the trainings below need none.
-for test in test_backend test_ops test_gemm test_linear test_attention test_device test_golden; do
+for test in test_backend test_ops test_gemm test_linear test_attention test_weights test_device test_golden; do
     [ -x "$build/tests/$test" ] || continue
     step "$test" "$build/tests/$test"
     grep -q '^\[ *SKIPPED *\] [a-z]' "$log" && fail "$test skipped something"

@@ -196,6 +196,21 @@ void check_equal(struct check *c, const char *name, const struct tensor *got, co
     add_to_digest(c, got);
 }
 
+static bool both_nan(const float *a, const float *b) { return isnan(*a) && isnan(*b); }
+
+void check_bytes(struct check *c, const char *name, const struct tensor *got, const void *want) {
+    char where[256];
+    const uint8_t *g = got->data, *w = want;
+    check_sync(c);
+    for (size_t i = 0; i < tensor_bytes(got); i++) {
+        if (g[i] == w[i]) continue;
+        if (got->type == F32 && both_nan((const float *)got->data + i / 4, (const float *)want + i / 4)) continue;
+        describe(c, where, sizeof where);
+        fail_msg("byte %zu of %s is %d, wanted %d (%s)", i, name, g[i], w[i], where);
+    }
+    add_to_digest(c, got);
+}
+
 /* --- running
  * --------------------------------------------------------------------------------------------------------- */
 

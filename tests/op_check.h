@@ -61,6 +61,8 @@ void check_sync(struct check *c);
 void check_near(struct check *c, const char *name, const struct tensor *got, const double *want, const double *size,
                 double units);
 void check_equal(struct check *c, const char *name, const struct tensor *got, const double *want); // bit for bit
+/* Of any type, the bytes of want; but one NaN of F32 is as good as another. */
+void check_bytes(struct check *c, const char *name, const struct tensor *got, const void *want);
 
 /* Whether got is near want, as check_near says. */
 bool check_is_near(double got, double want, double size, double units, enum dtype type);

@@ -4,7 +4,7 @@
 # that must write the same bytes in every order. One line for each run; the last line counts. Exit status 1 if anything
 # failed.
 #   sh tests/sim.sh build/sim build/race
-programs='test_backend test_ops test_gemm test_attention test_linear test_device'
+programs='test_backend test_ops test_gemm test_attention test_linear test_weights test_device'
 own='test_cudasim test_cudasim_instructions' # these choose their orders themselves
 configs='lora nf4-lora mllava-lora'
 

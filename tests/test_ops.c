@@ -13,6 +13,7 @@
 
 #include "base/half.h"
 #include "base/rng.h"
+#include "quant/block.h"
 #include "tests/op_check.h"
 
 #define COUNT(a) (sizeof(a) / sizeof *(a))
@@ -248,6 +249,73 @@ static void case_noise(struct check *c, const int64_t *shape) {
 static void test_noise(void **state) {
     (void)state;
     RUN(case_noise, {1, 1}, {31, 33}, {129, 257}, {0, 4});
+}
+
+/* --- 4-bit weights ------------------------------------------------------------------------------------------------ */
+
+/* Numbers of many sizes, with zeros, NaN, infinity, ties and the smallest among them. */
+static struct tensor awkward_numbers(struct check *c, enum dtype type, int64_t n) {
+    static const float odd[] = {0, -0.0f, INFINITY, NAN, 1, -1, 0x1p-149f, -0x1p-140f, 0x1p-24f, 0.5f, 1e-38f};
+    struct tensor x = check_input1(c, type, n, -1, 1);
+    for (int64_t i = 0; i < n; i++) {
+        uint32_t kind = check_random(c) % 400;
+        double v = ldexp(check_get(&x, i), (int)(i / 700 % 5) - 2);
+        check_set(&x, i, i / 512 % 7 == 3 ? 0 : kind < COUNT(odd) && i / 256 % 3 == 0 ? (double)odd[kind] : v);
+    }
+    return x;
+}
+
+/* Memory of n bytes that lives as long as the case. */
+static void *bytes_of(struct check *c, size_t n) { return check_zeros(c, (int64_t)(n / sizeof(double) + 1)); }
+
+/* n, size of a block; the source is of the type of the run, and F16. What quant/block.c makes is tested beside it, in
+ * tests/test_quant.c. */
+static void case_quantize(struct check *c, const int64_t *shape) {
+    int64_t n = shape[0];
+    int blocksize = (int)shape[1];
+    for (int i = 0; i < 4; i++) {
+        struct tensor x = awkward_numbers(c, i & 1 ? F16 : c->act, n);
+        struct tensor W = check_output1(c, i & 2 ? FP4 : NF4, n);
+        struct tensor absmax = check_output1(c, F32, block_count(n, blocksize));
+        uint8_t *packed = bytes_of(c, tensor_bytes(&W));
+        float *scales = bytes_of(c, tensor_bytes(&absmax));
+        block_quantize(packed, scales, x.data, x.type, n, W.type, blocksize, c->be->threads);
+        op_quantize(c->be, &W, &absmax, &x, blocksize);
+        check_bytes(c, "W", &W, packed);
+        check_bytes(c, "absmax", &absmax, scales);
+    }
+}
+
+/* n, what the scales lie between in thousandths */
+static void case_nest(struct check *c, const int64_t *shape) {
+    int64_t n = shape[0], groups = block_count(n, NESTED_BLOCKSIZE);
+    struct tensor absmax = check_input1(c, F32, n, (double)shape[1] / 1000, (double)shape[2] / 1000);
+    struct tensor map = check_input1(c, F32, 256, 0, 0);
+    block_map8(map.data);
+    struct tensor absmax8 = check_output1(c, U8, n), nested_absmax = check_output1(c, F32, groups);
+    struct tensor offset = check_output1(c, F32, 1);
+    uint8_t *in_8_bits = bytes_of(c, (size_t)n);
+    float *nested = bytes_of(c, tensor_bytes(&nested_absmax));
+    float mean = block_nest(in_8_bits, nested, absmax.data, n, map.data, c->be->threads);
+    op_nest(c->be, &absmax8, &nested_absmax, &offset, &absmax, &map);
+    check_bytes(c, "offset", &offset, &mean);
+    check_bytes(c, "absmax8", &absmax8, in_8_bits);
+    check_bytes(c, "nested_absmax", &nested_absmax, nested);
+}
+
+static void test_quantize(void **state) {
+    (void)state;
+    for (int64_t size = 32; size <= 4096; size *= 2) {
+        const int64_t shapes[][8] = {{1, size}, {size - 1, size}, {size, size}, {3 * size + 31, size}, {5001, size}};
+        check_case(case_quantize, shapes, (int)COUNT(shapes));
+    }
+    RUN(case_quantize, {0, 64}, {70000, 64}, {150001, 4096});
+}
+
+static void test_nest(void **state) {
+    (void)state;
+    RUN(case_nest, {0, 0, 1}, {1, 1, 1}, {2, 0, 1}, {7, 0, 100}, {8, 0, 100}, {31, 1, 2}, {33, 0, 1}, {256, 5, 5},
+        {257, 0, 3}, {1100, 0, 1000}, {5001, 10, 20}, {33000, 0, 1}, {70007, 0, 1});
 }
 
 /* --- normalisation ------------------------------------------------------------------------------------------------ */
@@ -604,6 +672,8 @@ int main(void) {
         cmocka_unit_test(test_bad_index_is_reported),
         cmocka_unit_test(test_patchify),
         cmocka_unit_test(test_noise),
+        cmocka_unit_test(test_quantize),
+        cmocka_unit_test(test_nest),
         cmocka_unit_test(test_rmsnorm),
         cmocka_unit_test(test_layernorm),
         cmocka_unit_test(test_activations),

@@ -18,6 +18,10 @@ void cpu_patchify(struct backend *be, const struct tensor *y, const struct tenso
                   int64_t width, int64_t patch);
 void cpu_noise_add(struct backend *be, const struct tensor *x, const struct tensor *amplitude, uint64_t seed,
                    uint64_t stream);
+void cpu_quantize(struct backend *be, const struct tensor *W, const struct tensor *absmax, const struct tensor *x,
+                  int blocksize);
+void cpu_nest(struct backend *be, const struct tensor *absmax8, const struct tensor *nested_absmax,
+              const struct tensor *offset, const struct tensor *absmax, const struct tensor *map);
 void cpu_linear_forward(struct backend *be, const struct tensor *y, const struct tensor *x, const struct tensor *W,
                         const struct tensor *b, float beta);
 void cpu_linear_backward(struct backend *be, const struct tensor *dx, const struct tensor *dy, const struct tensor *W,

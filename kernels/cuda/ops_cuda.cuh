@@ -18,6 +18,10 @@ void cuda_patchify(struct backend *be, const struct tensor *y, const struct tens
                    int64_t width, int64_t patch);
 void cuda_noise_add(struct backend *be, const struct tensor *x, const struct tensor *amplitude, uint64_t seed,
                     uint64_t stream);
+void cuda_quantize(struct backend *be, const struct tensor *W, const struct tensor *absmax, const struct tensor *x,
+                   int blocksize);
+void cuda_nest(struct backend *be, const struct tensor *absmax8, const struct tensor *nested_absmax,
+               const struct tensor *offset, const struct tensor *absmax, const struct tensor *map);
 void cuda_linear_forward(struct backend *be, const struct tensor *y, const struct tensor *x, const struct tensor *W,
                          const struct tensor *b, float beta);
 void cuda_linear_backward(struct backend *be, const struct tensor *dx, const struct tensor *dy, const struct tensor *W,

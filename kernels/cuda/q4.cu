@@ -1,6 +1,7 @@
 /* From the weights of a model to dense slices: each 4-bit element, or dense one of another type, becomes a number that
- * a matrix product takes. And the way there: blocks of 4-bit numbers made on the device with the bits of quant/block.c,
- * every rounding the same one. */
+ * a matrix product takes. And the way there: blocks of 4-bit numbers with the bits of quant/block.c, every rounding the
+ * same one. */
+#include "kernels/cuda/ops_cuda.cuh"
 #include "kernels/cuda/q4.cuh"
 
 enum { THREADS = 256, EACH = 4 }; // runs of a thread
@@ -177,21 +178,24 @@ __global__ void __launch_bounds__(THREADS)
     }
 }
 
-void cuda_quantize(struct backend *be, uint8_t *packed, float *absmax, const struct tensor *x, enum dtype type,
-                   int blocksize) {
-    int64_t n = tensor_count(x);
+template <typename T>
+static void launch_quantize(struct backend *be, const struct tensor *W, const struct tensor *absmax,
+                            const struct tensor *x, int blocksize) {
     struct cut_table t;
-    block_cuts(t.cuts, t.order, type);
-    unsigned grid = blocks_for(block_count(n, blocksize), WARPS);
+    block_cuts(t.cuts, t.order, W->type);
+    launch(be, "quantize", quantize_kernel<T>, blocks_for(absmax->dim[0], WARPS), THREADS, 0,
+           static_cast<uint8_t *>(W->data), static_cast<float *>(absmax->data), static_cast<const T *>(x->data),
+           x->dim[0], blocksize, t);
+}
+
+void cuda_quantize(struct backend *be, const struct tensor *W, const struct tensor *absmax, const struct tensor *x,
+                   int blocksize) {
     if (x->type == F32)
-        launch(be, "quantize", quantize_kernel<float>, grid, THREADS, 0, packed, absmax,
-               static_cast<const float *>(x->data), n, blocksize, t);
+        launch_quantize<float>(be, W, absmax, x, blocksize);
     else if (x->type == BF16)
-        launch(be, "quantize", quantize_kernel<bf16_t>, grid, THREADS, 0, packed, absmax,
-               static_cast<const bf16_t *>(x->data), n, blocksize, t);
+        launch_quantize<bf16_t>(be, W, absmax, x, blocksize);
     else
-        launch(be, "quantize", quantize_kernel<__half>, grid, THREADS, 0, packed, absmax,
-               static_cast<const __half *>(x->data), n, blocksize, t);
+        launch_quantize<__half>(be, W, absmax, x, blocksize);
 }
 
 /* --- the second level -------------------------------------------------------------------------------------------- */
@@ -264,8 +268,12 @@ __global__ void __launch_bounds__(THREADS) nest_kernel(uint8_t *absmax8, float *
     if (i < n) absmax8[i] = static_cast<uint8_t>(nearest(map, largest == 0.0f ? -1.0f : v * factor));
 }
 
-void cuda_nest(struct backend *be, uint8_t *absmax8, float *nested_absmax, float *offset, const float *absmax,
-               int64_t n, const float *code) {
-    launch(be, "nest", mean_kernel, 1, WARP, 0, offset, absmax, n);
-    launch(be, "nest", nest_kernel, blocks_for(n, NESTED), THREADS, 0, absmax8, nested_absmax, offset, absmax, n, code);
+void cuda_nest(struct backend *be, const struct tensor *absmax8, const struct tensor *nested_absmax,
+               const struct tensor *offset, const struct tensor *absmax, const struct tensor *map) {
+    float *mean = static_cast<float *>(offset->data);
+    const float *x = static_cast<const float *>(absmax->data);
+    const int64_t n = absmax->dim[0];
+    launch(be, "nest", mean_kernel, 1, WARP, 0, mean, x, n);
+    launch(be, "nest", nest_kernel, blocks_for(n, NESTED), THREADS, 0, static_cast<uint8_t *>(absmax8->data),
+           static_cast<float *>(nested_absmax->data), mean, x, n, static_cast<const float *>(map->data));
 }
