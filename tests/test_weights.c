@@ -23,7 +23,7 @@
 #define COUNT(a) (sizeof(a) / sizeof *(a))
 
 enum { MODULES = 3 };
-enum { RANDOM = -1, ZEROS = -2 }; // numbers of a file
+enum { RANDOM = -1, ZEROS = -2, ALL = -3 }; // numbers of a file
 
 /* A folder with the weights of linear layers and nothing else. */
 struct folder {
@@ -53,7 +53,7 @@ static void fill(void *data, enum st_type type, int64_t n) {
 static size_t module_bytes(const struct module *m) { return (size_t)(m->O * m->I) * st_type_size(m->type); }
 
 /* model.safetensors of these weights. The numbers begin `blanks` bytes past a multiple of 64. spoil: RANDOM, ZEROS, or
- * the module whose last element has these bits. */
+ * the module (ALL: of all) whose last element has these bits. */
 static void folder_open(struct folder *f, const struct module *modules, int count, int blanks, int spoil,
                         uint32_t bits) {
     struct text head = {0};
@@ -78,7 +78,7 @@ static void folder_open(struct folder *f, const struct module *modules, int coun
         size_t size = st_type_size(modules[i].type), bytes = module_bytes(&modules[i]);
         if (spoil != ZEROS) fill(data, modules[i].type, modules[i].O * modules[i].I);
         data += bytes;
-        if (i == spoil) memcpy(data - size, &bits, size);
+        if (i == spoil || spoil == ALL) memcpy(data - size, &bits, size);
     }
     char *path = path_join(f->path, "model.safetensors");
     if (file_write(path, all, (size_t)(data - all), &e) != ST_OK ||
@@ -312,6 +312,7 @@ static void nonfinite(struct backend *be) {
     refuses(be, 0, 0xFF800000u, false, "tensor a.weight holds NaN or infinity; it cannot be quantised");
     refuses(be, 1, 0x7F80u, false, "tensor b.weight holds NaN or infinity; it cannot be quantised");
     refuses(be, 2, 0xFE01u, false, "tensor c.weight holds NaN or infinity; it cannot be quantised");
+    refuses(be, ALL, 0xFFFFFFFFu, false, "tensor a.weight holds NaN or infinity"); // the first of them
     refuses(be, RANDOM, 0, true, "tensor c.weight is not part of the model");
 }
 
