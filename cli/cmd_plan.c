@@ -15,6 +15,7 @@ static void print_json(const struct session *s) {
     cJSON_AddNumberToObject(o, "backend", (double)p->own);
     cJSON_AddNumberToObject(o, "total", (double)p->total);
     cJSON_AddNumberToObject(o, "limit", (double)p->limit);
+    cJSON_AddNumberToObject(o, "table", (double)p->table);
     cJSON_AddNumberToObject(o, "host", (double)p->host);
     cJSON_AddNumberToObject(o, "layers_kept_all", (double)p->kept_all);
     cJSON_AddNumberToObject(o, "layers_kept_smart", (double)p->kept_smart);

@@ -75,6 +75,7 @@ enum status memory_plan_make(struct memory_plan *p, struct model *m, const struc
     struct backend *be = m->be;
     *p = (struct memory_plan){.weights = be->host_memory ? model_weight_bytes(m) : m->memory_bytes,
                               .adapter = a->memory_bytes,
+                              .table = m->host_bytes,
                               .evaluation = evaluation,
                               .own = be->own_bytes,
                               .device = be->host_memory ? NULL : be->name,
@@ -121,6 +122,7 @@ void memory_plan_text(const struct memory_plan *p, struct text *out) {
     if (p->evaluation) line(out, "evaluation", p->evaluation);
     if (p->own) line(out, "the backend's own", p->own);
     line(out, "together", p->total);
+    if (p->table) line(out, "on the host: the embedding", p->table);
     if (p->host) line(out, "on the host: inputs of layers", p->host);
     if (p->device) text_addf(out, "  beside this the driver holds its context, some hundred MB\n");
     text_addf(out, "  largest micro-batch: %lld rows, %lld positions, %lld scored", (long long)p->limits.rows,

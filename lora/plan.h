@@ -16,7 +16,7 @@ struct memory_plan {
     size_t evaluation; // the same of the val split; 0 without
     size_t own;        // what the backend needs beside tensors; 0 on the host
     size_t total, limit;
-    size_t host;        // beside these, of the host's memory: inputs of layers that wait there
+    size_t table, host; // beside these, of the host's memory: the embedding; inputs of layers that wait there
     const char *device; // whose memory it is; NULL: the host's
     int64_t kept_all, kept_smart, kept_input, kept_host; // layers
     enum keep *keep;                                     // (layers), owned

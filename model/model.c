@@ -177,7 +177,10 @@ static void load_all(struct model *m) {
     struct weights *w = &m->weights;
     const struct text_config *c = &m->config.text;
     char *embed = mem_format("%s.embed_tokens.weight", m->text_prefix), *norm = final_norm_path(m);
-    weights_matrix(w, &m->embed, embed, c->vocab, c->dim);
+    if (c->tied)
+        weights_matrix(w, &m->embed, embed, c->vocab, c->dim); // the head reads all of it
+    else
+        weights_table(w, &m->embed, embed, c->vocab, c->dim);
     for (int64_t i = 0; i < c->layers; i++) load_block(m, i);
     weights_norm(w, &m->norm, c->persimmon ? &m->norm_bias : NULL, norm, c->dim);
     load_head(m);
@@ -332,18 +335,19 @@ static enum status choose_head(struct model *m, const struct load_options *o, st
 }
 
 static enum status place(struct model *m, struct err *e) {
-    struct arena count = {0};
-    m->weights.arena = &count;
+    struct arena count = {0}, host_count = {0};
+    m->weights.arena = &count, m->weights.host = &host_count;
     load_all(m);
     if (e->code != ST_OK) return e->code;
-    m->memory_bytes = count.peak;
+    m->memory_bytes = count.peak, m->host_bytes = host_count.peak;
     m->memory = backend_alloc(m->be, count.peak);
-    if (!m->memory) return err_set(e, m->be->err.code, "%s", m->be->err.text);
-    struct arena real = arena_over(m->memory, count.peak);
-    m->weights.arena = &real;
+    if (m->memory && m->host_bytes) m->host_memory = backend_host_alloc(m->be, m->host_bytes);
+    if (m->be->err.code != ST_OK) return err_set(e, m->be->err.code, "%s", m->be->err.text);
+    struct arena real = arena_over(m->memory, count.peak), host = arena_over(m->host_memory, m->host_bytes);
+    m->weights.arena = &real, m->weights.host = &host;
     m->weights.placing = true;
     load_all(m);
-    m->weights.arena = NULL;
+    m->weights.arena = m->weights.host = NULL;
     return weights_finish(&m->weights);
 }
 
@@ -388,6 +392,7 @@ void model_free(struct model *m) {
     free(m->blocks), free(m->linears), free(m->params);
     weights_close(&m->weights);
     backend_release(m->be, m->memory);
+    if (m->host_memory) backend_host_release(m->be, m->host_memory);
     model_config_free(&m->config);
     free(m);
 }

@@ -32,6 +32,8 @@ struct model {
     struct weights weights;
     void *memory; // of vectors and of what cannot be used where it is mapped
     size_t memory_bytes;
+    void *host_memory; // of the embedding, where a device reads it with the host; or NULL
+    size_t host_bytes;
 
     struct tensor embed, gembed;         // (V,C)
     struct block *blocks;                // (layers)

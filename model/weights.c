@@ -124,6 +124,17 @@ void weights_matrix(struct weights *w, struct tensor *t, const char *name, int64
     if (from) *t = seen(w, tensor_over2(NULL, dtype_of(from->type), rows, cols), from->data);
 }
 
+void weights_table(struct weights *w, struct tensor *t, const char *name, int64_t rows, int64_t cols) {
+    if (w->be->host_memory) {
+        weights_matrix(w, t, name, rows, cols);
+        return;
+    }
+    const struct st_entry *from = find(w, name, rows, cols);
+    if (!from) return;
+    *t = arena_tensor2(w->host, dtype_of(from->type), rows, cols);
+    if (w->placing) memcpy(t->data, from->data, tensor_bytes(t));
+}
+
 static struct owned_weight *new_owned(struct weights *w) {
     struct owned_weight *o = mem_alloc(sizeof *o);
     o->next = w->owned;

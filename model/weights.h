@@ -1,7 +1,8 @@
 /* From the files of a model folder to tensors that a backend computes with. Strict: a missing, misshapen or surplus
  * tensor is an error that names it.
  *
- * Where the host's memory is the backend's, matrices stay where the file is mapped, else they are copies in the arena.
+ * Where the host's memory is the backend's, matrices stay where the file is mapped, else they are copies in the arena;
+ * but for tables, whose copies stay with the host.
  * What is quantised while loading is made by the backend and lies in the arena; a dense weight passes through it piece
  * by piece. Vectors (norm gains, biases) become F32 copies there.
  * The same calls are made twice: with an arena that only counts, then with memory (placing). The first failure is kept
@@ -33,8 +34,8 @@ struct weights {
     struct st_set files;
     bool *used; // (files.count)
     struct backend *be;
-    struct arena *arena;
-    bool placing; // false: only counts
+    struct arena *arena, *host; // of the backend; of the host, for tables that ops of a device read there
+    bool placing;               // false: only counts
     struct quantize_on_load quantize;
     struct regex *skip;
     struct owned_weight *owned; // 4-bit weights that were read or made
@@ -55,6 +56,9 @@ void weights_vector(struct weights *w, struct tensor *t, const char *name, int64
 
 /* A matrix (rows, cols) in its own type; trailing dimensions of the file are taken together. */
 void weights_matrix(struct weights *w, struct tensor *t, const char *name, int64_t rows, int64_t cols);
+
+/* The same, of which a pass reads a few rows: a device has them come from the host's memory. */
+void weights_table(struct weights *w, struct tensor *t, const char *name, int64_t rows, int64_t cols);
 
 /* PATH.weight (O,I), dense or 4-bit, and PATH.bias (O) when bias is true. l->path becomes a copy that l owns. */
 void weights_linear(struct weights *w, struct linear *l, const char *path, int64_t O, int64_t I, bool bias);

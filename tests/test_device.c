@@ -293,6 +293,7 @@ static void test_host_inputs_memory(void **state) {
     struct memory_plan plan = plan_of(t, a, &limits, less);
     assert_int_equal(plan.kept_host, LAYERS);
     assert_int_equal(plan.host, LAYERS * INPUT);
+    assert_int_equal(plan.table, tensor_bytes(&m->embed)); // which the weights that are planned for are without
     const struct workspace_options o = {.limits = limits, .train = true, .act = F32, .keep = plan.keep};
     if (workspace_new(&w, m, &o, &e) != ST_OK) fail_msg("%s", e.text);
     double held = (double)before - (double)backend_memory_free(first);

@@ -159,7 +159,7 @@ static void cuda_upload(struct backend *be, const struct tensor *dst, const void
 static void cuda_download(struct backend *be, void *dst, const struct tensor *src) {
     cudaStream_t stream = cuda_of(be)->stream;
     size_t bytes = tensor_bytes(src);
-    if (bytes) cuda_check(be, cudaMemcpyAsync(dst, src->data, bytes, cudaMemcpyDeviceToHost, stream), "download");
+    if (bytes) cuda_check(be, cudaMemcpyAsync(dst, src->data, bytes, cudaMemcpyDefault, stream), "download");
     cuda_check(be, cudaStreamSynchronize(stream), "download");
 }
 
