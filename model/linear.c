@@ -79,7 +79,7 @@ void linear_forward(const struct pass *p, struct linear_acts *a, const struct te
     p->scratch->used = mark;
 }
 
-/* Gradients of A and B from dt, the gradient of s B A xd + W xd; dxd = beta * dxd + the adapter's share, unless NULL. */
+/* Gradients of A and B from dt, the gradient of s B A xd + W xd; dxd, or NULL, = beta * dxd + the adapter's share. */
 static void adapter_backward(const struct pass *p, const struct tensor *dxd, float beta, const struct tensor *dt,
                              const struct tensor *xd, const struct linear_acts *a, const struct lora *r) {
     struct tensor du = arena_tensor2(p->scratch, a->u.type, a->u.dim[0], a->u.dim[1]);
