@@ -379,25 +379,39 @@ enum status st_writer_open(struct st_writer *w, const char *path, const struct s
     return e->code;
 }
 
-static enum status put(struct st_writer *w, size_t i, const void *data, struct err *e) {
+static enum status begin(struct st_writer *w, size_t i, struct err *e) {
+    if (w->missing > 0) return err_set(e, ST_FAIL, "%s: a tensor was not written to its end", w->out.path);
     if (w->position != w->begin[i] && fseeko(w->out.stream, (off_t)w->begin[i], SEEK_SET) != 0)
         return err_set(e, ST_FAIL, "%s: cannot write (%s)", w->out.path, strerror(errno));
-    w->position = w->begin[i] + w->order[i].bytes;
+    w->position = w->begin[i];
+    w->missing = w->order[i].bytes;
     w->next++;
-    return file_out_write(&w->out, data, w->order[i].bytes, e);
+    return ST_OK;
 }
 
-enum status st_writer_put(struct st_writer *w, const void *data, struct err *e) { return put(w, w->next, data, e); }
+enum status st_writer_add(struct st_writer *w, const void *data, size_t n, struct err *e) {
+    if (n > w->missing) return err_set(e, ST_FAIL, "%s: more bytes than the tensor has", w->out.path);
+    w->position += n, w->missing -= n;
+    return file_out_write(&w->out, data, n, e);
+}
 
-enum status st_writer_put_named(struct st_writer *w, const struct st_entry *entry, struct err *e) {
+enum status st_writer_put(struct st_writer *w, const void *data, struct err *e) {
+    return begin(w, w->next, e) == ST_OK ? st_writer_add(w, data, w->missing, e) : e->code;
+}
+
+enum status st_writer_begin(struct st_writer *w, const struct st_entry *entry, struct err *e) {
     const struct st_entry *found = bsearch(entry, w->order, w->count, sizeof *entry, by_type_and_name);
     if (!found) return err_set(e, ST_FAIL, "%s: tensor %.200s was not announced", w->out.path, entry->name);
-    return put(w, (size_t)(found - w->order), entry->data, e);
+    return begin(w, (size_t)(found - w->order), e);
+}
+
+enum status st_writer_put_named(struct st_writer *w, const struct st_entry *entry, struct err *e) {
+    return st_writer_begin(w, entry, e) == ST_OK ? st_writer_add(w, entry->data, w->missing, e) : e->code;
 }
 
 enum status st_writer_commit(struct st_writer *w, struct err *e) {
-    if (w->next != w->count)
-        err_set(e, ST_FAIL, "%s: %zu of %zu tensors were written", w->out.path, w->next, w->count);
+    if (w->next != w->count || w->missing > 0)
+        err_set(e, ST_FAIL, "%s: %zu of %zu tensors were written", w->out.path, w->next - (w->missing > 0), w->count);
     else
         file_out_commit(&w->out, e);
     st_writer_abandon(w);

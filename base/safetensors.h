@@ -55,19 +55,23 @@ size_t st_type_size(enum st_type type);
 /* Writes a file in one go: entries with data, in any order. Atomic. */
 enum status st_write(const char *path, const struct st_entry *entries, size_t count, struct err *e);
 
-/* Writes a file whose tensors are produced one after the other, so that no more than one need be in memory. All names,
- * types and shapes are given first; then each is put once: st_writer_put puts order[next], st_writer_put_named any. */
+/* Writes a file whose tensors are produced one after the other, so that no more than a part of one need be in memory.
+ * All names, types and shapes are given first; then each is put once: st_writer_put puts order[next],
+ * st_writer_put_named any, and st_writer_begin says which tensor's bytes st_writer_add gives part by part. */
 struct st_writer {
     struct file_out out;
     struct st_entry *order; // (count), in file order; names are the caller's
     uint64_t *begin;        // (count), place in the file
     uint64_t position;      // of the stream
-    size_t count, next;     // next: how many were put
+    uint64_t missing;       // bytes of the tensor that was begun last
+    size_t count, next;     // next: how many were begun
 };
 enum status st_writer_open(struct st_writer *w, const char *path, const struct st_entry *entries, size_t count,
                            struct err *e);
 enum status st_writer_put(struct st_writer *w, const void *data, struct err *e); // the bytes of order[next]
 enum status st_writer_put_named(struct st_writer *w, const struct st_entry *entry, struct err *e); // its data
+enum status st_writer_begin(struct st_writer *w, const struct st_entry *entry, struct err *e);
+enum status st_writer_add(struct st_writer *w, const void *data, size_t n, struct err *e);
 enum status st_writer_commit(struct st_writer *w, struct err *e);
 void st_writer_abandon(struct st_writer *w); // fine after commit
 

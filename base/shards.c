@@ -12,12 +12,13 @@ static char *file_name(const struct shards *s, int64_t file) {
     return mem_format("model-%05lld-of-%05lld.safetensors", (long long)file + 1, (long long)s->files);
 }
 
-/* Opens the file of entries[next] with all entries that go into it. */
+/* Opens the file of entries[next] with all entries that go into it, at that one. */
 static enum status open_file(struct shards *s, struct err *e) {
     size_t end = s->next;
     while (end < s->count && s->shard[end] == s->shard[s->next]) end++;
     char *name = file_name(s, s->shard[s->next]), *path = path_join(s->dir, name);
-    st_writer_open(&s->writer, path, s->entries + s->next, end - s->next, e);
+    if (st_writer_open(&s->writer, path, s->entries + s->next, end - s->next, e) == ST_OK)
+        st_writer_begin(&s->writer, &s->entries[s->next], e);
     free(path);
     free(name);
     return e->code;
@@ -39,13 +40,12 @@ enum status shards_open(struct shards *s, const char *dir, const struct st_entry
     return count ? open_file(s, e) : err_set(e, ST_FAIL, "%s: there are no tensors to write", dir);
 }
 
-enum status shards_put(struct shards *s, const void *data, struct err *e) {
-    struct st_entry entry = s->entries[s->next];
-    entry.data = data;
-    if (st_writer_put_named(&s->writer, &entry, e) != ST_OK) return e->code;
+enum status shards_put(struct shards *s, const void *data, size_t n, struct err *e) {
+    if (st_writer_add(&s->writer, data, n, e) != ST_OK || s->writer.missing > 0) return e->code;
     s->next++;
     bool last = s->next == s->count;
-    if (!last && s->shard[s->next] == s->shard[s->next - 1]) return ST_OK;
+    if (!last && s->shard[s->next] == s->shard[s->next - 1])
+        return st_writer_begin(&s->writer, &s->entries[s->next], e);
     if (st_writer_commit(&s->writer, e) != ST_OK || last) return e->code;
     return open_file(s, e);
 }

@@ -18,11 +18,12 @@ struct shards {
     struct st_writer writer;
 };
 
-/* Names, types and shapes of all tensors; max_bytes of tensors go into a file, but a tensor is never split. */
+/* Names, types and shapes of all tensors; max_bytes of tensors go into a file, but a tensor is never split. A tensor is
+ * put at once or in parts, one without numbers by a part of 0 bytes. */
 enum status shards_open(struct shards *s, const char *dir, const struct st_entry *entries, size_t count,
                         int64_t max_bytes, struct err *e);
-enum status shards_put(struct shards *s, const void *data, struct err *e); // the bytes of entries[next]
-enum status shards_commit(struct shards *s, struct err *e);                // after the last one
-void shards_abandon(struct shards *s);                                     // fine after commit
+enum status shards_put(struct shards *s, const void *data, size_t n, struct err *e); // next bytes of entries[next]
+enum status shards_commit(struct shards *s, struct err *e);                          // after the last one
+void shards_abandon(struct shards *s);                                               // fine after commit
 
 #endif

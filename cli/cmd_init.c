@@ -201,7 +201,7 @@ static enum status write_weights(const struct flags *f, const struct preset *p, 
     for (size_t i = 0; i < t->count && e->code == ST_OK; i++) {
         progress_show(&progress, done, entries[i].name);
         fill(&t->list[i], p, (uint64_t)flag_int(f, "seed"), data, threads);
-        shards_put(&s, data, e);
+        shards_put(&s, data, entries[i].bytes, e);
         done += (int64_t)entries[i].bytes;
     }
     if (e->code == ST_OK) shards_commit(&s, e);

@@ -60,6 +60,7 @@ struct merge_numbers {
     const void *base; // rows of type
     enum dtype type;
     void *dequantised; // owned, or NULL
+    bool replaced;     // an adapter has something that takes the place of the base
     int64_t R;         // ranks of all adapters together
     float *A, *B;      // (R,I) (O,R) with the scales in B; NULL with R 0
     float *magnitude;  // (O), DoRA; or NULL

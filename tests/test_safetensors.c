@@ -15,6 +15,7 @@
 
 #include "base/memory.h"
 #include "base/safetensors.h"
+#include "base/shards.h"
 
 static const char golden[] = "tests/golden/quant/weights.safetensors";
 
@@ -129,6 +130,68 @@ static void test_writer_any_order(void **state) {
     assert_int_equal(st_writer_put_named(&w, &in[0], &e), ST_OK);
     assert_int_equal(st_writer_commit(&w, &e), ST_FAIL); // two are missing
     free(path), free(other);
+}
+
+static enum status add_to(struct st_writer *w, const char *data, size_t n) {
+    struct err e = {0};
+    return st_writer_add(w, data, n, &e);
+}
+
+/* A tensor in parts is the tensor; one too many or too few bytes is noticed. */
+static void test_writer_parts(void **state) {
+    char *path = path_join(*state, "parts.safetensors");
+    const struct st_entry in[2] = {{.name = "a", .type = ST_U8, .rank = 1, .dim = {5}},
+                                   {.name = "b", .type = ST_U8, .rank = 1, .dim = {3}}};
+    struct st_writer w;
+    struct st_set s;
+    struct err e = {0};
+    assert_int_equal(st_writer_open(&w, path, in, 2, &e), ST_OK);
+    assert_int_equal(st_writer_begin(&w, &in[1], &e), ST_OK);
+    assert_int_equal(add_to(&w, "rst", 3), ST_OK);
+    assert_int_equal(st_writer_begin(&w, &in[0], &e), ST_OK);
+    assert_int_equal(add_to(&w, "vw", 2) | add_to(&w, "", 0) | add_to(&w, "xyz", 3), ST_OK);
+    assert_int_equal(st_writer_commit(&w, &e), ST_OK);
+    assert_int_equal(st_open_file(&s, path, &e), ST_OK);
+    assert_memory_equal(st_find(&s, "a")->data, "vwxyz", 5);
+    assert_memory_equal(st_find(&s, "b")->data, "rst", 3);
+    st_close(&s);
+
+    assert_int_equal(st_writer_open(&w, path, in, 2, &e), ST_OK);
+    assert_int_equal(st_writer_begin(&w, &in[0], &e), ST_OK);
+    assert_int_equal(add_to(&w, "vwxyz!", 6), ST_FAIL);
+    assert_int_equal(add_to(&w, "vwx", 3), ST_OK);
+    assert_int_equal(st_writer_begin(&w, &in[1], &e), ST_FAIL); // two bytes of a are missing
+    st_writer_abandon(&w);
+    e = (struct err){0};
+    assert_int_equal(st_writer_open(&w, path, in, 1, &e), ST_OK);
+    assert_int_equal(st_writer_begin(&w, &in[0], &e), ST_OK);
+    assert_int_equal(add_to(&w, "vwx", 3), ST_OK);
+    assert_int_equal(st_writer_commit(&w, &e), ST_FAIL);
+    free(path);
+}
+
+/* In parts, over several files, with a tensor that has no bytes. */
+static void test_shards_in_parts(void **state) {
+    const struct st_entry in[3] = {{.name = "a", .type = ST_U8, .rank = 1, .dim = {5}, .bytes = 5},
+                                   {.name = "b", .type = ST_U8, .rank = 1, .dim = {0}},
+                                   {.name = "c", .type = ST_U8, .rank = 1, .dim = {3}, .bytes = 3}};
+    char *dir = path_join(*state, "shards");
+    struct shards out;
+    struct st_set s;
+    struct err e = {0};
+    assert_int_equal(dir_make(dir, &e), ST_OK);
+    assert_int_equal(shards_open(&out, dir, in, 3, 5, &e), ST_OK);
+    assert_int_equal(shards_put(&out, "vw", 2, &e) | shards_put(&out, "xyz", 3, &e), ST_OK);
+    assert_int_equal(shards_put(&out, "", 0, &e) | shards_put(&out, "rst", 3, &e), ST_OK);
+    assert_int_equal(shards_commit(&out, &e), ST_OK);
+    assert_int_equal(out.files, 2);
+    shards_abandon(&out);
+    assert_int_equal(st_open_dir(&s, dir, "model", &e), ST_OK);
+    assert_int_equal(s.count, 3);
+    assert_memory_equal(st_find(&s, "a")->data, "vwxyz", 5);
+    assert_memory_equal(st_find(&s, "c")->data, "rst", 3);
+    st_close(&s);
+    free(dir);
 }
 
 static void test_truncations(void **state) {
@@ -329,8 +392,9 @@ static void test_write_fails(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        TEST(test_reference_bytes), TEST(test_round_trip), TEST(test_writer_any_order),      TEST(test_truncations),
-        TEST(test_headers),         TEST(test_shards),     TEST(test_deep_json_and_lengths), TEST(test_write_fails),
+        TEST(test_reference_bytes),       TEST(test_round_trip),  TEST(test_writer_any_order), TEST(test_writer_parts),
+        TEST(test_shards_in_parts),       TEST(test_truncations), TEST(test_headers),          TEST(test_shards),
+        TEST(test_deep_json_and_lengths), TEST(test_write_fails),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
