@@ -25,6 +25,8 @@ enum status file_read(const char *path, char **data, size_t *size, struct err *e
 struct file_out {
     FILE *stream;
     char *path, *beside;
+    size_t waiting;    // bytes since the last that began their way to the disk
+    bool folder_flush; // _commit does not flush: the file lies in a folder_out, whose commit does
 };
 enum status file_out_open(struct file_out *f, const char *path, struct err *e);
 enum status file_out_write(struct file_out *f, const void *data, size_t n, struct err *e);

@@ -1,6 +1,7 @@
 #include "base/folder.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -34,8 +35,24 @@ enum status folder_open(struct folder_out *f, const char *path, struct err *e) {
     return folder_empty(f->beside, e);
 }
 
+/* Those of a file_out with folder_flush; for others there is nothing left to flush. */
+static enum status flush_files(const char *dir, struct err *e) {
+    char **names;
+    size_t count;
+    if (dir_list(dir, &names, &count, e) != ST_OK) return e->code;
+    for (size_t i = 0; i < count && e->code == ST_OK; i++) {
+        char *path = path_join(dir, names[i]);
+        int fd = open(path, O_RDONLY | O_CLOEXEC);
+        if (fd < 0 || fsync(fd) != 0) err_set(e, ST_FAIL, "%s: cannot write (%s)", path, strerror(errno));
+        if (fd >= 0) close(fd);
+        free(path);
+    }
+    names_free(names, count);
+    return e->code;
+}
+
 enum status folder_commit(struct folder_out *f, struct err *e) {
-    if (dir_sync(f->beside, e) != ST_OK) return e->code;
+    if (flush_files(f->beside, e) != ST_OK || dir_sync(f->beside, e) != ST_OK) return e->code;
     if (rename(f->beside, f->path) != 0) return err_set(e, ST_FAIL, "%s: cannot write (%s)", f->path, strerror(errno));
     char *parent = path_dir(f->path);
     dir_sync(parent, e);

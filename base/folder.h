@@ -1,4 +1,5 @@
-/* A folder that appears whole under its name or not at all: it is filled beside, as NAME.PID.partial, and renamed. */
+/* A folder that appears whole under its name or not at all: it is filled beside, as NAME.PID.partial, its files are
+ * flushed to the disk, and it is renamed. */
 #ifndef BASE_FOLDER_H
 #define BASE_FOLDER_H
 

@@ -19,6 +19,7 @@ static enum status open_file(struct shards *s, struct err *e) {
     char *name = file_name(s, s->shard[s->next]), *path = path_join(s->dir, name);
     if (st_writer_open(&s->writer, path, s->entries + s->next, end - s->next, e) == ST_OK)
         st_writer_begin(&s->writer, &s->entries[s->next], e);
+    s->writer.out.folder_flush = true;
     free(path);
     free(name);
     return e->code;

@@ -1,5 +1,6 @@
 /* The tensors of a model folder, written one after the other into model.safetensors or, when they are more than a file
- * may hold, into model-00001-of-0000N.safetensors with model.safetensors.index.json. */
+ * may hold, into model-00001-of-0000N.safetensors with model.safetensors.index.json. They reach the disk while what
+ * follows is done, at the latest in the folder's commit (base/folder.h). */
 #ifndef BASE_SHARDS_H
 #define BASE_SHARDS_H
 
