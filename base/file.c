@@ -85,8 +85,8 @@ enum status file_out_open(struct file_out *f, const char *path, struct err *e) {
     return st;
 }
 
-/* Left alone, the kernel keeps what is written for seconds, and all of it goes to the disk when the file is flushed, with
- * nothing else to do meanwhile. Here its way begins while more is computed. Where that fails, the flush will say so. */
+/* Left alone, the kernel keeps what is written for seconds, and the program waits for all of it when it flushes the
+ * file. Here the way to the disk begins while more is computed. Where that fails, the flush will say so. */
 static void begin_write_back(struct file_out *f) {
     sync_file_range(fileno(f->stream), 0, 0, SYNC_FILE_RANGE_WRITE); // from 0 to the end; what is clean costs nothing
     f->waiting = 0;

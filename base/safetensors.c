@@ -229,6 +229,13 @@ void st_forget(const struct st_entry *t) {
     if (first < last) madvise((void *)first, last - first, MADV_DONTNEED);
 }
 
+void st_forget_all(const struct st_set *s) {
+    for (size_t i = 0; i < s->shard_count; i++) {
+        const struct file_map *m = &s->shards[i].map;
+        st_forget(&(struct st_entry){.data = m->data, .bytes = m->size});
+    }
+}
+
 /* --- a folder ---------------------------------------------------------------------------------------------------- */
 
 static int by_text(const void *a, const void *b) { return strcmp(*(char *const *)a, *(char *const *)b); }

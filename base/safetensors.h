@@ -48,6 +48,7 @@ const struct st_entry *st_find(const struct st_set *s, const char *name); // NUL
 
 /* The entry's data will not be read soon: its pages leave the process (reading them again brings them back). */
 void st_forget(const struct st_entry *t);
+void st_forget_all(const struct st_set *s);
 
 const char *st_type_name(enum st_type type); // "F32"
 size_t st_type_size(enum st_type type);

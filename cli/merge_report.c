@@ -1,6 +1,5 @@
 #include "cli/merge_report.h"
 
-#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 
@@ -20,7 +19,6 @@ static void add_outputs(cJSON *o, const char *name, const struct outputs_check *
     cJSON_AddNumberToObject(x, "kl_mean", c->kl_mean);
     cJSON_AddNumberToObject(x, "kl_max", c->kl_max);
     cJSON_AddNumberToObject(x, "top1_agreement", c->top1);
-    if (isfinite(c->effect)) cJSON_AddNumberToObject(x, "adapter_effect_rms", c->effect);
     if (c->allowed > 0) cJSON_AddNumberToObject(x, "rms_allowed", c->allowed);
 }
 

@@ -74,10 +74,9 @@ struct prompts {
 struct outputs_check {
     int64_t positions;
     double max, mean;       // |difference| of logits
-    double rms, logit_rms;  // of the differences; of the logits less their mean over the vocabulary
+    double rms, logit_rms;  // of the differences; of the logits less their mean over the vocabulary, unless that is one
     double kl_mean, kl_max; // KL(wanted || got) in nats, per position
     double top1;            // share of positions whose largest logit is the same one
-    double effect;          // rms of what the adapter changes in the logits; NAN when not asked
     double allowed;         // of rms
 };
 

@@ -13,7 +13,7 @@
 #include "kernels/ops.h"
 #include "lora/merge_parts.h"
 
-enum { CHUNK = 32, GAIN = 4, FEW = 8 };
+enum { STRIP = 4096, GAIN = 4, FEW = 8 };
 
 /* --- several adapters at once ------------------------------------------------------------------------------------ */
 
@@ -189,152 +189,200 @@ static void fed_free(struct fed *f) {
     free(b->offsets), free(b->row_index), free(b->ids), free(b->positions), free(b->targets), free(f->image.pixels);
 }
 
-/* logits (n,V) of rows [at, at + n) of the last layer's output. */
-static void chunk_logits(const struct pass *p, struct workspace *w, int64_t at, int64_t n, float *logits) {
-    const struct model *m = w->m;
-    size_t mark = p->scratch->used;
-    struct tensor x = tensor_rows(&w->acts.x[m->config.text.layers], at, n);
-    struct tensor normed = arena_tensor2(p->scratch, p->act, n, x.dim[1]);
-    struct norm_stats stats;
-    final_norm_layout(&stats, p->scratch, n);
-    struct tensor out = tensor_over2(logits, F32, n, m->head.W.dim[0]);
-    struct linear_acts acts;
-    linear_acts_layout_head(&acts, p->scratch, &m->head, n, p->act);
-    final_norm_forward(p, m, &normed, &stats, &x);
-    linear_forward(p, &acts, &out, &normed, &m->head);
-    p->scratch->used = mark;
+/* A model and what its last layer makes of the prompts. */
+struct side {
+    struct model *m;
+    void *memory;
+    struct arena arena;   // of what follows, and of a strip's logits
+    struct tensor normed; // (N,C)
+};
+
+static enum status side_room(struct side *s, int64_t N, int64_t strip, struct err *e) {
+    const struct lora *lora = s->m->head.lora;
+    int64_t columns = s->m->config.text.dim + 2 + (lora ? lora->rank : 0) + 2 * strip;
+    size_t bytes = (size_t)(N * columns) * sizeof(float) + 8 * ARENA_ALIGN;
+    s->memory = backend_alloc(s->m->be, bytes);
+    if (!s->memory) return err_set(e, s->m->be->err.code, "%s", s->m->be->err.text);
+    s->arena = arena_over(s->memory, bytes);
+    return ST_OK;
 }
 
-/* All logits (N,V) of the batch; the caller frees them. NULL with the error set. */
-static float *logits_of(struct model *m, const struct fed *f, struct err *e) {
-    const struct workspace_options o = {.limits = f->limits, .act = F32};
+static void side_close(struct side *s) {
+    if (s->memory) backend_release(s->m->be, s->memory);
+}
+
+/* With room for `strip` logits of each position. The model must outlive the side, and stay as it is. */
+static enum status side_open(struct side *s, struct model *m, const struct fed *f, int64_t strip, struct err *e) {
+    const struct workspace_options o = {.limits = f->limits, .act = F32, .forget = true};
     struct workspace *w;
-    int64_t V = m->head.W.dim[0], N = f->batch.N;
-    if (workspace_new(&w, m, &o, e) != ST_OK) return NULL;
-    float *logits = mem_alloc((size_t)(N * V) * sizeof *logits);
-    int64_t rank = m->head.lora ? m->head.lora->rank : 0;
-    size_t bytes = (size_t)(CHUNK * (m->config.text.dim + rank + (rank ? V : 0) + 1)) * sizeof(float) + 65536;
-    void *memory = backend_alloc(m->be, bytes);
-    if (!memory) {
-        err_set(e, m->be->err.code, "%s", m->be->err.text);
-    } else {
-        struct arena scratch = arena_over(memory, bytes);
-        struct pass p = pass_new(w, 0, 0), head = p;
-        head.scratch = &scratch;
-        model_forward(&p, w, &f->batch);
-        for (int64_t at = 0; at < N; at += CHUNK)
-            chunk_logits(&head, w, at, N - at < CHUNK ? N - at : CHUNK, logits + at * V);
-        backend_sync(m->be, e);
-        backend_release(m->be, memory);
-    }
+    struct norm_stats stats;
+    int64_t N = f->batch.N;
+    *s = (struct side){.m = m};
+    if (workspace_new(&w, m, &o, e) != ST_OK || side_room(s, N, strip, e) != ST_OK) goto done;
+    struct pass p = pass_new(w, 0, 0);
+    model_forward(&p, w, &f->batch);
+    s->normed = arena_tensor2(&s->arena, F32, N, m->config.text.dim);
+    final_norm_layout(&stats, &s->arena, N);
+    final_norm_forward(&p, m, &s->normed, &stats, &w->acts.x[m->config.text.layers]);
+    backend_sync(m->be, e);
+done:
     workspace_free(w);
-    for (size_t i = 0; i < m->weights.files.count; i++) st_forget(&m->weights.files.entries[i]);
-    if (e->code == ST_OK) return logits;
-    free(logits);
-    return NULL;
+    return e->code;
+}
+
+/* Outputs [first, first + count) of a head; *lora is room for those of its adapter. */
+static struct linear head_part(const struct linear *head, int64_t first, int64_t count, struct lora *lora) {
+    struct linear part = *head;
+    if (count == head->W.dim[0]) return part;
+    part.W = tensor_rows(&head->W, first, count);
+    if (head->b.data) part.b = tensor_rows(&head->b, first, count);
+    if (!head->lora) return part;
+    *lora = *head->lora;
+    lora->B = tensor_rows(&lora->B, first, count);
+    if (lora->b.data) lora->b = tensor_rows(&lora->b, first, count);
+    if (lora->dora) lora->g = tensor_rows(&lora->g, first, count);
+    part.lora = lora;
+    return part;
+}
+
+/* logits (N,count) from `first` on; they stay until the arena is set back. */
+static struct tensor strip_logits(struct side *s, int64_t first, int64_t count) {
+    const struct pass p = {.be = s->m->be, .scratch = &s->arena, .act = F32};
+    struct lora lora;
+    struct linear part = head_part(&s->m->head, first, count, &lora);
+    struct tensor logits = arena_tensor2(&s->arena, F32, s->normed.dim[0], count);
+    struct linear_acts acts;
+    linear_acts_layout_head(&acts, &s->arena, &part, s->normed.dim[0], F32);
+    linear_forward(&p, &acts, &logits, &s->normed, &part);
+    st_forget_all(&s->m->weights.files);
+    return logits;
 }
 
 /* --- comparing --------------------------------------------------------------------------------------------------- */
 
-/* Of one position. */
-struct sums {
-    double max, total, square, spread, kl;
-    bool agree;
+/* The largest logit so far, its place, and the sum of exp(logit - largest). */
+struct peak {
+    double most, sum;
+    int64_t place;
 };
 
-struct compare_job {
-    const float *want, *got; // (N,V)
-    int64_t V;
+/* Of one position. */
+struct sums {
+    double max, total, square; // of |got - want|
+    double want, want_square;
+    struct peak wanted, got;
+    double cross; // sum of exp(want - wanted.most) (want - got)
+};
+
+struct strip_job {
+    const float *want, *got; // (N,count)
+    int64_t first, count;
     struct sums *sums; // (N)
 };
 
-/* log of the sum of exponentials; *best is the largest. */
-static double log_sum(const float *x, int64_t V, int64_t *best) {
-    double sum = 0;
-    *best = 0;
-    for (int64_t v = 1; v < V; v++)
-        if (x[v] > x[*best]) *best = v;
-    for (int64_t v = 0; v < V; v++) sum += exp((double)x[v] - x[*best]);
-    return x[*best] + log(sum);
+/* Takes the largest of x in; returns what sums over earlier strips are to be multiplied with. */
+static double raise_peak(struct peak *p, const float *x, int64_t first, int64_t count) {
+    const double before = p->most;
+    int64_t best = 0;
+    for (int64_t v = 1; v < count; v++)
+        if (x[v] > x[best]) best = v;
+    if (first > 0 && !(x[best] > before)) return 1;
+    p->most = x[best], p->place = first + best;
+    double factor = first > 0 ? exp(before - p->most) : 0;
+    p->sum *= factor;
+    return factor;
 }
 
-static void compare_position(void *arg, int64_t position, int thread) {
+static void compare_strip(void *arg, int64_t position, int thread) {
     (void)thread;
-    const struct compare_job *j = arg;
-    const float *want = j->want + position * j->V, *got = j->got + position * j->V;
-    int64_t one, two;
-    struct sums s = {0};
-    double zw = log_sum(want, j->V, &one), zg = log_sum(got, j->V, &two), mean = 0;
-    for (int64_t v = 0; v < j->V; v++) mean += want[v];
-    mean /= (double)j->V;
-    for (int64_t v = 0; v < j->V; v++) {
-        double d = fabs((double)got[v] - want[v]);
+    const struct strip_job *j = arg;
+    const float *want = j->want + position * j->count, *got = j->got + position * j->count;
+    struct sums s = j->sums[position];
+    s.cross *= raise_peak(&s.wanted, want, j->first, j->count);
+    raise_peak(&s.got, got, j->first, j->count);
+    for (int64_t v = 0; v < j->count; v++) {
+        double w = want[v], g = got[v], d = fabs(g - w), weight = exp(w - s.wanted.most);
         if (!(d <= s.max)) s.max = d;
         s.total += d, s.square += d * d;
-        s.spread += (want[v] - mean) * (want[v] - mean);
-        s.kl += exp(want[v] - zw) * ((want[v] - zw) - (got[v] - zg));
+        s.want += w, s.want_square += w * w;
+        s.wanted.sum += weight, s.cross += weight * (w - g);
+        s.got.sum += exp(g - s.got.most);
     }
-    s.agree = one == two;
     j->sums[position] = s;
 }
 
-static void compare(struct outputs_check *out, const float *want, const float *got, int64_t N, int64_t V,
-                    struct threads *threads) {
-    struct compare_job j = {.want = want, .got = got, .V = V, .sums = mem_alloc((size_t)N * sizeof *j.sums)};
-    double count = (double)N * (double)V, square = 0, spread = 0;
-    int64_t agree = 0;
-    *out = (struct outputs_check){.positions = N, .effect = NAN};
-    threads_for(threads, N, compare_position, &j);
-    for (int64_t i = 0; i < N; i++) {
-        const struct sums *s = &j.sums[i];
-        if (!(s->max <= out->max)) out->max = s->max;
-        if (!(s->kl <= out->kl_max)) out->kl_max = s->kl;
-        out->mean += s->total / count, out->kl_mean += s->kl / (double)N;
-        agree += s->agree;
-        square += s->square, spread += s->spread;
-    }
-    out->top1 = (double)agree / (double)N;
-    out->rms = sqrt(square / count), out->logit_rms = sqrt(spread / count);
-    free(j.sums);
+/* KL(wanted || got) = sum of p (want - got) - log Z_wanted + log Z_got */
+static double divergence(const struct sums *s) {
+    double log_wanted = s->wanted.most + log(s->wanted.sum), log_got = s->got.most + log(s->got.sum);
+    return s->cross / s->wanted.sum - log_wanted + log_got;
 }
 
-static float *folder_logits(const char *dir, struct backend *be, const struct prompts *p, int64_t *vocab, int64_t *N,
-                            struct err *e) {
+static void sum_up(struct outputs_check *out, const struct sums *sums, int64_t N, int64_t V) {
+    double count = (double)N * (double)V, square = 0, spread = 0;
+    int64_t agree = 0;
+    *out = (struct outputs_check){.positions = N};
+    for (int64_t i = 0; i < N; i++) {
+        const struct sums *s = &sums[i];
+        double kl = divergence(s);
+        if (!(s->max <= out->max)) out->max = s->max;
+        if (!(kl <= out->kl_max)) out->kl_max = kl;
+        out->mean += s->total / count, out->kl_mean += kl / (double)N;
+        agree += s->wanted.place == s->got.place;
+        square += s->square, spread += s->want_square - (V > 1 ? s->want * s->want / (double)V : 0);
+    }
+    out->top1 = (double)agree / (double)N;
+    out->rms = sqrt(square / count), out->logit_rms = spread > 0 ? sqrt(spread / count) : 0;
+}
+
+/* A strip of the vocabulary at a time, so that neither all logits nor all of a head are in memory. */
+static enum status compare(struct outputs_check *out, struct side *want, struct side *got, int64_t strip,
+                           struct err *e) {
+    struct backend *be = want->m->be;
+    int64_t V = want->m->head.W.dim[0], N = want->normed.dim[0];
+    struct sums *sums = mem_alloc((size_t)N * sizeof *sums);
+    for (int64_t first = 0; first < V && e->code == ST_OK; first += strip) {
+        int64_t count = V - first < strip ? V - first : strip;
+        size_t want_mark = want->arena.used, got_mark = got->arena.used;
+        struct tensor a = strip_logits(want, first, count), b = strip_logits(got, first, count);
+        struct strip_job j = {.want = a.data, .got = b.data, .first = first, .count = count, .sums = sums};
+        if (backend_sync(be, e) == ST_OK) threads_for(be->threads, N, compare_strip, &j);
+        want->arena.used = want_mark, got->arena.used = got_mark;
+    }
+    sum_up(out, sums, N, V);
+    free(sums);
+    return e->code;
+}
+
+/* Compares a model with that of a folder. */
+static enum status compare_with(struct outputs_check *out, struct model *wanted, const char *dir, const struct fed *f,
+                                struct err *e) {
     const struct load_options o = {.quantize = {.type = F32}};
-    struct model *m;
-    struct fed f;
-    if (model_load(&m, dir, be, &o, e) != ST_OK) return NULL;
-    fed_init(&f, m, p);
-    float *logits = logits_of(m, &f, e);
-    *vocab = m->head.W.dim[0], *N = f.batch.N;
-    fed_free(&f);
+    struct model *m = NULL;
+    struct side want = {0}, got = {0};
+    if (model_load(&m, dir, wanted->be, &o, e) != ST_OK) return e->code;
+    const struct tensor *one = &wanted->head.W, *two = &m->head.W;
+    bool whole = tensor_is_4bit(one) || tensor_is_4bit(two) || one->dim[0] < STRIP; // 4-bit rows have no own places
+    int64_t strip = whole ? one->dim[0] : STRIP;
+    if (one->dim[0] != two->dim[0] || wanted->config.text.dim != m->config.text.dim)
+        err_set(e, ST_FAIL, "%s: is not of the shape of %s", dir, wanted->weights.dir);
+    else if (side_open(&want, wanted, f, strip, e) == ST_OK && side_open(&got, m, f, strip, e) == ST_OK)
+        compare(out, &want, &got, strip, e);
+    side_close(&want), side_close(&got);
     model_free(m);
-    return logits;
+    return e->code;
 }
 
 enum status outputs_compare(const char *wanted, const char *got, struct backend *be, const struct prompts *p,
                             struct outputs_check *out, struct err *e) {
-    int64_t V = 0, N = 0;
-    float *want = folder_logits(wanted, be, p, &V, &N, e), *have = want ? folder_logits(got, be, p, &V, &N, e) : NULL;
-    if (want && have) compare(out, want, have, N, V, be->threads);
-    free(want), free(have);
+    const struct load_options o = {.quantize = {.type = F32}};
+    struct model *m;
+    struct fed f;
+    if (model_load(&m, wanted, be, &o, e) != ST_OK) return e->code;
+    fed_init(&f, m, p);
+    compare_with(out, m, got, &f, e);
+    fed_free(&f);
+    model_free(m);
     return e->code;
-}
-
-/* The logits of base and adapters. */
-static float *adapted_logits(struct merge *m, const struct fed *f, struct err *e) {
-    const struct merge_adapter *a = m->o.adapters;
-    struct adapter *one = NULL;
-    struct blend many = {0};
-    float *logits = NULL;
-    if (m->o.adapter_count == 1 && a->weight == 1)
-        adapter_open(&one, m->model, a->dir, e);
-    else
-        blend_open(&many, m, e);
-    if (e->code == ST_OK) logits = logits_of(m->model, f, e);
-    adapter_free(one);
-    blend_close(&many);
-    return logits;
 }
 
 /* The rounding error of one layer's weights: at the store, and where 4-bit values were first rounded to their own type.
@@ -354,20 +402,19 @@ static double weight_error(const struct merge *m) {
 
 enum status merge_check_outputs(struct merge *m, const char *dir, const struct prompts *p, struct outputs_check *out,
                                 struct err *e) {
+    const struct merge_adapter *a = m->o.adapters;
+    struct adapter *one = NULL;
+    struct blend many = {0};
     struct fed f;
-    struct outputs_check effect;
-    int64_t V = m->model->head.W.dim[0], N;
+    if (m->o.adapter_count == 1 && a->weight == 1)
+        adapter_open(&one, m->model, a->dir, e);
+    else
+        blend_open(&many, m, e);
     fed_init(&f, m->model, p);
-    float *base = logits_of(m->model, &f, e), *want = base ? adapted_logits(m, &f, e) : NULL;
-    if (want) compare(&effect, base, want, f.batch.N, V, m->o.be->threads);
-    free(base);
-    float *got = want ? folder_logits(dir, m->o.be, p, &V, &N, e) : NULL;
-    if (got) {
-        compare(out, want, got, f.batch.N, V, m->o.be->threads);
-        out->effect = effect.rms;
+    if (e->code == ST_OK && compare_with(out, m->model, dir, &f, e) == ST_OK)
         out->allowed = GAIN * weight_error(m) * sqrt((double)m->model->linear_count + 1) * out->logit_rms;
-    }
-    free(want), free(got);
     fed_free(&f);
+    adapter_free(one);
+    blend_close(&many);
     return e->code;
 }

@@ -120,7 +120,7 @@ enum { HOST_TURNS = 2 };
 struct workspace {
     struct model *m;
     struct batch_limits limits;
-    bool train;
+    bool train, forget;
     enum dtype act;
     const enum keep *keep; // (layers), the caller's; unused unless train
     struct arena arena;    // tables, then per pass: acts and scratch
@@ -145,6 +145,7 @@ struct workspace_options {
     const enum keep *keep;
     float neftune_alpha;
     int64_t cache_room; // > 0: a pass may follow others, whose keys and values are kept
+    bool forget;        // of mapped weights, no more than a layer's are in memory at once
 };
 
 /* Bytes that a workspace takes of the backend's memory, found by running its largest pass without memory; host: those

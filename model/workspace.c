@@ -42,6 +42,7 @@ static void workspace_init(struct workspace *w, struct model *m, const struct wo
     *w = (struct workspace){.m = m,
                             .limits = o->limits,
                             .train = o->train,
+                            .forget = o->forget,
                             .act = o->act,
                             .keep = o->keep,
                             .neftune_alpha = o->neftune_alpha};
