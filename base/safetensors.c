@@ -236,6 +236,10 @@ void st_forget_all(const struct st_set *s) {
     }
 }
 
+struct st_entry st_part(const struct st_entry *t, size_t at, size_t n) {
+    return (struct st_entry){.data = (const char *)t->data + at, .bytes = n < t->bytes - at ? n : t->bytes - at};
+}
+
 /* --- a folder ---------------------------------------------------------------------------------------------------- */
 
 static int by_text(const void *a, const void *b) { return strcmp(*(char *const *)a, *(char *const *)b); }

@@ -50,6 +50,9 @@ const struct st_entry *st_find(const struct st_set *s, const char *name); // NUL
 void st_forget(const struct st_entry *t);
 void st_forget_all(const struct st_set *s);
 
+/* At most n bytes of an entry's data from `at` on, as an entry that can be forgotten. */
+struct st_entry st_part(const struct st_entry *t, size_t at, size_t n);
+
 const char *st_type_name(enum st_type type); // "F32"
 size_t st_type_size(enum st_type type);
 

@@ -469,6 +469,12 @@ int64_t numbers_block(const struct merge_numbers *n) {
     return most > O ? O : most;
 }
 
+void rows_forget(const struct merge_item *item, const struct st_entry *t, int64_t first, int64_t count) {
+    size_t row = item->O > 0 ? t->bytes / (size_t)item->O : 0;
+    struct st_entry part = st_part(t, (size_t)first * row, (size_t)count * row);
+    st_forget(&part);
+}
+
 enum status numbers_merged(const struct merge_numbers *n, int64_t first, int64_t count, float *x, struct err *e) {
     struct rows_job j = {.n = n, .first = first, .count = count, .x = x};
     if (multiply_rows(&j, e) == ST_OK) threads_for(n->m->o.be->threads, count, merge_row, &j);
@@ -559,6 +565,7 @@ static enum status put_block(struct output *to, const struct merge_numbers *n, i
     struct write_job j = {.rows = {.n = n, .first = first, .count = count, .x = to->x}, .to = to, .e = e};
     if (multiply_rows(&j.rows, e) != ST_OK) return e->code;
     threads_for(n->m->o.be->threads, count + 1, write_task, &j);
+    if (!n->dequantised) rows_forget(n->item, n->item->from, first, count);
     if (e->code != ST_OK || check_finite(&j, e) != ST_OK) return e->code;
     void *written = to->before;
     to->before = to->block, to->block = written;
@@ -580,16 +587,14 @@ static enum status put_merged(struct output *to, const struct merge *m, const st
 
 /* By parts, so that no more of the file than that is in memory. */
 static enum status put_copied(struct output *to, const struct merge_item *item, struct err *e) {
-    struct st_entry part = {.data = item->from->data, .bytes = COPY_BYTES};
-    size_t left = item->out.bytes;
+    size_t at = 0;
     write_before(to, e);
     do {
-        if (part.bytes > left) part.bytes = left;
+        struct st_entry part = st_part(item->from, at, COPY_BYTES);
         if (e->code == ST_OK) shards_put(&to->shards, part.data, part.bytes, e);
         st_forget(&part);
-        part.data = (const char *)part.data + part.bytes;
-        left -= part.bytes;
-    } while (left > 0 && e->code == ST_OK);
+        at += COPY_BYTES;
+    } while (at < item->out.bytes && e->code == ST_OK);
     return e->code;
 }
 

@@ -77,6 +77,9 @@ void numbers_row(const struct merge_numbers *n, int64_t row, float *x);
 enum status numbers_merged(const struct merge_numbers *n, int64_t first, int64_t count, float *x, struct err *e);
 int64_t numbers_block(const struct merge_numbers *n);
 
+/* Rows of an entry of an item's shape, which will not be read soon. */
+void rows_forget(const struct merge_item *item, const struct st_entry *t, int64_t first, int64_t count);
+
 /* n elements from `first` on, of a type F32, BF16 or F16, at any address. */
 void floats_read(float *out, const void *data, enum dtype type, int64_t first, int64_t n);
 enum dtype dtype_of_entry(const struct st_entry *t); // of a float entry
