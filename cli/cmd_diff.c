@@ -5,6 +5,7 @@
 #include "base/folder.h"
 #include "cli/model_dir.h"
 #include "cli/out.h"
+#include "cli/session.h"
 #include "cli/verbs.h"
 #include "lora/diff.h"
 
@@ -74,7 +75,7 @@ static int run_diff(const struct flags *f, struct err *e) {
     if (o.rank < 1) return err_set(e, ST_USAGE, "--rank is %lld, wanted 1 or more", (long long)o.rank);
     base = model_dir(f->words[0], e);
     if (base) tuned = model_dir(f->words[1], e);
-    if (tuned) o.be = backend_new(flag_text(f, "device"), (int)flag_int(f, "threads"), e);
+    if (tuned) o.be = session_host(f, "the decomposition", e);
     o.base = base, o.tuned = tuned;
     if (o.be) diff(f, &o, e);
     backend_free(o.be);

@@ -8,6 +8,7 @@
 #include "base/text.h"
 #include "cli/model_dir.h"
 #include "cli/out.h"
+#include "cli/session.h"
 #include "cli/verbs.h"
 #include "lora/export.h"
 
@@ -106,7 +107,7 @@ static int run_export(const struct flags *f, struct err *e) {
     o.any_base = flag_bool(f, "any_base");
     char *model = model_dir(f->words[0], e);
     o.model = model;
-    if (model) o.be = backend_new(flag_text(f, "device"), (int)flag_int(f, "threads"), e);
+    if (model) o.be = session_host(f, "exporting", e);
     if (o.be) export_model(f, &o, e);
     backend_free(o.be);
     free(model);

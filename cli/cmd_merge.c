@@ -264,16 +264,6 @@ done:
     return e->code;
 }
 
-/* Merged numbers do not depend on what device a machine has. */
-static struct backend *open_host(const struct flags *f, struct err *e) {
-    const char *device = flag_text(f, "device");
-    if (strcmp(device, "auto") != 0 && strcmp(device, "cpu") != 0) {
-        err_set(e, ST_USAGE, "--device is %s, and merging is done on the CPU; wanted auto or cpu", device);
-        return NULL;
-    }
-    return backend_new("cpu", (int)flag_int(f, "threads"), e);
-}
-
 static int run_merge(const struct flags *f, struct err *e) {
     struct job j = {.f = f, .progress = progress_new(f, "merging", 0)};
     if (read_flags(&j, e) != ST_OK) goto done;
@@ -283,7 +273,7 @@ static int run_merge(const struct flags *f, struct err *e) {
     j.o.any_base = flag_bool(f, "any_base") || j.original; // the 4-bit model is what it was trained on
     j.report.model = j.model, j.report.original = j.original, j.report.out = flag_text(f, "out");
     j.report.adapters = j.adapters, j.report.adapter_count = j.o.adapter_count, j.report.dtype = flag_text(f, "dtype");
-    j.o.be = open_host(f, e);
+    j.o.be = session_host(f, "merging", e);
     if (j.o.be && read_prompts(&j, e) == ST_OK) merge(&j, e);
 done:
     for (int64_t i = 0; i < j.o.adapter_count; i++) free((char *)j.adapters[i].dir);

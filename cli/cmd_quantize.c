@@ -3,9 +3,9 @@
 #include <string.h>
 
 #include "base/bytes.h"
-#include "base/threads.h"
 #include "cli/model_dir.h"
 #include "cli/out.h"
+#include "cli/session.h"
 #include "cli/verbs.h"
 #include "quant/checkpoint.h"
 
@@ -48,12 +48,15 @@ static enum status quantize(const struct flags *f, struct checkpoint_options *o,
     char *source = model_dir(f->words[0], e);
     struct progress p = progress_new(f, "quantising", 0);
     struct checkpoint_report report = {0};
-    o->threads = threads_new((int)flag_int(f, "threads"));
+    struct backend *be = source ? session_host(f, "quantising", e) : NULL;
     o->progress = show_progress;
     o->progress_arg = &p;
-    if (source) checkpoint_quantize(source, flag_text(f, "out"), o, &report, e);
+    if (be) {
+        o->threads = be->threads;
+        checkpoint_quantize(source, flag_text(f, "out"), o, &report, e);
+    }
     progress_end(&p);
-    threads_free(o->threads);
+    backend_free(be);
     free(source);
     if (e->code != ST_OK) return e->code;
     if (o->blocksize != 64)

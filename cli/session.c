@@ -92,6 +92,13 @@ static enum status load(struct session *s, const struct load_options *o, struct 
     return model_load(&s->model, s->model_dir, s->be, o, e);
 }
 
+struct backend *session_host(const struct flags *f, const char *work, struct err *e) {
+    const char *device = flag_text(f, "device");
+    bool other = text_starts(device, "cuda");
+    if (other) out_note(f, "note: %s is done on the CPU, and does not use --device %s", work, device);
+    return backend_new(other || strcmp(device, "auto") == 0 ? "cpu" : device, (int)flag_int(f, "threads"), e);
+}
+
 enum status session_note_base(const struct flags *f, const char *adapter, bool quantised, struct err *e) {
     struct base_mark b;
     if (base_mark_read(&b, adapter, e) == ST_OK && b.quantization && !quantised)

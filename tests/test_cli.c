@@ -616,6 +616,20 @@ static void test_doctor(void **state) {
     end(&r);
 }
 
+/* Work on files is done on the host, also where a device is asked for that is not there. */
+static void test_files_need_no_device(void **state) {
+    const struct place *p = *state;
+    struct run r;
+    char *out = in_place(p, "small");
+    run_with(&r, 0, "", WORDS("quantize", p->model, "--out", out, "--device", "cuda:1"));
+    wants(r.err, "quantising is done on the CPU, and does not use --device cuda:1");
+    end(&r);
+    refused(1, WORDS("diff", p->model, out, "--rank", "1", "--out", "no", "--device", "cuda"),
+            "the decomposition is done on the CPU", "graft diff: ");
+    refused(2, WORDS("quantize", p->model, "--out", "no", "--device", "disk"), "device disk", "wanted auto, cpu");
+    free(out);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_alone_lists_verbs),
@@ -642,6 +656,7 @@ int main(void) {
         cmocka_unit_test(test_data_names_bad_rows),
         cmocka_unit_test(test_data_shows_and_dumps),
         cmocka_unit_test(test_doctor),
+        cmocka_unit_test(test_files_need_no_device),
     };
     return cmocka_run_group_tests(tests, set_up, tear_down);
 }
