@@ -2,6 +2,7 @@
 
 #include <stdlib.h>
 #include <string.h>
+#include <strings.h>
 
 #include "base/half.h"
 #include "base/json.h"
@@ -51,6 +52,11 @@ static const char *const REFUSED[] = {
     "megatron_config",         "monteclora_config", "target_parameters",
     "trainable_token_indices", "use_bdlora",        "use_qalora",
     "velora_config",
+};
+
+/* Keys that may be set and change nothing in a trained adapter. */
+static const char *const IGNORED_KEYS[] = {
+    "corda_config", "eva_config", "loftq_config", "lora_ga_config", "merge_weights", "runtime_config",
 };
 
 /* Ways to initialise that move a part of the frozen weights into the adapter. */
@@ -124,24 +130,50 @@ cJSON *peft_config_new(const struct adapter_options *o) {
     return c;
 }
 
+static bool is_in(const char *const *names, size_t count, const char *name) {
+    for (size_t i = 0; i < count; i++)
+        if (strcmp(names[i], name) == 0) return true;
+    return false;
+}
+
+/* A key that is not known here switches something on where it is true, or a list or object that is not empty; a number
+ * or a word alone is a detail of what is off. */
+static bool is_unknown_switch(const cJSON *v) {
+    bool known = is_in(IGNORED_KEYS, sizeof IGNORED_KEYS / sizeof *IGNORED_KEYS, v->string);
+    for (size_t i = 0; i < sizeof WRITTEN / sizeof *WRITTEN; i++)
+        known = known || strcmp(WRITTEN[i].name, v->string) == 0;
+    return !known && !cJSON_IsNumber(v) && !cJSON_IsString(v) && is_truthy(v);
+}
+
+static enum status check_switches(const cJSON *config, const char *path, struct err *e) {
+    const cJSON *v;
+    cJSON_ArrayForEach(v, config) {
+        if (is_in(REFUSED, sizeof REFUSED / sizeof *REFUSED, v->string) ? !is_truthy(v) : !is_unknown_switch(v))
+            continue;
+        return err_set(e, ST_FAIL,
+                       "%s: %.80s is set, which changes what the adapter computes and is not supported; use this "
+                       "adapter with PEFT, or train one without it",
+                       path, v->string);
+    }
+    return ST_OK;
+}
+
 static enum status check_supported(const cJSON *config, const char *path, struct err *e) {
     const char *type = NULL, *init = "";
     if (json_str(config, path, "peft_type", NULL, &type, e) != ST_OK) return e->code;
     if (!type || strcmp(type, "LORA") != 0)
         return err_set(e, ST_FAIL, "%s: peft_type is %s, wanted LORA; other kinds of adapters are not supported", path,
                        type ? type : "missing");
-    for (size_t i = 0; i < sizeof REFUSED / sizeof *REFUSED; i++)
-        if (is_truthy(json_get(config, REFUSED[i])))
-            return err_set(e, ST_FAIL, "%s: %s is set, which changes what the adapter computes and is not supported",
-                           path, REFUSED[i]);
+    if (check_switches(config, path, e) != ST_OK) return e->code;
     const cJSON *v = json_get(config, "init_lora_weights");
     if (v && cJSON_IsString(v)) init = v->valuestring;
     for (size_t i = 0; i < sizeof CHANGES_BASE / sizeof *CHANGES_BASE; i++)
-        if (text_starts(init, CHANGES_BASE[i]))
+        if (strncasecmp(init, CHANGES_BASE[i], strlen(CHANGES_BASE[i])) == 0)
             return err_set(
                 e, ST_FAIL,
-                "%s: init_lora_weights is %s, which changed the base model too; save the adapter with PEFT's "
-                "path_initial_model_for_weight_conversion, so that it fits the original one",
+                "%s: init_lora_weights is %.80s, which changed the base model too; save the adapter with PEFT's "
+                "path_initial_model_for_weight_conversion, so that it fits the original one, or set the key to true "
+                "and name the changed model",
                 path, init);
     return ST_OK;
 }

@@ -209,7 +209,10 @@ static void test_config_errors(void **state) {
         {"target_parameters", "[\"x\"]", "target_parameters"},
         {"kasa_config", "{\"beta\": 1}", "kasa_config"},
         {"init_lora_weights", "\"pissa_niter_4\"", "pissa"},
-        {"init_lora_weights", "\"olora\"", "olora"},
+        {"init_lora_weights", "\"OLoRA\"", "OLoRA"},
+        {"unheard_of", "true", "unheard_of"},
+        {"unheard_of", "{\"a\": 0}", "unheard_of"},
+        {"enable_lora", "[true, false]", "enable_lora"},
         {"peft_type", "\"LOHA\"", "LOHA"},
         {"peft_type", NULL, "peft_type"},
         {"peft_type", "3", "peft_type"},
@@ -238,8 +241,10 @@ static void test_config_errors(void **state) {
         assert_true(model_state(f->model) == before);
     }
     static const char *const fine[][2] = {
-        {"unheard_of", "true"}, {"layers_pattern", "[]"}, {"init_lora_weights", "\"eva\""}, {"megatron_core", "\"x\""},
-        {"task_type", NULL},    {"lora_dropout", "0.5"},  {"loftq_config", "{\"a\": 1}"}};
+        {"unheard_of", "false"},          {"unheard_of", "{}"},          {"unheard_of", "16"},
+        {"unheard_of", "\"x\""},          {"merge_weights", "true"},     {"layers_pattern", "[]"},
+        {"init_lora_weights", "\"eva\""}, {"megatron_core", "\"x\""},    {"task_type", NULL},
+        {"lora_dropout", "0.5"},          {"loftq_config", "{\"a\": 1}"}};
     for (size_t i = 0; i < sizeof fine / sizeof *fine; i++) {
         copy_config(f, "lora", fine[i][0], fine[i][1]);
         adapter_open(&a, f->model, f->tmp, &f->e);
