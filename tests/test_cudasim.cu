@@ -405,14 +405,30 @@ __global__ void greedy() {
     s[0] = 0;
 }
 
+__global__ void modest() {
+    SHARED(char, s, 1024);
+    s[threadIdx.x] = 0;
+}
+__global__ void unasked() {}
+
+/* A launch of a kernel for which nothing was asked. */
+static bool launch_unasked(size_t shared) {
+    const void *kernel = reinterpret_cast<const void *>(unasked);
+    return sim::launch_bound(kernel, 1, 32, shared, nullptr, [] { unasked(); });
+}
+
 static void test_limits_of_a_launch(void **) {
     char *p;
     assert_int_equal(device_launch(nothing, 1, 1024, 0, nullptr), cudaSuccess);
     assert_int_equal(device_launch(nothing, 1, 1025, 0, nullptr), cudaErrorInvalidConfiguration);
     assert_int_equal(device_launch(nothing, dim3(1, 65536), 32, 0, nullptr), cudaErrorInvalidConfiguration);
-    assert_int_equal(device_launch(nothing, 1, 32, 163 * 1024, nullptr), cudaSuccess);
-    assert_int_equal(device_launch(nothing, 1, 32, 163 * 1024 + 1, nullptr), cudaErrorInvalidValue);
+    assert_int_equal(device_launch(nothing, 1, 32, 99 * 1024, nullptr), cudaSuccess);
+    assert_int_equal(device_launch(nothing, 1, 32, 99 * 1024 + 1, nullptr), cudaErrorInvalidValue);
+    assert_false(launch_unasked(48 * 1024 + 1));
+    assert_true(launch_unasked(48 * 1024));
     must_fail([] { start(greedy, 1, 32, 0); }, "take more than 49152 bytes");
+    must_pass([] { start(modest, 1, 32, 98 * 1024); });
+    must_fail([] { start(modest, 1, 32, 99 * 1024); }, "and its 101376 dynamic bytes take more than 101376 bytes");
     assert_int_equal(cudaMalloc(&p, size_t{1} << 50), cudaErrorMemoryAllocation);
     cudaGetLastError();
 }

@@ -518,6 +518,27 @@ static void large_weights(void **state) {
     pair_done(&p);
 }
 
+/* The same shape with a bias that is aligned, and then with ones that are less so. */
+static void biases_at_any_address(void **state) {
+    enum { N = 40, O = 64, I = 72, SHIFTS = 5 };
+    struct pair p = pair_of(state);
+    uint64_t s = 12;
+    struct weight *w = weight_make(p.one, F32, O, I, 0, false, F32, &s);
+    struct tensor x = input_make(p.one, F32, N, I, &s), y = tensor_make(p.one, F32, N, O, NULL);
+    struct tensor all = tensor_make(p.one, F32, O + SHIFTS, -1, &s);
+    memset(x.data, 0, tensor_bytes(&x));
+    for (int shift = 0; shift < SHIFTS; shift++) {
+        struct tensor b = tensor_rows(&all, shift, O);
+        op_linear_forward(p.one, &y, &x, &w->t, &b, 0);
+        settle(p.one);
+        for (int64_t i = 0; i < N * O; i++) assert_true(element(&y, i) == element(&b, i % O));
+    }
+    tensor_done(p.one, &y), tensor_done(p.one, &all);
+    backend_host_release(p.one, x.data);
+    weight_done(w);
+    pair_done(&p);
+}
+
 /* With rows of the identity for x a product is the weight itself, so each dequantised value shows to the last bit. */
 static void check_values(struct backend *be, int64_t rows, enum dtype act, enum dtype source, bool back, uint64_t *s) {
     enum { O = 150, I = 131 };
@@ -642,11 +663,17 @@ struct topic {
 };
 
 static const struct topic topics[] = {
-    {"matmul_mixtures", matmul_mixtures},   {"matmul_blocks", matmul_blocks},
-    {"forward_mixtures", forward_mixtures}, {"backward_mixtures", backward_mixtures},
-    {"linear_blocks", linear_blocks},       {"row_norms", row_norms},
-    {"values_exact", values_exact},         {"large_weights", large_weights},
-    {"dequantising", dequantising},         {"many_shapes", many_shapes},
+    {"matmul_mixtures", matmul_mixtures},
+    {"matmul_blocks", matmul_blocks},
+    {"forward_mixtures", forward_mixtures},
+    {"backward_mixtures", backward_mixtures},
+    {"linear_blocks", linear_blocks},
+    {"row_norms", row_norms},
+    {"values_exact", values_exact},
+    {"large_weights", large_weights},
+    {"dequantising", dequantising},
+    {"many_shapes", many_shapes},
+    {"biases_at_any_address", biases_at_any_address},
 };
 
 enum { TOPICS = sizeof topics / sizeof *topics, ISAS = sizeof isas / sizeof *isas };

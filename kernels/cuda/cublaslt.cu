@@ -16,8 +16,8 @@ static_assert(sizeof(struct lt_algorithm) == 64 && sizeof(struct lt_candidate) =
 /* What a way depends on. Filled over zeros, so that it compares by bytes. */
 struct shape {
     int64_t m, n, k, lda, ldb, ldc;
-    int32_t in, out, ta, tb, bias;
-    uint32_t a_align, b_align, c_align;
+    int32_t in, out, ta, tb;
+    uint32_t a_align, b_align, c_align, bias_align; // bias_align 0: there is none
 };
 
 /* How products of one shape are multiplied. */
@@ -102,8 +102,8 @@ static struct shape shape_of(const struct product *p) {
     s.lda = p->lda, s.ldb = p->ldb, s.ldc = p->ldc;
     s.in = p->a_type == BF16 ? LT_BF16 : LT_F32, s.out = p->c_type == BF16 ? LT_BF16 : LT_F32;
     s.ta = p->ta ? LT_TRANSPOSED : LT_PLAIN, s.tb = p->tb ? LT_TRANSPOSED : LT_PLAIN;
-    s.bias = p->bias != nullptr;
     s.a_align = alignment_of(p->A), s.b_align = alignment_of(p->B), s.c_align = alignment_of(p->C);
+    s.bias_align = p->bias ? alignment_of(p->bias) : 0;
     return s;
 }
 

@@ -1,9 +1,31 @@
 /* Opening cuBLASLt. */
 #include <dlfcn.h>
+#include <stdio.h>
 
 #include "kernels/cuda/cublaslt.h"
 
-static const char *const files[] = {"libcublasLt.so.13", "libcublasLt.so.12"};
+enum { OLDEST = 12, NEWEST = 13 };
+
+/* Where the toolkit puts it itself, for machines whose linker does not look there. */
+static void *open_version(int version) {
+    static const char *const folders[] = {"", "/usr/local/cuda/lib64/"};
+    char file[64];
+    void *library = nullptr;
+    for (const char *folder : folders) {
+        snprintf(file, sizeof file, "%slibcublasLt.so.%d", folder, version);
+        if (!library) library = dlopen(file, RTLD_NOW | RTLD_LOCAL);
+    }
+    return library;
+}
+
+/* That of the CUDA that graft was built with comes first: the driver is known to serve it. */
+static void *open_library() {
+    int runtime = 0;
+    cudaRuntimeGetVersion(&runtime);
+    const int first = runtime / 1000 < NEWEST ? OLDEST : NEWEST;
+    void *library = open_version(first);
+    return library ? library : open_version(OLDEST + NEWEST - first);
+}
 
 static bool find(void *library, const char *name, void *call, struct err *e) {
     void *address = dlsym(library, name);
@@ -13,9 +35,7 @@ static bool find(void *library, const char *name, void *call, struct err *e) {
 }
 
 enum status cublaslt_load(struct cublaslt_calls *calls, struct err *e) {
-    void *library = nullptr;
-    for (const char *file : files)
-        if (!library) library = dlopen(file, RTLD_NOW | RTLD_LOCAL);
+    void *library = open_library();
     if (!library) {
         const char *reason = dlerror();
         return err_set(e, ST_FAIL,

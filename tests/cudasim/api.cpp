@@ -1,5 +1,5 @@
-/* The host's side of CUDA but for streams and events. The device is one of compute capability 8.0; GRAFT_SIM_MEMORY is
- * its memory in MiB. */
+/* The host's side of CUDA but for streams and events. The device is one of compute capability 8.0, but a block gets no
+ * more shared memory than on any later one; GRAFT_SIM_MEMORY is its memory in MiB. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -8,8 +8,6 @@
 #include "tests/cudasim/runtime.h"
 
 namespace sim {
-
-enum : size_t { SHARED_DEFAULT = 48 * 1024, SHARED_MOST = 163 * 1024 };
 
 static cudaError_t last = cudaSuccess;
 
@@ -264,7 +262,9 @@ cudaError_t cudaMemsetAsync(void *p, int value, size_t bytes, cudaStream_t s) { 
 
 /* --- kernels ----------------------------------------------------------------------------------------------------- */
 
-cudaError_t cudaFuncSetAttribute(const void *, cudaFuncAttribute a, int value) {
-    bool too_much = a == cudaFuncAttributeMaxDynamicSharedMemorySize && static_cast<size_t>(value) > sim::SHARED_MOST;
-    return sim::give(too_much ? cudaErrorInvalidValue : cudaSuccess);
+cudaError_t cudaFuncSetAttribute(const void *kernel, cudaFuncAttribute a, int value) {
+    bool size = a == cudaFuncAttributeMaxDynamicSharedMemorySize;
+    if (size && (value < 0 || static_cast<size_t>(value) > sim::SHARED_MOST)) return sim::give(cudaErrorInvalidValue);
+    if (size) sim::shared_grant(kernel, static_cast<size_t>(value));
+    return sim::give(cudaSuccess);
 }

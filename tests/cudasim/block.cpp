@@ -251,7 +251,7 @@ static void block_run(const struct launch *l, uint3 index) {
     begun = ready_count = 0;
     order_threads(now.lanes_count);
     race_block_begin();
-    shared_begin(l->shared);
+    shared_begin(l->kernel, l->shared);
     fibre_switch(fibre_idle());
     shared_end();
 }
@@ -273,7 +273,7 @@ bool launch_fits(const struct launch *l) {
     uint64_t lanes = static_cast<uint64_t>(l->block.x) * l->block.y * l->block.z;
     return lanes >= 1 && lanes <= MAX_LANES && l->block.x <= 1024 && l->block.y <= 1024 && l->block.z <= 64 &&
            l->grid.x >= 1 && l->grid.x <= 0x7fffffffu && l->grid.y >= 1 && l->grid.y <= 65535 && l->grid.z >= 1 &&
-           l->grid.z <= 65535;
+           l->grid.z <= 65535 && shared_fits(l->kernel, l->shared);
 }
 
 bool launch_run(const struct launch *l) {

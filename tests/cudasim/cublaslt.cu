@@ -184,6 +184,12 @@ problem checked(void *handle_, void *o, void *a, void *b, void *c, void *d) {
     return p;
 }
 
+/* The library chooses by how the bias is aligned that the product holds then; a later one may not be less so. */
+uintptr_t bias_alignment(const operation *o) {
+    uintptr_t a = reinterpret_cast<uintptr_t>(o->bias) | ALIGNED;
+    return o->epilogue ? a & (~a + 1) : 0;
+}
+
 /* What an algorithm was made for. */
 void describe(uint64_t (&data)[8], const problem &p) {
     const uint64_t own[8] = {ALGORITHM,
@@ -193,7 +199,7 @@ void describe(uint64_t (&data)[8], const problem &p) {
                              static_cast<uint64_t>(p.a->type),
                              static_cast<uint64_t>(p.c->type),
                              static_cast<uint64_t>(p.a->ld ^ p.b->ld << 20),
-                             p.o->epilogue};
+                             p.o->epilogue | static_cast<uint64_t>(bias_alignment(p.o)) << 32};
     for (int i = 0; i < 8; i++) data[i] = own[i];
 }
 

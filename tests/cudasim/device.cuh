@@ -39,7 +39,7 @@ template <typename... P>
 cudaError_t device_launch(void (*kernel)(P...), dim3 grid, dim3 block, size_t shared, cudaStream_t s,
                           typename same_type<P>::type... args) {
     const void *address = reinterpret_cast<const void *>(kernel);
-    if (shared > 48 * 1024) {
+    if (shared > 0) {
         cudaError_t refused =
             cudaFuncSetAttribute(address, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared));
         if (refused != cudaSuccess) return refused;

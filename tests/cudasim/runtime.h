@@ -79,7 +79,13 @@ bool memory_hidden(const void *p, size_t bytes); // any of it
 /* "8 bytes after `tile` (k.cu:12), shared memory" and the like. */
 void memory_describe(const void *p, char *text, size_t bytes);
 
-void shared_begin(size_t dynamic_bytes); // a block begins
+/* A block's shared memory: unasked, and for a kernel that asked, what every device from compute capability 8.0 on has.
+ * SHAREDs and dynamic bytes count together. */
+enum : size_t { SHARED_DEFAULT = 48 * 1024, SHARED_MOST = 99 * 1024 };
+void shared_grant(const void *kernel, size_t dynamic_bytes); // what the kernel asked for
+bool shared_fits(const void *kernel, size_t dynamic_bytes);
+
+void shared_begin(const void *kernel, size_t dynamic_bytes); // a block begins
 void shared_end();
 bool shared_describe(const char *p, char *text, size_t bytes); // false: in no array of the block
 enum : size_t { DYNAMIC_AT = 4096, DYNAMIC_MOST = 1 << 20 };   // where dynamic shared memory lies in the window

@@ -8,11 +8,18 @@
 
 namespace sim {
 
-enum : size_t { GAP = 64, STATIC_MOST = 48 * 1024 };
+enum : size_t { GAP = 64 };
+
+struct grant {
+    const void *kernel;
+    size_t bytes;
+};
 
 static size_t static_used = DYNAMIC_AT + DYNAMIC_MOST + DYNAMIC_AT;
 static struct shared_site *sites_of_block;
-static size_t dynamic_bytes, static_bytes;
+static size_t dynamic_bytes, static_bytes, room; // of the block; room: for both
+static struct grant grants[1024];
+static size_t grants_count;
 
 static size_t round_up(size_t n, size_t to) { return (n + to - 1) / to * to; }
 
@@ -28,9 +35,12 @@ void *shared_array(struct shared_site *s) {
     s->next_of_block = sites_of_block;
     sites_of_block = s;
     static_bytes += round_up(s->bytes, 16);
-    if (static_bytes > STATIC_MOST)
-        fail("the SHAREDs of one kernel take more than %zu bytes (%s:%d)", static_cast<size_t>(STATIC_MOST), s->at.file,
+    if (static_bytes > SHARED_DEFAULT)
+        fail("the SHAREDs of one kernel take more than %zu bytes (%s:%d)", size_t{SHARED_DEFAULT}, s->at.file,
              s->at.line);
+    if (static_bytes + dynamic_bytes > room)
+        fail("the SHAREDs of one kernel and its %zu dynamic bytes take more than %zu bytes (%s:%d)", dynamic_bytes,
+             room, s->at.file, s->at.line);
     memory_expose(s->start, s->bytes, false);
     memset(s->start, 0xFF, s->bytes);
     return s->start;
@@ -38,9 +48,27 @@ void *shared_array(struct shared_site *s) {
 
 void *shared_dynamic() { return memory_base + DYNAMIC_AT; }
 
-void shared_begin(size_t bytes) {
-    if (bytes > DYNAMIC_MOST) fail("a launch asks for %zu bytes of shared memory", bytes);
+static struct grant *grant_of(const void *kernel) {
+    for (struct grant *g = grants; g < grants + grants_count; g++)
+        if (g->kernel == kernel) return g;
+    return nullptr;
+}
+
+void shared_grant(const void *kernel, size_t bytes) {
+    struct grant *g = grant_of(kernel);
+    if (!g && grants_count == sizeof grants / sizeof *grants) fail("too many kernels ask for shared memory");
+    if (!g) g = grants + grants_count++;
+    *g = {kernel, bytes};
+}
+
+bool shared_fits(const void *kernel, size_t bytes) {
+    const struct grant *g = grant_of(kernel);
+    return bytes <= (g ? g->bytes : size_t{SHARED_DEFAULT});
+}
+
+void shared_begin(const void *kernel, size_t bytes) {
     dynamic_bytes = bytes;
+    room = grant_of(kernel) ? SHARED_MOST : SHARED_DEFAULT;
     static_bytes = 0;
     memory_expose(memory_base + DYNAMIC_AT, bytes, false);
     if (bytes) memset(memory_base + DYNAMIC_AT, 0xFF, bytes);
