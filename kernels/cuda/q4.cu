@@ -200,46 +200,76 @@ void cuda_quantize(struct backend *be, const struct tensor *W, const struct tens
 
 /* --- the second level -------------------------------------------------------------------------------------------- */
 
-enum { LEVELS = 4, AHEAD = 8 };
+enum { LEVELS = 4, AHEAD = 16 }; // AHEAD: rows that are loaded before they are summed; a factor of all 2^power
 
-/* Running sums of 32 lanes (4 where n is below 8), one of them to a thread; after 2^power rows a sum moves up a level,
- * so that all stay small. One warp, since the order is that of a sum on the host. */
-__global__ void mean_kernel(float *mean, const float *x, int64_t n) {
-    SHARED(float, sums, WARP);
-    const int lane = static_cast<int>(threadIdx.x), lanes = n < 8 ? 1 : 8, width = 4 * lanes;
-    const int64_t rows = n / width;
-    int power = 0;
-    while ((int64_t{1} << power) < rows) power++;
-    power = max(power / 4, 4);
-    float level[LEVELS] = {};
-    for (int64_t done = 0; done < rows && lane < width; done += AHEAD) {
+/* How n numbers are summed, as on the host: rows of 32 (4 where n is below 8), each lane for itself. What 2^power rows
+ * add up to is one number of the next level, so that all stay small, and begins at zero: groups of 2^(2 power) rows can
+ * be summed beside each other. There are less than 2^19 of them as long as n is below 2^39. */
+struct lane_sums {
+    int64_t n, rows, groups;
+    int lanes, power; // lanes: of the numbers after the rows
+};
+
+static struct lane_sums lane_sums_of(int64_t n) {
+    struct lane_sums s = {};
+    s.n = n;
+    s.lanes = n < 8 ? 1 : 8;
+    s.rows = n / (4 * s.lanes);
+    while (int64_t{1} << s.power < s.rows) s.power++;
+    s.power = s.power / 4 > 4 ? s.power / 4 : 4;
+    s.groups = s.rows >> (2 * s.power);
+    return s;
+}
+
+/* Adds rows to a level of a lane, the first of them the first of their sum. */
+template <int FROM>
+__device__ inline void add_rows(float (&level)[LEVELS], const float *x, int64_t rows, int width, int power) {
+    for (int64_t done = 0; done < rows; done += AHEAD) {
         float v[AHEAD];
 #pragma unroll
-        for (int j = 0; j < AHEAD; j++) v[j] = done + j < rows ? x[(done + j) * width + lane] : 0.0f;
+        for (int j = 0; j < AHEAD; j++) v[j] = done + j < rows ? x[(done + j) * width] : 0.0f;
 #pragma unroll
-        for (int j = 0; j < AHEAD; j++) {
-            if (done + j >= rows) break;
-            level[0] += v[j];
-            bool full = true;
+        for (int j = 0; j < AHEAD; j++) level[FROM] += v[j];
+        bool full = done + AHEAD <= rows;
 #pragma unroll
-            for (int up = 1; up < LEVELS; up++) {
-                full = full && (done + j + 1) % (int64_t{1} << (up * power)) == 0;
-                if (full) level[up] += level[up - 1], level[up - 1] = 0;
-            }
+        for (int up = FROM + 1; up < LEVELS; up++) {
+            full = full && (done + AHEAD) % (int64_t{1} << ((up - FROM) * power)) == 0;
+            if (full) level[up] += level[up - 1], level[up - 1] = 0;
         }
     }
+}
+
+/* A warp for each group: sums (groups, 32). */
+__global__ void __launch_bounds__(THREADS) group_kernel(float *sums, const float *x, struct lane_sums s) {
+    const int lane = static_cast<int>(threadIdx.x) % WARP;
+    const int64_t group = static_cast<int64_t>(blockIdx.x) * WARPS + threadIdx.x / WARP;
+    const int64_t rows = int64_t{1} << (2 * s.power);
+    if (group >= s.groups) return;
+    float level[LEVELS] = {};
+    add_rows<0>(level, x + group * rows * WARP + lane, rows, WARP, s.power);
+    sums[group * WARP + lane] = level[2];
+}
+
+/* One warp: the groups, the rows and numbers after them, then across the lanes. */
+__global__ void mean_kernel(float *mean, const float *sums, const float *x, struct lane_sums s) {
+    SHARED(float, across, WARP);
+    const int lane = static_cast<int>(threadIdx.x), lanes = s.lanes, width = 4 * lanes;
+    const int64_t grouped = s.groups << (2 * s.power);
+    float level[LEVELS] = {};
+    add_rows<2>(level, sums + lane, s.groups, WARP, s.power);
+    add_rows<0>(level, x + grouped * width + lane, lane < width ? s.rows - grouped : 0, width, s.power);
     for (int up = 1; up < LEVELS; up++) level[0] += level[up];
-    int64_t at = rows * width;
-    for (; at + lanes <= n; at += lanes)
+    int64_t at = s.rows * width;
+    for (; at + lanes <= s.n; at += lanes)
         if (lane < lanes) level[0] += x[at + lane];
-    sums[lane] = level[0];
+    across[lane] = level[0];
     __syncthreads();
     if (lane != 0) return;
-    for (int k = lanes; k < width; k++) sums[k % lanes] += sums[k];
+    for (int k = lanes; k < width; k++) across[k % lanes] += across[k];
     float sum = 0;
-    for (; at < n; at++) sum += x[at];
-    for (int k = 0; k < lanes; k++) sum += sums[k];
-    *mean = n ? sum / static_cast<float>(n) : 0.0f;
+    for (; at < s.n; at++) sum += x[at];
+    for (int k = 0; k < lanes; k++) sum += across[k];
+    *mean = s.n ? sum / static_cast<float>(s.n) : 0.0f;
 }
 
 /* The entry nearest to x: the search halves the map from its middle and ends on an even entry, which wins a tie. */
@@ -273,7 +303,10 @@ void cuda_nest(struct backend *be, const struct tensor *absmax8, const struct te
     float *mean = static_cast<float *>(offset->data);
     const float *x = static_cast<const float *>(absmax->data);
     const int64_t n = absmax->dim[0];
-    launch(be, "nest", mean_kernel, 1, WARP, 0, mean, x, n);
+    struct lane_sums s = lane_sums_of(n);
+    float *sums = reinterpret_cast<float *>(cuda_of(be)->scratch);
+    launch(be, "nest", group_kernel, blocks_for(s.groups, WARPS), THREADS, 0, sums, x, s);
+    launch(be, "nest", mean_kernel, 1, WARP, 0, mean, sums, x, s);
     launch(be, "nest", nest_kernel, blocks_for(n, NESTED), THREADS, 0, static_cast<uint8_t *>(absmax8->data),
            static_cast<float *>(nested_absmax->data), mean, x, n, static_cast<const float *>(map->data));
 }
