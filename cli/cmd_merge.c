@@ -166,6 +166,7 @@ static void add_noise(struct job *j, uint64_t rows) {
 static enum status read_prompts(struct job *j, struct err *e) {
     const cJSON *word, *given = flag_list(j->f, "prompt");
     struct err quiet = {0};
+    if (strcmp(flag_text(j->f, "verify"), "outputs") != 0) return ST_OK; // no model will be asked
     if (model_config_read(&j->config, j->source, e) != ST_OK) return e->code;
     struct tokenizer *t = tokenizer_load(j->source, &quiet);
     if (!t && given) return err_set(e, ST_FAIL, "--prompt: %s", quiet.text);

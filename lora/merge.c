@@ -353,6 +353,7 @@ static void stack(struct merge_numbers *n) {
         if (!c->A) continue;
         add_scaled(n->A + at * item->I, item->I, c->A, c->A->dim[0], 1);
         add_scaled(n->B + at, n->R, c->B, item->O, c->scale);
+        st_forget(c->A), st_forget(c->B);
         at += c->A->dim[0];
         if (!c->m) continue;
         n->magnitude = mem_alloc((size_t)item->O * sizeof *n->magnitude);

@@ -8,6 +8,7 @@
 #include "base/json.h"
 #include "base/memory.h"
 #include "base/text.h"
+#include "kernels/ops.h"
 #include "lora/base_mark.h"
 #include "lora/head.h"
 
@@ -301,6 +302,7 @@ static enum status check_entry(const struct st_entry *t, const struct tensor *wa
     return e->code;
 }
 
+/* In F32. */
 static void read_values(float *out, const struct st_entry *t) {
     size_t n = t->bytes / st_type_size(t->type);
     const char *from = t->data;
@@ -313,6 +315,14 @@ static void read_values(float *out, const struct st_entry *t) {
         memcpy(&h, from + 2 * i, 2);
         out[i] = t->type == ST_BF16 ? bf16_to_float(h) : f16_to_float(h);
     }
+}
+
+static void upload(const struct adapter *a, const struct tensor *value, const struct st_entry *t) {
+    float *host = mem_alloc(tensor_bytes(value));
+    read_values(host, t);
+    backend_upload(a->model->be, value, host);
+    st_forget(t);
+    free(host);
 }
 
 /* Parts of the vision tower that come after the layer whose output is used. */
@@ -379,14 +389,8 @@ enum status peft_tensors_load(struct adapter *a, const struct st_set *s, const c
         if (!used[i] && !is_left_out(s->entries[i].name, file) && !is_own_head(a, &s->entries[i], ours, file))
             err_set(e, ST_FAIL, "%s: tensor %s belongs to nothing that adapter_config.json and the model have",
                     s->entries[i].file, s->entries[i].name);
-    if (e->code == ST_OK && a->memory) {
-        float *host = mem_alloc(tensor_bytes(&a->values));
-        const char *base = a->values.data;
-        for (int64_t i = 0; i < a->count; i++)
-            read_values(host + ((const char *)a->trained[i].value.data - base) / (ptrdiff_t)sizeof *host, entries[i]);
-        backend_upload(a->model->be, &a->values, host);
-        free(host);
-    }
+    if (e->code == ST_OK && a->memory) op_zero(a->model->be, &a->values); // what lies between the tensors
+    for (int64_t i = 0; i < a->count && e->code == ST_OK && a->memory; i++) upload(a, &a->trained[i].value, entries[i]);
     free(used), free(entries);
     return e->code;
 }
