@@ -624,10 +624,11 @@ static void test_files_need_no_device(void **state) {
     run_with(&r, 0, "", WORDS("quantize", p->model, "--out", out, "--device", "cuda:1"));
     wants(r.err, "quantising is done on the CPU, and does not use --device cuda:1");
     end(&r);
-    refused(1, WORDS("diff", p->model, out, "--rank", "1", "--out", "no", "--device", "cuda"),
-            "the decomposition is done on the CPU", "graft diff: ");
-    refused(2, WORDS("quantize", p->model, "--out", "no", "--device", "disk"), "device disk", "wanted auto, cpu");
-    free(out);
+    char *none = in_place(p, "none");
+    refused(1, WORDS("diff", p->model, p->model, "--rank", "1", "--out", none, "--device", "cuda"),
+            "the decomposition is done on the CPU", "no linear layer differs");
+    refused(2, WORDS("quantize", p->model, "--out", none, "--device", "disk"), "device disk", "wanted auto, cpu");
+    free(out), free(none);
 }
 
 int main(void) {
