@@ -47,8 +47,8 @@ char **session_output_names(const struct session *s, const struct dataset *d);
 /* Device, configuration, tokenizer; then, by session_load, weights and the adapter that --adapter names. */
 enum status session_open(struct session *s, const struct flags *f, const char *model, struct err *e);
 enum status session_load(struct session *s, const struct flags *f, struct err *e);
-/* Work on files is the host's on every machine, so that its bytes are the same everywhere: its backend, and the note for
- * whoever asks for another device. */
+/* The backend of work on files, which is the host's on every machine, so that its bytes are the same everywhere; with a
+ * note for whoever asks for another device. */
 struct backend *session_host(const struct flags *f, const char *work, struct err *e);
 /* A note where an adapter was trained beside the 4-bit form of weights that are not quantised here. */
 enum status session_note_base(const struct flags *f, const char *adapter, bool quantised, struct err *e);
