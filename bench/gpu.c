@@ -125,25 +125,26 @@ static void count_bytes(struct set *s, int count) {
 
 /* --- products ---------------------------------------------------------------------------------------------------- */
 
-/* n: N, O, I, whether W is NF4, whether y is F32 */
+/* n: N, O, I, whether W is NF4, whether y is F32. The product adds to what its adapter gave (model/linear.c). */
 static void make_linear(struct maker *m, struct set *s, const int64_t *n, bool backward) {
     enum dtype out = n[4] ? F32 : BF16;
-    s->t[0] = backward ? output(m, BF16, n[0], n[2]) : output(m, out, n[0], n[1]);
+    s->t[0] = backward ? input(m, BF16, n[0], n[2]) : input(m, out, n[0], n[1]);
     s->t[1] = backward ? input(m, out, n[0], n[1]) : input(m, BF16, n[0], n[2]);
     s->t[2] = weight(m, &s->q4, n[3], n[1], n[2]);
     s->operations = 2.0 * (double)n[0] * (double)n[1] * (double)n[2];
     count_bytes(s, 3);
+    count_bytes(s, 1); // y is read and written
 }
 
 static void make_forward(struct maker *m, struct set *s, const int64_t *n) { make_linear(m, s, n, false); }
 static void make_backward(struct maker *m, struct set *s, const int64_t *n) { make_linear(m, s, n, true); }
 
 static void call_forward(struct backend *be, const struct set *s) {
-    op_linear_forward(be, &s->t[0], &s->t[1], &s->t[2], NULL, 0);
+    op_linear_forward(be, &s->t[0], &s->t[1], &s->t[2], NULL, 1);
 }
 
 static void call_backward(struct backend *be, const struct set *s) {
-    op_linear_backward(be, &s->t[0], &s->t[1], &s->t[2], 0);
+    op_linear_backward(be, &s->t[0], &s->t[1], &s->t[2], 1);
 }
 
 /* n: rows, inputs, outputs, rank; the products of an adapter, as model/linear.c calls them. */
@@ -151,35 +152,39 @@ static void make_lora(struct maker *m, struct set *s, const int64_t *n) {
     s->t[0] = input(m, BF16, n[0], n[1]); // x
     s->t[1] = input(m, BF16, n[0], n[2]); // y
     s->t[2] = input(m, BF16, n[0], n[3]); // u
-    s->t[3] = input(m, F32, n[3], n[1]);  // A
-    s->t[4] = input(m, F32, n[2], n[3]);  // B
+    s->t[3] = input(m, BF16, n[3], n[1]); // A
+    s->t[4] = input(m, BF16, n[2], n[3]); // B
     s->t[5] = input(m, BF16, n[0], n[3]); // du
+    s->t[6] = input(m, F32, n[3], n[1]);  // gA
+    s->t[7] = input(m, F32, n[2], n[3]);  // gB
 }
 
-static void lora_limits(struct set *s, const int64_t *n, bool adds, int64_t wide) {
+/* matrix: bytes that pass for an element of A, B or a gradient of theirs. */
+static void lora_limits(struct set *s, const int64_t *n, size_t matrix, int64_t wide) {
     s->operations = 2.0 * (double)n[0] * (double)n[3] * (double)wide;
-    s->bytes = (double)n[0] * (double)wide * (adds ? 4 : 2) + (double)n[0] * (double)n[3] * 2;
-    s->bytes += (double)n[3] * (double)wide * 4;
+    s->bytes = (double)n[0] * (double)(wide + n[3]) * 2 + (double)n[3] * (double)wide * (double)matrix;
 }
 
-static void make_lora_u(struct maker *m, struct set *s, const int64_t *n) {
+/* u = x A^T and dx = du A pass one side of the layer, y = u B^T and du = dy B the other. */
+static void make_lora_A(struct maker *m, struct set *s, const int64_t *n) {
     make_lora(m, s, n);
-    lora_limits(s, n, false, n[1]);
+    lora_limits(s, n, sizeof(bf16), n[1]);
 }
 
-static void make_lora_y(struct maker *m, struct set *s, const int64_t *n) {
+static void make_lora_B(struct maker *m, struct set *s, const int64_t *n) {
     make_lora(m, s, n);
-    lora_limits(s, n, true, n[2]);
+    lora_limits(s, n, sizeof(bf16), n[2]);
 }
 
-static void make_lora_du(struct maker *m, struct set *s, const int64_t *n) {
+/* Gradients are read and written. */
+static void make_lora_gA(struct maker *m, struct set *s, const int64_t *n) {
     make_lora(m, s, n);
-    lora_limits(s, n, false, n[2]);
+    lora_limits(s, n, 2 * sizeof(float), n[1]);
 }
 
-static void make_lora_dx(struct maker *m, struct set *s, const int64_t *n) {
+static void make_lora_gB(struct maker *m, struct set *s, const int64_t *n) {
     make_lora(m, s, n);
-    lora_limits(s, n, true, n[1]);
+    lora_limits(s, n, 2 * sizeof(float), n[2]);
 }
 
 static void call_lora_u(struct backend *be, const struct set *s) {
@@ -187,11 +192,11 @@ static void call_lora_u(struct backend *be, const struct set *s) {
 }
 
 static void call_lora_y(struct backend *be, const struct set *s) {
-    op_matmul(be, &s->t[1], &s->t[2], false, &s->t[4], true, 0.5f, 1);
+    op_matmul(be, &s->t[1], &s->t[2], false, &s->t[4], true, 0.5f, 0);
 }
 
 static void call_lora_gB(struct backend *be, const struct set *s) {
-    op_matmul(be, &s->t[4], &s->t[1], true, &s->t[2], false, 0.5f, 1);
+    op_matmul(be, &s->t[7], &s->t[1], true, &s->t[2], false, 0.5f, 1);
 }
 
 static void call_lora_du(struct backend *be, const struct set *s) {
@@ -199,11 +204,11 @@ static void call_lora_du(struct backend *be, const struct set *s) {
 }
 
 static void call_lora_gA(struct backend *be, const struct set *s) {
-    op_matmul(be, &s->t[3], &s->t[5], true, &s->t[0], false, 1, 1);
+    op_matmul(be, &s->t[6], &s->t[5], true, &s->t[0], false, 1, 1);
 }
 
 static void call_lora_dx(struct backend *be, const struct set *s) {
-    op_matmul(be, &s->t[0], &s->t[5], false, &s->t[3], false, 1, 1);
+    op_matmul(be, &s->t[0], &s->t[5], false, &s->t[3], false, 1, 0);
 }
 
 /* n: m, n, k */
@@ -396,12 +401,12 @@ enum { COPY_ROW, PRODUCT_ROW, LIMIT_ROWS };
         "linear backward, NF4", make_backward, call_backward, { N, O, I, true, false }                                 \
     }
 #define LORA(N, I, O, R)                                                                                               \
-    {"lora u = x A^T", make_lora_u, call_lora_u, {N, I, O, R}},                                                        \
-        {"lora y += u B^T", make_lora_y, call_lora_y, {N, I, O, R}},                                                   \
-        {"lora gB += dy^T u", make_lora_du, call_lora_gB, {N, I, O, R}},                                               \
-        {"lora du = dy B", make_lora_du, call_lora_du, {N, I, O, R}},                                                  \
-        {"lora gA += du^T x", make_lora_u, call_lora_gA, {N, I, O, R}}, {                                              \
-        "lora dx += du A", make_lora_dx, call_lora_dx, { N, I, O, R }                                                  \
+    {"lora u = x A^T", make_lora_A, call_lora_u, {N, I, O, R}},                                                        \
+        {"lora y = u B^T", make_lora_B, call_lora_y, {N, I, O, R}},                                                    \
+        {"lora gB += dy^T u", make_lora_gB, call_lora_gB, {N, I, O, R}},                                               \
+        {"lora du = dy B", make_lora_B, call_lora_du, {N, I, O, R}},                                                   \
+        {"lora gA += du^T x", make_lora_gA, call_lora_gA, {N, I, O, R}}, {                                             \
+        "lora dx = du A", make_lora_A, call_lora_dx, { N, I, O, R }                                                    \
     }
 #define ATTENTION(T, H, K, D, CAUSAL)                                                                                  \
     {CAUSAL ? "attention forward, causal" : "attention forward",                                                       \

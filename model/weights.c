@@ -132,7 +132,9 @@ void weights_table(struct weights *w, struct tensor *t, const char *name, int64_
     const struct st_entry *from = find(w, name, rows, cols);
     if (!from) return;
     *t = arena_tensor2(w->host, dtype_of(from->type), rows, cols);
-    if (w->placing) memcpy(t->data, from->data, tensor_bytes(t));
+    if (!w->placing) return;
+    memcpy(t->data, from->data, tensor_bytes(t));
+    st_forget(from); // the host has it twice otherwise
 }
 
 static struct owned_weight *new_owned(struct weights *w) {
