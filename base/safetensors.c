@@ -323,6 +323,16 @@ done:
     return e->code;
 }
 
+static void refuse_missing(const char *dir, const char *stem, struct err *e) {
+    char *pickle = path_join(dir, "pytorch_model.bin"), *index = path_join(dir, "pytorch_model.bin.index.json");
+    bool pickles = file_exists(pickle) || file_exists(index);
+    err_set(e, ST_FAIL, "%s: holds neither %s.safetensors nor %s.safetensors.index.json%s", dir, stem, stem,
+            pickles ? "; its pytorch_model.bin is a pickle, which can run code when it is read: load the model with "
+                      "transformers and store it again with save_pretrained"
+                    : "");
+    free(pickle), free(index);
+}
+
 enum status st_open_dir(struct st_set *s, const char *dir, const char *stem, struct err *e) {
     *s = (struct st_set){0};
     char *file = mem_format("%s/%s.safetensors", dir, stem);
@@ -332,7 +342,7 @@ enum status st_open_dir(struct st_set *s, const char *dir, const char *stem, str
     else if (file_exists(index))
         open_index(s, dir, index, e);
     else
-        err_set(e, ST_FAIL, "%s: holds neither %s.safetensors nor %s.safetensors.index.json", dir, stem, stem);
+        refuse_missing(dir, stem, e);
     free(file), free(index);
     return e->code;
 }

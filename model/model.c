@@ -351,12 +351,24 @@ static enum status place(struct model *m, struct err *e) {
     return weights_finish(&m->weights);
 }
 
+/* Of the ways to store fewer bits, 4-bit bitsandbytes is read. */
+static enum status check_quantised(const struct model_config *c, struct err *e) {
+    const cJSON *q = c->quantization_config;
+    const char *method;
+    if (!q || json_str(q, c->path, "quant_method", "bitsandbytes", &method, e) != ST_OK) return e->code;
+    bool eight = cJSON_IsTrue(json_get(q, "load_in_8bit"));
+    if (strcmp(method, "bitsandbytes") == 0 && !eight) return ST_OK;
+    return err_set(e, ST_FAIL,
+                   "%s: the model is quantised by %.80s%s; wanted a model that is not, or one in bitsandbytes' 4 bits",
+                   c->path, method, eight ? " in 8 bits" : "");
+}
+
 enum status model_load(struct model **out, const char *dir, struct backend *be, const struct load_options *o,
                        struct err *e) {
     struct model *m = *out = mem_alloc(sizeof *m);
     struct quantize_on_load q = o->quantize;
     m->be = be;
-    if (model_config_read(&m->config, dir, e) != ST_OK) goto failed;
+    if (model_config_read(&m->config, dir, e) != ST_OK || check_quantised(&m->config, e) != ST_OK) goto failed;
     if (q.type != F32 && m->config.quantization_config) {
         err_set(e, ST_FAIL, "%s: the model is quantised already; leave out `quantization`", dir);
         goto failed;

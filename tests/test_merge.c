@@ -288,6 +288,25 @@ static void test_refuses_bias_without_place(void **state) {
     free(dir);
 }
 
+/* A base in another form of fewer bits is named as such, before its tensors are missed. */
+static void test_refuses_quantised_otherwise(void **state) {
+    struct fixture *f = *state;
+    static const char *const cases[][2] = {{"{\"quant_method\": \"gptq\", \"bits\": 4}", "quantised by gptq;"},
+                                           {"{\"load_in_8bit\": true}", "bitsandbytes in 8 bits"}};
+    char *config, *path = path_join(f->tmp, "config.json");
+    size_t size;
+    assert_int_equal(file_read(MODELS "llama/model/config.json", &config, &size, &f->e), ST_OK);
+    for (int i = 0; i < 2; i++) {
+        struct merge *m;
+        const struct merge_options o = {.model = f->tmp, .base_alone = true, .be = f->be};
+        char *text = json_text_with(config, "quantization_config", cases[i][0]);
+        file_write(path, text, strlen(text), &f->e);
+        expect_error(f, merge_open(&m, &o, &f->e), cases[i][1]);
+        free(text);
+    }
+    free(config), free(path);
+}
+
 /* A number that the written type cannot hold. */
 static void test_refuses_overflow(void **state) {
     struct fixture *f = *state;
@@ -470,6 +489,7 @@ int main(void) {
         cmocka_unit_test_setup_teardown(test_check_outputs_notices, fixture_start, fixture_end),
         cmocka_unit_test_setup_teardown(test_refuses, fixture_start, fixture_end),
         cmocka_unit_test_setup_teardown(test_refuses_bias_without_place, fixture_start, fixture_end),
+        cmocka_unit_test_setup_teardown(test_refuses_quantised_otherwise, fixture_start, fixture_end),
         cmocka_unit_test_setup_teardown(test_refuses_overflow, fixture_start, fixture_end),
         cmocka_unit_test(test_config_edits),
         cmocka_unit_test_setup_teardown(test_config, fixture_start, fixture_end),

@@ -334,6 +334,12 @@ static void test_shards(void **state) {
     assert_int_equal(st_open_dir(&s, *state, "model", &e), ST_FAIL);
     assert_non_null(strstr(e.text, "model.safetensors"));
     e = (struct err){0};
+    char *pickle = path_join(*state, "pytorch_model.bin");
+    write_bytes(pickle, "x", 1);
+    assert_int_equal(st_open_dir(&s, *state, "model", &e), ST_FAIL);
+    assert_non_null(strstr(e.text, "save_pretrained"));
+    e = (struct err){0};
+    remove(pickle), free(pickle);
     assert_int_equal(st_write(x, &a, 1, &e) | st_write(y, &b, 1, &e), ST_OK);
     assert_int_equal(open_folder(*state, index_good, &e), ST_OK);
     static const char *const bad[] = {
