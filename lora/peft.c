@@ -227,18 +227,19 @@ static const char *find_spelling(const struct st_set *s, const char *const *pref
 struct spelling spelling_of_file(const struct model *m, const struct st_set *s) {
     static const char *const text[] = {"language_model.model", "model.language_model", NULL};
     static const char *const patches[] = {"vision_embed_tokens", "model.vision_embed_tokens", NULL};
-    static const char *const tower[] = {"vision_tower.vision_model", "model.vision_tower.vision_model",
+    static const char *const tower[] = {"vision_tower.vision_model", "model.vision_tower.vision_model", "vision_tower",
                                         "model.vision_tower", NULL};
     static const char *const projector[] = {"multi_modal_projector", "model.multi_modal_projector", NULL};
     static const char *const head[] = {"language_model.lm_head", "lm_head", NULL};
     struct spelling f = spelling_of_model(m);
-    const char *const *vision = f.projector ? tower : patches; // mfuyu has nothing between patches and text
+    const bool flat = f.projector && text_ends(f.vision, "vision_tower"); // no vision_model in between
+    const char *const *vision = f.projector ? tower : patches;            // mfuyu has nothing between patches and text
     if (!f.vision) return f;
     const char *t = find_spelling(s, text), *v = find_spelling(s, vision), *p = find_spelling(s, projector);
     const char *h = find_spelling(s, head);
-    bool newer = t ? t == text[1] : v ? v != vision[0] : p ? p == projector[1] : f.text[0] == 'm';
+    bool newer = t ? t == text[1] : v ? v[0] == 'm' : p ? p == projector[1] : f.text[0] == 'm';
     f.text = t ? t : text[newer];
-    f.vision = v ? v : newer == (f.vision[0] == 'm') ? f.vision : vision[newer];
+    f.vision = v ? v : newer == (f.vision[0] == 'm') ? f.vision : vision[newer + (flat ? 2 : 0)];
     if (f.projector) f.projector = p ? p : projector[newer];
     f.head = h ? h : head_beside(f.text);
     return f;

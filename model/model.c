@@ -25,7 +25,7 @@ static const char *prefix_of(const struct weights *w, const char *const *prefixe
 static void find_prefixes(struct model *m) {
     static const char *const plain[] = {"model", NULL};
     static const char *const language[] = {"language_model.model", "model.language_model", NULL};
-    static const char *const tower[] = {"vision_tower.vision_model", "model.vision_tower.vision_model",
+    static const char *const tower[] = {"vision_tower.vision_model", "model.vision_tower.vision_model", "vision_tower",
                                         "model.vision_tower", NULL};
     static const char *const projector[] = {"multi_modal_projector", "model.multi_modal_projector", NULL};
     static const char *const patches[] = {"vision_embed_tokens", "model.vision_embed_tokens", NULL};

@@ -127,12 +127,13 @@ static void test_scales(void **state) {
 
 /* --- folders of other makes, and bad ones ------------------------------------------------------------------------- */
 
-/* Writes a fixture's tensors with names changed: `from` becomes `to`, and where `to` is NULL such tensors are left
- * out. */
-static void copy_tensors(struct fixture *f, const char *name, const char *const (*changes)[2], size_t count) {
+/* Writes the tensors of a folder (STEM.safetensors) with names changed: `from` becomes `to`, and where `to` is NULL
+ * such tensors are left out. */
+static void copy_set(struct fixture *f, const char *dir, const char *stem, const char *const (*changes)[2],
+                     size_t count) {
     struct st_set set = {0};
-    char *dir = mem_format(MODELS "%s/adapter", name), *path = path_join(f->tmp, "adapter_model.safetensors");
-    st_open_dir(&set, dir, "adapter_model", &f->e);
+    char *path = mem_format("%s/%s.safetensors", f->tmp, stem);
+    st_open_dir(&set, dir, stem, &f->e);
     expect_good(&f->e);
     struct st_entry *entries = mem_alloc(set.count * sizeof *entries);
     char **names = mem_alloc(set.count * sizeof(char *));
@@ -150,8 +151,14 @@ static void copy_tensors(struct fixture *f, const char *name, const char *const 
     st_write(path, entries, n, &f->e);
     expect_good(&f->e);
     for (size_t i = 0; i < n; i++) free(names[i]);
-    free(entries), free(names), free(dir), free(path);
+    free(entries), free(names), free(path);
     st_close(&set);
+}
+
+static void copy_tensors(struct fixture *f, const char *name, const char *const (*changes)[2], size_t count) {
+    char *dir = mem_format(MODELS "%s/adapter", name);
+    copy_set(f, dir, "adapter_model", changes, count);
+    free(dir);
 }
 
 /* A fixture's config with one key set to a JSON value (NULL: taken out). */
@@ -254,6 +261,33 @@ static void test_config_errors(void **state) {
     cJSON_Delete(config);
 }
 
+/* Towers without vision_model in their paths, as the newest transformers writes them, and adapters on either. */
+static void test_flat_tower(void **state) {
+    struct fixture *f = *state;
+    static const char *const flat[][2] = {{"vision_tower.vision_model", "vision_tower"}};
+    static const char *const newer[][2] = {{"language_model.model", "model.language_model"},
+                                           {"vision_tower.vision_model", "model.vision_tower"}};
+    const struct load_options as_it_is = {.quantize = {.type = F32}};
+    char *from = path_join(MODELS "mllava/model", "config.json"), *to = path_join(f->tmp, "config.json"), *text;
+    size_t size;
+    assert_int_equal(file_read(from, &text, &size, &f->e), ST_OK);
+    file_write(to, text, size, &f->e);
+    copy_set(f, MODELS "mllava/model", "model", flat, 1);
+    copy_config(f, "mllava-suffix", NULL, NULL);
+    model_free(f->model);
+    model_load(&f->model, f->tmp, f->be, &as_it_is, &f->e);
+    expect_good(&f->e);
+    for (int i = 0; i < 3; i++) {
+        struct adapter *a;
+        copy_tensors(f, "mllava-suffix", i == 1 ? flat : newer, (size_t)i);
+        adapter_open(&a, f->model, f->tmp, &f->e);
+        expect_good(&f->e);
+        assert_int_equal(a->lora_count, 2 * 2 + 2 * 3);
+        adapter_free(a);
+    }
+    free(from), free(to), free(text);
+}
+
 static void test_tensor_errors(void **state) {
     struct fixture *f = *state;
     static const char *const cases[][3] = {
@@ -324,10 +358,11 @@ static void test_default_targets(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_open_and_write), cmocka_unit_test(test_read),
-        cmocka_unit_test(test_scales),         cmocka_unit_test(test_spellings),
-        cmocka_unit_test(test_config_errors),  cmocka_unit_test(test_tensor_errors),
-        cmocka_unit_test(test_wrong_width),    cmocka_unit_test(test_default_targets),
+        cmocka_unit_test(test_open_and_write),  cmocka_unit_test(test_read),
+        cmocka_unit_test(test_scales),          cmocka_unit_test(test_spellings),
+        cmocka_unit_test(test_flat_tower),      cmocka_unit_test(test_config_errors),
+        cmocka_unit_test(test_tensor_errors),   cmocka_unit_test(test_wrong_width),
+        cmocka_unit_test(test_default_targets),
     };
     return cmocka_run_group_tests(tests, fixture_start, fixture_end);
 }
