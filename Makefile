@@ -41,7 +41,8 @@ $(error FLAVOUR is $(FLAVOUR), wanted release, asan, tsan, sim, race or fuzz)
 endif
 
 # The CUDA backend: CUDA=1 demands it, CUDA=0 leaves it out, auto takes it where nvcc is found. The device code holds
-# machine code for each of CUDA_ARCHS, and PTX of the last, which later devices compile for themselves.
+# machine code for each of CUDA_ARCHS, and PTX of the first, which every later device that has none of these compiles
+# for itself.
 CUDA ?= auto
 NVCC := $(firstword $(shell command -v nvcc 2>/dev/null) $(wildcard /usr/local/cuda/bin/nvcc))
 ifdef SIM
@@ -83,8 +84,8 @@ else
 NVCCFLAGS := -std=c++17 -O3 -g -I. -Ikernels/cuda/device -D_GNU_SOURCE -ccbin $(CC) -MMD -MP \
              -Xcompiler -Wall,-Wextra,-fno-exceptions,-fno-rtti,-fno-threadsafe-statics \
              $(foreach a,$(CUDA_ARCHS),-gencode arch=compute_$(a),code=sm_$(a)) \
-             -gencode arch=compute_$(lastword $(CUDA_ARCHS)),code=compute_$(lastword $(CUDA_ARCHS))
-LDLIBS    += $(if $(CUDA_TOP),-L$(CUDA_TOP)/lib64) -lcudart_static -lrt -ldl
+             -gencode arch=compute_$(firstword $(CUDA_ARCHS)),code=compute_$(firstword $(CUDA_ARCHS))
+LDLIBS    += $(addprefix -L,$(wildcard $(CUDA_TOP:%=%/lib64) $(CUDA_TOP:%=%/lib))) -lcudart_static -lrt -ldl
 endif
 endif
 

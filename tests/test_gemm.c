@@ -510,11 +510,33 @@ static void check_slices(struct backend *be, enum dtype act, bool back, bool wid
     weight_done(w);
 }
 
+/* A gradient in F32 that fills what the device has for its copy, but for the padding of its rows. */
+static void check_padding(struct backend *be) {
+    enum { N = 1000, O = 8388, I = 8 };
+    uint64_t s = 13;
+    struct weight *w = weight_make(be, NF4, O, I, 64, false, BF16, &s);
+    for (int i = 0; i < 16; i++) w->code[i] = (float)(i % 3 - 1);
+    for (int64_t i = 0; i < (int64_t)O * I / 64 + 1; i++) w->absmax[i] = 1;
+    struct tensor dy = input_make(be, F32, N, O, &s), dx = tensor_make(be, BF16, N, I, NULL);
+    memset(dy.data, 0, tensor_bytes(&dy));
+    set_element(&dy, (int64_t)N * O - 1, 2);
+    op_linear_backward(be, &dx, &dy, &w->t, 0);
+    settle(be);
+    for (int64_t i = 0; i < N * I; i++) {
+        float want = i / I < N - 1 ? 0 : 2 * weight_element(w, (int64_t)(O - 1) * I + i % I, F32);
+        assert_true(element(&dx, i) == want);
+    }
+    tensor_done(be, &dx);
+    backend_host_release(be, dy.data);
+    weight_done(w);
+}
+
 static void large_weights(void **state) {
     struct pair p = pair_of(state);
     check_slices(p.one, F32, false, false);
     check_slices(p.one, F32, true, false);
     check_slices(p.one, BF16, true, true);
+    check_padding(p.one);
     pair_done(&p);
 }
 

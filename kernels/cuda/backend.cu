@@ -23,6 +23,8 @@ static const char *remedy(cudaError_t result) {
     case cudaErrorNoKernelImageForDevice:
     case cudaErrorInvalidDeviceFunction:
         return "; this graft has no code for the device: build it with CUDA_ARCHS naming its compute capability";
+    case cudaErrorUnsupportedPtxVersion:
+        return "; install a newer driver, or build graft with CUDA_ARCHS naming the compute capability of the device";
     case cudaErrorIllegalAddress:
     case cudaErrorMisalignedAddress:
     case cudaErrorLaunchFailure:
@@ -257,6 +259,14 @@ static enum status look_at_device(int device, int *major, int *minor, struct err
     return ST_OK;
 }
 
+/* Launched by nobody; asked for, so that a build without code for the device is refused before a model is read. */
+__global__ void any_kernel() {}
+
+static void look_for_code(struct backend *be) {
+    struct cudaFuncAttributes found;
+    if (be->err.code == ST_OK) cuda_check(be, cudaFuncGetAttributes(&found, any_kernel), "kernels");
+}
+
 static void new_stream(struct backend *be, cudaStream_t *s) {
     if (be->err.code == ST_OK) cuda_check(be, cudaStreamCreateWithFlags(s, cudaStreamNonBlocking), "stream");
 }
@@ -272,6 +282,7 @@ static void take_own(struct cuda_backend *c) {
     void *memory = NULL;
     cuda_check(be, cudaSetDevice(c->device), "device");
     cuda_check(be, cudaDeviceGetAttribute(&c->processors, cudaDevAttrMultiProcessorCount, c->device), "device");
+    look_for_code(be);
     new_stream(be, &c->stream), new_stream(be, &c->copies);
     new_event(be, &c->issued), new_event(be, &c->copied);
     if (be->err.code == ST_OK) c->scratch = static_cast<char *>(cuda_alloc(be, CUDA_SCRATCH + words));

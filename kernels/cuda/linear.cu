@@ -13,16 +13,17 @@ enum { ROUND_TO = 64 }; // slices are multiples of so many lines, so that they b
 static int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 static int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 
-/* So many of `count` lines at a time, of one width as nearly as may be, that they take no more than `room` bytes. */
+static int64_t padded(int64_t cols) { return divide_up(cols, RUN) * RUN; }
+
+/* So many of `count` lines at a time, of one width as nearly as may be, that they take no more than `room` bytes, and
+ * that many lines padded do not either. */
 static int64_t slice_width(int64_t count, int64_t line_bytes, size_t room) {
     int64_t most = static_cast<int64_t>(room) / (line_bytes > 0 ? line_bytes : 1);
-    if (most >= count) return count > 0 ? count : 1;
-    if (most < ROUND_TO) return most > 0 ? most : 1;
+    if (most >= padded(count)) return count > 0 ? count : 1;
+    if (most < ROUND_TO) return most >= RUN ? most / RUN * RUN : most > 0 ? most : 1;
     int64_t pieces = divide_up(count, most / ROUND_TO * ROUND_TO);
     return divide_up(divide_up(count, pieces), ROUND_TO) * ROUND_TO;
 }
-
-static int64_t padded(int64_t cols) { return divide_up(cols, RUN) * RUN; }
 
 static char *place(struct backend *be, size_t at) { return cuda_of(be)->scratch + at; }
 

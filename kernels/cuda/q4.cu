@@ -233,7 +233,7 @@ __device__ inline void add_rows(float (&level)[LEVELS], const float *x, int64_t 
         bool full = done + AHEAD <= rows;
 #pragma unroll
         for (int up = FROM + 1; up < LEVELS; up++) {
-            full = full && (done + AHEAD) % (int64_t{1} << ((up - FROM) * power)) == 0;
+            full = full && ((done + AHEAD) & ((int64_t{1} << ((up - FROM) * power)) - 1)) == 0;
             if (full) level[up] += level[up - 1], level[up - 1] = 0;
         }
     }

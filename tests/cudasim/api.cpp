@@ -262,6 +262,12 @@ cudaError_t cudaMemsetAsync(void *p, int value, size_t bytes, cudaStream_t s) { 
 
 /* --- kernels ----------------------------------------------------------------------------------------------------- */
 
+cudaError_t cudaFuncGetAttributes(cudaFuncAttributes *a, const void *kernel) {
+    *a = {};
+    a->maxThreadsPerBlock = 1024;
+    return sim::give(kernel ? cudaSuccess : cudaErrorInvalidDeviceFunction);
+}
+
 cudaError_t cudaFuncSetAttribute(const void *kernel, cudaFuncAttribute a, int value) {
     bool size = a == cudaFuncAttributeMaxDynamicSharedMemorySize;
     if (size && (value < 0 || static_cast<size_t>(value) > sim::SHARED_MOST)) return sim::give(cudaErrorInvalidValue);

@@ -42,6 +42,7 @@ enum cudaError_t {
     cudaErrorECCUncorrectable = 214,
     cudaErrorInvalidResourceHandle = 400,
     cudaErrorNotReady = 600,
+    cudaErrorUnsupportedPtxVersion = 222,
     cudaErrorIllegalAddress = 700,
     cudaErrorMisalignedAddress = 716,
     cudaErrorLaunchFailure = 719,
@@ -110,6 +111,11 @@ struct cudaDeviceProp {
     int l2CacheSize, integrated, canMapHostMemory, unifiedAddressing;
 };
 
+struct cudaFuncAttributes {
+    size_t sharedSizeBytes, constSizeBytes, localSizeBytes;
+    int maxThreadsPerBlock, numRegs;
+};
+
 using cudaStream_t = struct sim_stream *;
 using cudaEvent_t = struct sim_event *;
 
@@ -172,6 +178,10 @@ cudaError_t cudaEventSynchronize(cudaEvent_t e);
 cudaError_t cudaEventQuery(cudaEvent_t e);
 cudaError_t cudaEventElapsedTime(float *ms, cudaEvent_t begin, cudaEvent_t end);
 
+cudaError_t cudaFuncGetAttributes(cudaFuncAttributes *a, const void *kernel);
+template <typename T> cudaError_t cudaFuncGetAttributes(cudaFuncAttributes *a, T *kernel) {
+    return cudaFuncGetAttributes(a, reinterpret_cast<const void *>(kernel));
+}
 cudaError_t cudaFuncSetAttribute(const void *kernel, cudaFuncAttribute a, int value);
 template <typename T> cudaError_t cudaFuncSetAttribute(T *kernel, cudaFuncAttribute a, int value) {
     return cudaFuncSetAttribute(reinterpret_cast<const void *>(kernel), a, value);
