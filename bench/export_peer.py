@@ -11,11 +11,11 @@ are printed, and how the tensors of the two files differ. graft runs without and
 import sys
 from pathlib import Path
 
-from measured import GRAFT, run, size_of
+from measured import FINISH, GRAFT, run, size_of
 
 TYPES = ["f16", "bf16", "q8_0"]
-CONVERTER = """
-import json, resource, runpy, sys, time
+CONVERTER = FINISH + """
+import runpy, sys
 sys.dont_write_bytecode = True
 sys.path[:0] = [sys.argv[1], sys.argv[1] + "/gguf-py"]
 import torch, transformers, gguf, conversion
@@ -24,8 +24,7 @@ script, model, out, kind = sys.argv[1] + "/convert_hf_to_gguf.py", *sys.argv[2:]
 sys.argv = [script, model, "--outfile", out, "--outtype", kind]
 began = time.time()
 runpy.run_path(script, run_name="__main__")
-peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-print("RESULT", json.dumps([time.time() - began, peak / 1e6]))
+finish(began, out)
 """
 
 

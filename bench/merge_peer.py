@@ -11,24 +11,18 @@ import shutil
 import sys
 from pathlib import Path
 
-from measured import GRAFT, run, size_of
+from measured import FINISH, GRAFT, run, size_of, tensors
 
-PEFT = """
-import json, resource, sys, time
+PEFT = FINISH + """
+import sys
 import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM
 began = time.time()
 model = AutoModelForCausalLM.from_pretrained(sys.argv[1], dtype="auto")
 PeftModel.from_pretrained(model, sys.argv[2]).merge_and_unload().save_pretrained(sys.argv[3])
-peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-print("RESULT", json.dumps([time.time() - began, peak / 1e6]))
+finish(began, sys.argv[3])
 """
-
-def tensors(folder):
-    from safetensors.torch import load_file
-
-    return {k: v for f in folder.glob("*.safetensors") for k, v in load_file(f).items()}
 
 
 def main(model, adapter, scratch):

@@ -5,6 +5,8 @@
 #   THREADS       threads of both (2)
 #   TOKENIZERS    folders that hold a tokenizer.json; without it those of the models in build/bench
 #   SHAPES, MODES as bench/train.py takes them
+#   LLAMA_CPP     a checkout of llama.cpp, to export beside its converter
+#   EXPORT_MODEL  the model that is exported; its tokenizer is one that the converter knows
 set -eu
 build=${1:?usage: run.sh BUILD}
 rounds=${ROUNDS:-1}
@@ -47,3 +49,21 @@ python3 bench/beside.py tokenizer "$build" --python "$peer" --rounds "$rounds" $
 echo "== training"
 python3 bench/train.py "$build" "$work" --python "$peer" --rounds "$rounds" --threads "$threads" \
     --shapes "${SHAPES:-smollm2-135m}" --modes "${MODES:-f32,bf16,nf4-bf16}"
+
+if [ -z "$peer" ]; then
+    echo "== skip: merging, quantising and exporting whole models; they need PEER_PYTHON"
+    exit 0
+fi
+export GRAFT="$build/graft"
+for shape in $(echo "${SHAPES:-smollm2-135m}" | tr , ' '); do
+    echo "== merging, $shape"
+    "$peer" bench/merge_peer.py "$work/$shape-bf16" "$work/$shape-adapter" "$work/merge"
+    echo "== quantising, $shape"
+    "$peer" bench/quantize_peer.py "$work/$shape-bf16" "$work/quantize"
+done
+if [ -z "${LLAMA_CPP:-}" ] || [ -z "${EXPORT_MODEL:-}" ]; then
+    echo "== skip: exporting; it needs LLAMA_CPP and EXPORT_MODEL"
+    exit 0
+fi
+echo "== exporting $EXPORT_MODEL"
+"$peer" bench/export_peer.py "$EXPORT_MODEL" "$LLAMA_CPP" "$work/export"

@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""Makes what bench/train.py trains: models with random weights in published shapes, F32 and BF16, a tokenizer, chat rows.
+"""Makes what bench/train.py trains: models with random weights in published shapes, F32 and BF16, a tokenizer, chat rows;
+and for bench/merge_peer.py an adapter beside each model, as if it had been trained.
 
     python bench/train_setup.py DIR [shape ...]
 
@@ -12,8 +13,9 @@ import sys
 
 import tokenizers
 import torch
+from peft import LoraConfig, get_peft_model
 from tokenizers import AddedToken, Regex, decoders, models, pre_tokenizers, trainers
-from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
+from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
 ROWS = 16
 SPECIAL = ["<|begin_of_text|>", "<|end_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"]
@@ -76,6 +78,18 @@ def save_model(shape, where, tokenizer):
             json.dump({"tokenizer_class": "PreTrainedTokenizerFast", "bos_token": SPECIAL[0], "eos_token": SPECIAL[4]}, f)
 
 
+def save_adapter(shape, where):
+    if os.path.exists(f"{where}/{shape}-adapter"):
+        return
+    torch.manual_seed(1)
+    config = LoraConfig(r=16, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM")
+    model = get_peft_model(AutoModelForCausalLM.from_pretrained(f"{where}/{shape}-f32"), config)
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:
+            parameter.data.normal_(0, 0.01)
+    model.save_pretrained(f"{where}/{shape}-adapter")
+
+
 def main():
     where, shapes = sys.argv[1], sys.argv[2:] or list(SHAPES)
     os.makedirs(where, exist_ok=True)
@@ -87,6 +101,7 @@ def main():
     tokenizer = make_tokenizer(rows)
     for shape in shapes:
         save_model(shape, where, tokenizer)
+        save_adapter(shape, where)
 
 
 main()
