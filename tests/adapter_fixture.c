@@ -39,14 +39,18 @@ void expect_good(const struct err *e) {
     assert_int_equal(e->code, ST_OK);
 }
 
-void fixture_model(struct fixture *f, const char *name) {
-    const struct load_options o = {.quantize = {.type = F32}};
-    char *dir = mem_format(MODELS "%s/model", name);
+void fixture_load(struct fixture *f, const char *dir, const struct load_options *o) {
+    const struct load_options plain = {.quantize = {.type = F32}};
     model_free(f->model);
     f->model = NULL;
-    model_load(&f->model, dir, f->be, &o, &f->e);
-    free(dir);
+    model_load(&f->model, dir, f->be, o ? o : &plain, &f->e);
     expect_good(&f->e);
+}
+
+void fixture_model(struct fixture *f, const char *name) {
+    char *dir = mem_format(MODELS "%s/model", name);
+    fixture_load(f, dir, NULL);
+    free(dir);
 }
 
 cJSON *fixture_adapter_config(struct fixture *f, const char *name) {
@@ -111,6 +115,16 @@ struct adapter *fixture_adapter(struct fixture *f, const struct adapter_options 
     adapter_new(&a, f->model, o, &f->e);
     expect_good(&f->e);
     return a;
+}
+
+int64_t adapted_layers(struct fixture *f, const cJSON *targets, const char *part) {
+    const struct adapter_options o = {.r = 1, .alpha = 1, .target_modules = targets};
+    struct adapter *a = fixture_adapter(f, &o);
+    int64_t n = 0;
+    for (int64_t i = 0; i < f->model->linear_count; i++)
+        n += f->model->linears[i]->lora && strstr(f->model->linears[i]->path, part);
+    adapter_free(a);
+    return n;
 }
 
 uint64_t model_state(const struct model *m) {

@@ -16,16 +16,22 @@ struct fixture {
 
 int fixture_start(void **state);
 int fixture_end(void **state);
+#define FIXTURE_TEST(f) cmocka_unit_test_setup_teardown(f, fixture_start, fixture_end)
 
 void expect_good(const struct err *e);
 void expect_error(struct fixture *f, enum status st, const char *part); // a failure whose text has the part; clears it
 
+/* Loads a model in the place of the one before; without options in F32. */
+void fixture_load(struct fixture *f, const char *dir, const struct load_options *o);
 void fixture_model(struct fixture *f, const char *name); // loads tests/golden/models/NAME/model
 
 /* The config of a fixture's adapter, which the caller deletes; its model is loaded. */
 cJSON *fixture_adapter_config(struct fixture *f, const char *name);
 struct adapter_options options_of(const cJSON *config);
 struct adapter *fixture_adapter(struct fixture *f, const struct adapter_options *o); // adapter_new
+
+/* How many layers whose path has the part are adapted when these modules are the targets. */
+int64_t adapted_layers(struct fixture *f, const cJSON *targets, const char *part);
 
 cJSON *json_of(const char *text);
 const struct trained *find_trained(const struct adapter *a, const char *key);

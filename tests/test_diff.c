@@ -243,13 +243,10 @@ static void test_command(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test_setup_teardown(test_svd, fixture_start, fixture_end),
-        cmocka_unit_test_setup_teardown(test_svd_is_nearest, fixture_start, fixture_end),
-        cmocka_unit_test_setup_teardown(test_gives_back, fixture_start, fixture_end),
-        cmocka_unit_test_setup_teardown(test_below_the_rank, fixture_start, fixture_end),
-        cmocka_unit_test_setup_teardown(test_refuses, fixture_start, fixture_end),
-        cmocka_unit_test_setup_teardown(test_base_mark, fixture_start, fixture_end),
-        cmocka_unit_test_setup_teardown(test_command, fixture_start, fixture_end),
+        FIXTURE_TEST(test_svd),        FIXTURE_TEST(test_svd_is_nearest),
+        FIXTURE_TEST(test_gives_back), FIXTURE_TEST(test_below_the_rank),
+        FIXTURE_TEST(test_refuses),    FIXTURE_TEST(test_base_mark),
+        FIXTURE_TEST(test_command),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

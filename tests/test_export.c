@@ -384,15 +384,9 @@ static void test_folder_missing(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test_setup_teardown(test_files_that_ran, fixture_start, fixture_end),
-        cmocka_unit_test_setup_teardown(test_merged_as_peft, fixture_start, fixture_end),
-        cmocka_unit_test_setup_teardown(test_types, fixture_start, fixture_end),
-        cmocka_unit_test_setup_teardown(test_other_types, fixture_start, fixture_end),
-        cmocka_unit_test_setup_teardown(test_check_notices, fixture_start, fixture_end),
-        cmocka_unit_test_setup_teardown(test_refuses, fixture_start, fixture_end),
-        cmocka_unit_test_setup_teardown(test_refuses_overflow, fixture_start, fixture_end),
-        cmocka_unit_test_setup_teardown(test_command, fixture_start, fixture_end),
-        cmocka_unit_test_setup_teardown(test_folder_missing, fixture_start, fixture_end),
+        FIXTURE_TEST(test_files_that_ran),   FIXTURE_TEST(test_merged_as_peft), FIXTURE_TEST(test_types),
+        FIXTURE_TEST(test_other_types),      FIXTURE_TEST(test_check_notices),  FIXTURE_TEST(test_refuses),
+        FIXTURE_TEST(test_refuses_overflow), FIXTURE_TEST(test_command),        FIXTURE_TEST(test_folder_missing),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -9,126 +9,42 @@
 
 #include <cmocka.h>
 
-#include "base/file.h"
-#include "base/memory.h"
-#include "base/safetensors.h"
 #include "base/text.h"
-#include "lora/peft.h"
 #include "model/generate.h"
-#include "tests/adapter_fixture.h"
-#include "tests/expected.h"
+#include "tests/golden_model.h"
 #include "tests/training.h"
 
 #define GOLDEN "tests/golden/idefics2"
-enum { PATCH = 3, LATENTS = 3, LABELS = 5, LAYERS = 2 };
+enum { PATCH = 3, LATENTS = 3, LABELS = 5, VOCAB = 50 };
 
-struct golden {
-    struct expected expected;
-    struct batch batch;
-    struct batch_image image[3];
-    int64_t row_index[2], pooled[2];
-    int32_t positions[64], targets[64];
-    struct batch_limits limits;
-};
-
-/* The rows as data/ would hand them over. */
-static void fill_batch(struct golden *g) {
+/* The model and the rows with their pictures; with a head, labels in the place of targets. */
+static void open_golden(struct golden *g, struct fixture *f, bool head) {
+    golden_open(g, GOLDEN);
     struct batch *b = &g->batch;
     const int64_t *sides = expected_data(&g->expected, "sides");
     float *pixels = (float *)expected_data(&g->expected, "pixels");
     int32_t *positions = (int32_t *)expected_data(&g->expected, "positions");
-    *b = (struct batch){
-        .rows = 2, .N = expected_count(&g->expected, "ids"), .images = 3, .image = g->image, .row_index = g->row_index};
-    b->offsets = (int64_t *)expected_data(&g->expected, "offsets");
-    b->ids = (int32_t *)expected_data(&g->expected, "ids");
-    b->targets = g->targets;
-    memcpy(g->targets, expected_data(&g->expected, "targets"), (size_t)b->N * sizeof *g->targets);
-    b->positions = g->positions;
-    for (int64_t r = 0; r < 2; r++) {
-        int64_t n = b->offsets[r + 1] - b->offsets[r];
-        g->pooled[r] = n - 1;
-        if (n > g->limits.longest) g->limits.longest = n;
-        for (int64_t i = 0; i < n; i++) g->positions[b->offsets[r] + i] = (int32_t)i;
-    }
-    for (int64_t i = 0; i < b->N; i++) b->scored += b->targets[i] != IGNORED;
-    for (int i = 0; i < 3; i++) {
+    for (int i = 0; i < GOLDEN_PICTURES; i++) {
         int64_t high = sides[2 * i], wide = sides[2 * i + 1], patches = high * wide / (PATCH * PATCH);
-        g->image[i] = (struct batch_image){high, wide, pixels, positions};
+        golden_add_picture(g, (struct batch_image){high, wide, pixels, positions}, patches);
         pixels += 3 * high * wide, positions += patches;
-        g->limits.patches += patches;
-        if (patches > g->limits.most_patches) g->limits.most_patches = patches;
     }
-    g->limits.N = b->N, g->limits.rows = 2, g->limits.images = 3, g->limits.scored = b->scored;
-}
-
-static void golden_open(struct golden *g, bool head) {
-    *g = (struct golden){0};
-    expected_open(&g->expected, GOLDEN);
-    fill_batch(g);
-    if (!head) return;
-    g->batch.label_count = LABELS, g->batch.labels = (float *)expected_data(&g->expected, "labels"),
-    g->batch.pooled = g->pooled;
-    g->batch.scored = g->limits.scored = 2;
-    for (int64_t i = 0; i < g->batch.N; i++) g->targets[i] = IGNORED;
-}
-
-static void golden_close(struct golden *g) { expected_close(&g->expected); }
-
-static void load(struct fixture *f, bool head) {
     struct load_options o = {.quantize = {.type = F32}};
-    if (head) o.head = (struct head_options){PROBLEM_REGRESSION, LABELS, true, 1};
-    model_load(&f->model, GOLDEN "/model", f->be, &o, &f->e);
-    expect_good(&f->e);
-}
-
-static void unload(struct fixture *f) {
-    model_free(f->model);
-    f->model = NULL;
+    if (head) {
+        o.head = (struct head_options){PROBLEM_REGRESSION, LABELS, true, 1};
+        b->label_count = LABELS, b->labels = (float *)expected_data(&g->expected, "labels"), b->pooled = g->pooled;
+        b->scored = g->limits.scored = 2;
+        for (int64_t i = 0; i < b->N; i++) b->targets[i] = IGNORED;
+    }
+    fixture_load(f, GOLDEN "/model", &o);
 }
 
 /* --- gradients --------------------------------------------------------------------------------------------------- */
 
-static struct adapter *adapter_of(struct fixture *f, const char *name) {
-    struct adapter *a = NULL;
-    struct adapter_options o = {.finetuning = FINETUNE_FULL};
-    cJSON *config = NULL;
-    char *dir = mem_format(GOLDEN "/%s", name);
-    if (strcmp(name, "full")) {
-        assert_int_equal(peft_config_read(&config, dir, &f->e), ST_OK);
-        o = options_of(config);
-    }
-    if (adapter_new(&a, f->model, &o, &f->e) == ST_OK && config) adapter_read(a, dir, &f->e);
-    expect_good(&f->e);
-    cJSON_Delete(config);
-    free(dir);
-    return a;
-}
-
-/* One step with memory that is measured for exactly this batch. */
 static void check_gradients(struct fixture *f, const char *name, enum keep how) {
     struct golden g;
-    struct workspace *w = NULL;
-    bool head = strcmp(name, "score") == 0;
-    golden_open(&g, head);
-    load(f, head);
-    struct adapter *a = adapter_of(f, name);
-    const enum keep keep[LAYERS] = {how, how};
-    const struct workspace_options o = {.limits = g.limits, .train = true, .act = F32, .keep = keep};
-    workspace_new(&w, f->model, &o, &f->e);
-    expect_good(&f->e);
-    float sum = 0;
-    struct tensor total = tensor_over1(&sum, F32, 1);
-    model_step(w, &g.batch, 0, 0, 1.0f / (float)g.batch.scored, &total);
-    backend_sync(f->be, &f->e);
-    expect_good(&f->e);
-    if (head)
-        expected_like(&g.expected, name, "loss", w->acts.outputs.data, 2 * LABELS);
-    else
-        expected_like(&g.expected, name, "loss", w->acts.loss.data, g.batch.scored);
-    expected_gradients(&g.expected, name, a);
-    workspace_free(w);
-    adapter_free(a);
-    unload(f);
+    open_golden(&g, f, strcmp(name, "score") == 0);
+    golden_check_step(&g, f, name, how);
     golden_close(&g);
 }
 
@@ -157,26 +73,9 @@ static void test_evaluation(void **state) {
     static const char *const names[] = {"full", "lora", "dora", "vision"};
     for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
         struct golden g;
-        struct workspace *w = NULL;
-        struct adapter *a = NULL;
-        golden_open(&g, false);
-        load(f, false);
-        char *dir = mem_format(GOLDEN "/%s", names[i]);
-        if (i) adapter_open(&a, f->model, dir, &f->e);
-        const struct workspace_options o = {.limits = g.limits, .act = F32};
-        workspace_new(&w, f->model, &o, &f->e);
-        expect_good(&f->e);
-        struct pass p = pass_new(w, 0, 0);
-        model_forward(&p, w, &g.batch);
-        head_loss(&p, w, NULL, 1);
-        backend_sync(f->be, &f->e);
-        expect_good(&f->e);
-        expected_like(&g.expected, names[i], "loss", w->acts.loss.data, g.batch.scored);
-        workspace_free(w);
-        adapter_free(a);
-        unload(f);
+        open_golden(&g, f, false);
+        golden_evaluate(&g, f, names[i]);
         golden_close(&g);
-        free(dir);
     }
 }
 
@@ -190,7 +89,8 @@ struct many {
     int32_t ids[MANY * (LATENTS + 1)], positions[MANY * (LATENTS + 1)], targets[MANY * (LATENTS + 1)];
 };
 
-static void fill_many(struct many *m, const struct golden *g, struct batch_limits *l) {
+static void fill_many(struct many *m, struct golden *g) {
+    struct batch_limits *l = &g->limits;
     int64_t N = MANY * (LATENTS + 1);
     *m = (struct many){.offsets = {0, N}};
     *l = (struct batch_limits){.N = N, .rows = 1, .images = MANY, .scored = MANY, .longest = N, .most_patches = 16};
@@ -205,30 +105,18 @@ static void fill_many(struct many *m, const struct golden *g, struct batch_limit
     m->batch = (struct batch){.rows = 1, .N = N, .scored = MANY, .offsets = m->offsets, .ids = m->ids};
     m->batch.positions = m->positions, m->batch.targets = m->targets, m->batch.row_index = &m->row;
     m->batch.images = MANY, m->batch.image = m->image;
+    g->batch = m->batch;
 }
 
 static void losses_of(struct fixture *f, const char *name, bool train, float *out) {
     struct golden g;
     struct many m;
-    struct batch_limits limits;
-    struct workspace *w = NULL;
-    golden_open(&g, false);
-    fill_many(&m, &g, &limits);
-    load(f, false);
-    struct adapter *a = name ? adapter_of(f, name) : NULL;
-    const enum keep keep[LAYERS] = {KEEP_ALL, KEEP_ALL};
-    const struct workspace_options o = {.limits = limits, .train = train, .act = F32, .keep = keep};
-    workspace_new(&w, f->model, &o, &f->e);
-    expect_good(&f->e);
-    struct pass p = pass_new(w, 0, 0);
-    model_forward(&p, w, &m.batch);
-    head_loss(&p, w, NULL, 1);
-    backend_download(f->be, out, &w->acts.loss);
-    backend_sync(f->be, &f->e);
-    expect_good(&f->e);
-    workspace_free(w);
-    adapter_free(a);
-    unload(f);
+    open_golden(&g, f, false);
+    fill_many(&m, &g);
+    if (name) g.adapter = golden_adapter(f, GOLDEN, name);
+    golden_work(&g, f, train, F32, KEEP_ALL);
+    golden_forward(&g, f);
+    memcpy(out, g.work->acts.loss.data, MANY * sizeof *out);
     golden_close(&g);
 }
 
@@ -245,13 +133,12 @@ static void test_many_pictures(void **state) {
 }
 
 static size_t memory_of(struct fixture *f, const char *name, struct batch_limits limits) {
-    load(f, false);
-    struct adapter *a = adapter_of(f, name);
-    const enum keep keep[LAYERS] = {KEEP_ALL, KEEP_ALL};
+    fixture_load(f, GOLDEN "/model", NULL);
+    struct adapter *a = golden_adapter(f, GOLDEN, name);
+    const enum keep keep[] = {KEEP_ALL, KEEP_ALL};
     const struct workspace_options o = {.limits = limits, .train = true, .act = F32, .keep = keep};
     size_t bytes = workspace_measure(f->model, &o, NULL);
     adapter_free(a);
-    unload(f);
     return bytes;
 }
 
@@ -271,30 +158,15 @@ static void test_memory(void **state) {
 
 /* --- generation -------------------------------------------------------------------------------------------------- */
 
-static float *fed_logits(struct fixture *f, struct golden *g, int64_t piece, int64_t at) {
-    struct generator *made;
-    const struct generator_options o = {.room = 32, .pictures = 2, .most_patches = 16, .piece = piece, .act = F32};
-    int64_t n = g->batch.offsets[1];
-    generator_new(&made, f->model, &o, &f->e);
-    expect_good(&f->e);
-    if (at) generator_feed(made, g->batch.ids, at, g->image, 1, &f->e);
-    generator_feed(made, g->batch.ids + at, n - at, g->image + (at ? 1 : 0), at ? 1 : 2, &f->e);
-    expect_good(&f->e);
-    float *logits = mem_alloc(50 * sizeof *logits);
-    memcpy(logits, made->logits, 50 * sizeof *logits);
-    generator_free(made);
-    return logits;
-}
-
 /* The last logits of the first row, whose two pictures come at once, in small pieces, and in two turns. */
 static void test_generation(void **state) {
     struct fixture *f = *state;
     struct golden g;
-    golden_open(&g, false);
-    load(f, false);
-    float *whole = fed_logits(f, &g, 0, 0), *pieces = fed_logits(f, &g, LATENTS, 0), *turns = fed_logits(f, &g, 0, 8);
-    assert_true(vector_distance(pieces, whole, 50) <= 1e-5 * vector_norm(whole, 50));
-    assert_true(vector_distance(turns, whole, 50) <= 1e-5 * vector_norm(whole, 50));
+    open_golden(&g, f, false);
+    float *whole = golden_logits(&g, f, 16, 0, 0), *pieces = golden_logits(&g, f, 16, LATENTS, 0);
+    float *turns = golden_logits(&g, f, 16, 0, 8);
+    assert_true(vector_distance(pieces, whole, VOCAB) <= 1e-5 * vector_norm(whole, VOCAB));
+    assert_true(vector_distance(turns, whole, VOCAB) <= 1e-5 * vector_norm(whole, VOCAB));
     struct generator *small;
     const struct generator_options o = {.room = 32, .pictures = 2, .most_patches = 15, .act = F32};
     generator_new(&small, f->model, &o, &f->e);
@@ -302,7 +174,6 @@ static void test_generation(void **state) {
     generator_feed(small, g.batch.ids, g.batch.offsets[1], g.image, 2, &f->e);
     expect_error(f, ST_FAIL, "a picture has 16 patches, but there is room for 15");
     generator_free(small);
-    unload(f);
     golden_close(&g);
     free(whole), free(pieces), free(turns);
 }
@@ -312,87 +183,47 @@ static void test_generation(void **state) {
 /* transformers' rule: only lm_head keeps its type, the tower does not. What is no linear layer is never 4-bit. */
 static void test_quantised_layers(void **state) {
     struct fixture *f = *state;
-    const struct load_options o = {.quantize = {.type = NF4, .blocksize = 64}};
-    model_load(&f->model, GOLDEN "/model", f->be, &o, &f->e);
-    expect_good(&f->e);
-    for (int64_t i = 0; i < f->model->linear_count; i++) {
-        const struct linear *l = f->model->linears[i];
-        if (tensor_is_4bit(&l->W) == (strcmp(l->path, "lm_head") == 0)) fail_msg("%s", l->path);
-    }
+    golden_quantise(f, GOLDEN, "lm_head");
     assert_int_equal(f->model->linear_count, 2 * 7 + 2 * 6 + 3 + 2 * 7 + 1);
     assert_int_equal(f->model->vit.patch.W.type, F32);
     assert_int_equal(f->model->connector.latents.type, F32);
-    unload(f);
-}
-
-static int64_t adapted(struct fixture *f, const cJSON *targets, const char *part) {
-    int64_t n = 0;
-    const struct adapter_options o = {.r = 1, .alpha = 1, .target_modules = targets};
-    struct adapter *a = NULL;
-    adapter_new(&a, f->model, &o, &f->e);
-    expect_good(&f->e);
-    for (int64_t i = 0; i < f->model->linear_count; i++)
-        n += f->model->linears[i]->lora && strstr(f->model->linears[i]->path, part);
-    adapter_free(a);
-    return n;
 }
 
 static void test_targets(void **state) {
     struct fixture *f = *state;
     cJSON *all = json_of("\"all-linear\""), *suffixes = json_of("[\"q_proj\"]");
-    load(f, false);
-    assert_int_equal(adapted(f, all, "vision_model"), 12);
-    assert_int_equal(adapted(f, all, "connector"), 17);
-    assert_int_equal(adapted(f, all, "text_model"), 14);
-    assert_int_equal(adapted(f, all, "lm_head"), 0);
-    assert_int_equal(adapted(f, suffixes, ""), 6);
-    unload(f);
+    fixture_load(f, GOLDEN "/model", NULL);
+    assert_int_equal(adapted_layers(f, all, "vision_model"), 12);
+    assert_int_equal(adapted_layers(f, all, "connector"), 17);
+    assert_int_equal(adapted_layers(f, all, "text_model"), 14);
+    assert_int_equal(adapted_layers(f, all, "lm_head"), 0);
+    assert_int_equal(adapted_layers(f, suffixes, ""), 6);
     cJSON_Delete(all), cJSON_Delete(suffixes);
 }
 
 /* --- config.json ------------------------------------------------------------------------------------------------- */
 
-/* The fixture's config.json with one key of a part (NULL: the top) set, or taken out (value NULL). */
-static enum status read_changed(struct fixture *f, struct model_config *c, const char *part, const char *key,
-                                const char *value) {
-    cJSON *tree = json_read(GOLDEN "/model/config.json", &f->e);
-    cJSON *o = part ? cJSON_GetObjectItemCaseSensitive(tree, part) : tree;
-    char *path = path_join(f->tmp, "config.json");
-    cJSON_DeleteItemFromObjectCaseSensitive(o, key);
-    if (value) cJSON_AddItemToObject(o, key, cJSON_Parse(value));
-    json_write(path, tree, &f->e);
-    expect_good(&f->e);
-    cJSON_Delete(tree);
-    free(path);
-    return model_config_read(c, f->tmp, &f->e);
-}
-
-static void refused(struct fixture *f, const char *part, const char *key, const char *value, const char *says) {
-    struct model_config c;
-    read_changed(f, &c, part, key, value);
-    expect_error(f, ST_FAIL, says);
-    model_config_free(&c);
-}
-
 static void test_refused_configs(void **state) {
-    struct fixture *f = *state;
-    refused(f, "text_config", "model_type", "\"llama\"", "wanted mistral");
-    refused(f, "vision_config", "num_channels", "4", "num_channels is 4, wanted 3");
-    refused(f, "vision_config", "num_attention_heads", "5", "do not fit together");
-    refused(f, "vision_config", "patch_size", "0", "patch_size is 0");
-    refused(f, "perceiver_config", "num_key_value_heads", "3", "do not fit together");
-    refused(f, "perceiver_config", "resampler_depth", "100000000", "at most 4096");
-    refused(f, "vision_config", "num_hidden_layers", "100000000", "at most 4096");
-    refused(f, "text_config", "num_hidden_layers", "100000000", "at most 4096");
-    refused(f, "perceiver_config", "resampler_head_dim", "999", "do not fit together");
-    refused(f, "perceiver_config", "hidden_act", "\"mish\"", "mish");
-    refused(f, NULL, "image_token_id", "50", "image_token_id 50 is outside the vocabulary of 50");
+    static const struct config_change changes[] = {
+        {"text_config", "model_type", "\"llama\"", "wanted mistral"},
+        {"vision_config", "num_channels", "4", "num_channels is 4, wanted 3"},
+        {"vision_config", "num_attention_heads", "5", "do not fit together"},
+        {"vision_config", "patch_size", "0", "patch_size is 0"},
+        {"perceiver_config", "num_key_value_heads", "3", "do not fit together"},
+        {"perceiver_config", "resampler_depth", "100000000", "at most 4096"},
+        {"vision_config", "num_hidden_layers", "100000000", "at most 4096"},
+        {"text_config", "num_hidden_layers", "100000000", "at most 4096"},
+        {"perceiver_config", "resampler_head_dim", "999", "do not fit together"},
+        {"perceiver_config", "hidden_act", "\"mish\"", "mish"},
+        {NULL, "image_token_id", "50", "image_token_id 50 is outside the vocabulary of 50"},
+    };
+    golden_refuse_configs(*state, GOLDEN, changes, sizeof changes / sizeof *changes);
 }
 
 static void test_config_defaults(void **state) {
     struct fixture *f = *state;
     struct model_config c;
-    assert_int_equal(read_changed(f, &c, NULL, "perceiver_config", NULL), ST_OK);
+    assert_int_equal(golden_config(f, &c, GOLDEN, NULL, "perceiver_config", NULL), ST_OK);
     assert_int_equal(c.perceiver.latents, 64);
     assert_int_equal(c.perceiver.depth, 3);
     assert_int_equal(c.perceiver.heads * c.perceiver.head_dim, 16 * 96);
@@ -400,29 +231,29 @@ static void test_config_defaults(void **state) {
     assert_int_equal(picture_tokens(&c), 64);
     assert_true(c.perceiver.eps == 3e-4f); // the text's
     model_config_free(&c);
-    assert_int_equal(read_changed(f, &c, NULL, "text_config", NULL), ST_OK);
+    assert_int_equal(golden_config(f, &c, GOLDEN, NULL, "text_config", NULL), ST_OK);
     assert_int_equal(c.text.dim, 4096);
     assert_int_equal(c.text.window, 4096);
     assert_true(c.text.eps == 1e-5f && c.perceiver.eps == 1e-5f);
     model_config_free(&c);
-    assert_int_equal(read_changed(f, &c, "text_config", "rms_norm_eps", NULL), ST_OK);
+    assert_int_equal(golden_config(f, &c, GOLDEN, "text_config", "rms_norm_eps", NULL), ST_OK);
     assert_true(c.text.eps == 1e-6f);
     model_config_free(&c);
-    assert_int_equal(read_changed(f, &c, "perceiver_config", "rms_norm_eps", "0.5"), ST_OK);
+    assert_int_equal(golden_config(f, &c, GOLDEN, "perceiver_config", "rms_norm_eps", "0.5"), ST_OK);
     assert_true(c.perceiver.eps == 0.5f);
     model_config_free(&c);
-    assert_int_equal(read_changed(f, &c, NULL, "vision_config", "{}"), ST_OK);
+    assert_int_equal(golden_config(f, &c, GOLDEN, NULL, "vision_config", "{}"), ST_OK);
     assert_int_equal(c.vision.dim, 768);
     assert_int_equal(vision_patches(&c.vision), 49);
     assert_true(c.vision.eps == 1e-6f && c.vision.act == ACT_GELU_TANH && c.vision.used_layers == 12);
     model_config_free(&c);
-    assert_int_equal(read_changed(f, &c, NULL, "tie_word_embeddings", "true"), ST_OK);
+    assert_int_equal(golden_config(f, &c, GOLDEN, NULL, "tie_word_embeddings", "true"), ST_OK);
     assert_true(c.text.tied);
     assert_string_equal(c.default_template, "idefics_2");
     assert_int_equal(c.pooling, POOL_BEFORE_FIRST_PAD);
     assert_int_equal(c.pad_token, 0);
     model_config_free(&c);
-    assert_int_equal(read_changed(f, &c, NULL, "pad_token_id", NULL), ST_OK);
+    assert_int_equal(golden_config(f, &c, GOLDEN, NULL, "pad_token_id", NULL), ST_OK);
     assert_int_equal(c.pad_token, -1); // text_config's does not count
     model_config_free(&c);
 }
@@ -468,19 +299,14 @@ static void test_train_and_merge(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_full_gradients),  cmocka_unit_test(test_lora_gradients),
-        cmocka_unit_test(test_dora_gradients),  cmocka_unit_test(test_tower_gradients),
-        cmocka_unit_test(test_head_gradients),  cmocka_unit_test(test_evaluation),
-        cmocka_unit_test(test_many_pictures),   cmocka_unit_test(test_memory),
-        cmocka_unit_test(test_generation),      cmocka_unit_test(test_quantised_layers),
-        cmocka_unit_test(test_targets),         cmocka_unit_test(test_refused_configs),
-        cmocka_unit_test(test_config_defaults), cmocka_unit_test(test_config_of_transformers_5),
-        cmocka_unit_test(test_train_and_merge),
+        FIXTURE_TEST(test_full_gradients),  FIXTURE_TEST(test_lora_gradients),
+        FIXTURE_TEST(test_dora_gradients),  FIXTURE_TEST(test_tower_gradients),
+        FIXTURE_TEST(test_head_gradients),  FIXTURE_TEST(test_evaluation),
+        FIXTURE_TEST(test_many_pictures),   FIXTURE_TEST(test_memory),
+        FIXTURE_TEST(test_generation),      FIXTURE_TEST(test_quantised_layers),
+        FIXTURE_TEST(test_targets),         FIXTURE_TEST(test_refused_configs),
+        FIXTURE_TEST(test_config_defaults), FIXTURE_TEST(test_config_of_transformers_5),
+        FIXTURE_TEST(test_train_and_merge),
     };
-    struct CMUnitTest each[sizeof tests / sizeof *tests];
-    for (size_t i = 0; i < sizeof tests / sizeof *tests; i++) {
-        each[i] = tests[i];
-        each[i].setup_func = fixture_start, each[i].teardown_func = fixture_end;
-    }
-    return cmocka_run_group_tests_name("idefics2", each, NULL, NULL);
+    return cmocka_run_group_tests_name("idefics2", tests, NULL, NULL);
 }

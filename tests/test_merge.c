@@ -483,19 +483,19 @@ static void test_command_refuses(void **state) {
 int main(void) {
     fill_noise();
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test_setup_teardown(test_as_peft_merges, fixture_start, fixture_end),
-        cmocka_unit_test_setup_teardown(test_types, fixture_start, fixture_end),
-        cmocka_unit_test_setup_teardown(test_check_weights_notices, fixture_start, fixture_end),
-        cmocka_unit_test_setup_teardown(test_check_outputs_notices, fixture_start, fixture_end),
-        cmocka_unit_test_setup_teardown(test_refuses, fixture_start, fixture_end),
-        cmocka_unit_test_setup_teardown(test_refuses_bias_without_place, fixture_start, fixture_end),
-        cmocka_unit_test_setup_teardown(test_refuses_quantised_otherwise, fixture_start, fixture_end),
-        cmocka_unit_test_setup_teardown(test_refuses_overflow, fixture_start, fixture_end),
+        FIXTURE_TEST(test_as_peft_merges),
+        FIXTURE_TEST(test_types),
+        FIXTURE_TEST(test_check_weights_notices),
+        FIXTURE_TEST(test_check_outputs_notices),
+        FIXTURE_TEST(test_refuses),
+        FIXTURE_TEST(test_refuses_bias_without_place),
+        FIXTURE_TEST(test_refuses_quantised_otherwise),
+        FIXTURE_TEST(test_refuses_overflow),
         cmocka_unit_test(test_config_edits),
-        cmocka_unit_test_setup_teardown(test_config, fixture_start, fixture_end),
-        cmocka_unit_test_setup_teardown(test_command, fixture_start, fixture_end),
-        cmocka_unit_test_setup_teardown(test_head, fixture_start, fixture_end),
-        cmocka_unit_test_setup_teardown(test_command_refuses, fixture_start, fixture_end),
+        FIXTURE_TEST(test_config),
+        FIXTURE_TEST(test_command),
+        FIXTURE_TEST(test_head),
+        FIXTURE_TEST(test_command_refuses),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

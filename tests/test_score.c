@@ -472,8 +472,8 @@ static void test_label_names(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_losses),
-        cmocka_unit_test_setup_teardown(test_as_transformers, fixture_start, fixture_end),
-        cmocka_unit_test_setup_teardown(test_foreign_adapter_tells_of_its_head, fixture_start, fixture_end),
+        FIXTURE_TEST(test_as_transformers),
+        FIXTURE_TEST(test_foreign_adapter_tells_of_its_head),
         cmocka_unit_test(test_pooling),
         cmocka_unit_test(test_regression_metrics),
         cmocka_unit_test(test_class_metrics),

@@ -323,12 +323,11 @@ static void test_shard_lost_midway(void **state) {
     free(dir), free(shard), free(path), free(work), free(quiet);
 }
 
-#define TEST(t) cmocka_unit_test_setup_teardown(t, fixture_start, fixture_end)
-
 int main(void) {
     const struct CMUnitTest tests[] = {
-        TEST(test_killed),        TEST(test_number_comes_again), TEST(test_full_disk), TEST(test_no_right_to_write),
-        TEST(test_shard_missing), TEST(test_shard_lost_midway),
+        FIXTURE_TEST(test_killed),        FIXTURE_TEST(test_number_comes_again),
+        FIXTURE_TEST(test_full_disk),     FIXTURE_TEST(test_no_right_to_write),
+        FIXTURE_TEST(test_shard_missing), FIXTURE_TEST(test_shard_lost_midway),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
