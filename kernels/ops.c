@@ -369,20 +369,20 @@ void op_glu_backward(struct backend *be, const struct tensor *dgate, const struc
     if (ready(be)) be->ops->glu_backward(be, dgate, dup, dy, gate, up, f);
 }
 
-void op_dropout(struct backend *be, const struct tensor *y, const struct tensor *x, float p, uint64_t seed,
-                uint64_t stream) {
+void op_dropout(struct backend *be, const struct tensor *y, const struct tensor *x, const struct dropout *d) {
     WANT_ACT(x, 0);
     WANT_LIKE(y, x);
-    WANT(p >= 0 && p < 1);
-    if (ready(be)) be->ops->dropout(be, y, x, p, seed, stream);
+    WANT(d->p >= 0 && d->p < 1);
+    WANT(d->first >= 0 && d->first % 8 == 0);
+    if (ready(be)) be->ops->dropout(be, y, x, d);
 }
 
-void op_dropout_add(struct backend *be, const struct tensor *y, const struct tensor *x, float p, uint64_t seed,
-                    uint64_t stream) {
+void op_dropout_add(struct backend *be, const struct tensor *y, const struct tensor *x, const struct dropout *d) {
     WANT_ACT(x, 0);
     WANT_LIKE(y, x);
-    WANT(p >= 0 && p < 1);
-    if (ready(be)) be->ops->dropout_add(be, y, x, p, seed, stream);
+    WANT(d->p >= 0 && d->p < 1);
+    WANT(d->first >= 0 && d->first % 8 == 0);
+    if (ready(be)) be->ops->dropout_add(be, y, x, d);
 }
 
 /* --- DoRA -------------------------------------------------------------------------------------------------------- */

@@ -162,13 +162,17 @@ void op_glu_forward(struct backend *be, const struct tensor *y, const struct ten
 void op_glu_backward(struct backend *be, const struct tensor *dgate, const struct tensor *dup, const struct tensor *dy,
                      const struct tensor *gate, const struct tensor *up, enum activation f);
 
-/* y = x * mask / (1 - p), act; element i is kept when the 32-bit word i of (seed, stream) is at least p * 2^32. The
- * same call with dy is the backward. y may be x. */
-void op_dropout(struct backend *be, const struct tensor *y, const struct tensor *x, float p, uint64_t seed,
-                uint64_t stream);
+/* Element i is kept when the 32-bit word first + i of (seed, stream) is at least p * 2^32; first is a multiple of 8. */
+struct dropout {
+    float p;
+    uint64_t seed, stream;
+    int64_t first;
+};
+
+/* y = x * mask / (1 - p), act. The same call with dy is the backward. y may be x. */
+void op_dropout(struct backend *be, const struct tensor *y, const struct tensor *x, const struct dropout *d);
 /* y += x * mask / (1 - p). */
-void op_dropout_add(struct backend *be, const struct tensor *y, const struct tensor *x, float p, uint64_t seed,
-                    uint64_t stream);
+void op_dropout_add(struct backend *be, const struct tensor *y, const struct tensor *x, const struct dropout *d);
 
 /* --- DoRA (Liu et al., "DoRA: Weight-Decomposed Low-Rank Adaptation", 2024) --------------------------------------- */
 

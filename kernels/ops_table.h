@@ -62,10 +62,8 @@ struct ops {
     void (*glu_backward)(struct backend *be, const struct tensor *dgate, const struct tensor *dup,
                          const struct tensor *dy, const struct tensor *gate, const struct tensor *up,
                          enum activation f);
-    void (*dropout)(struct backend *be, const struct tensor *y, const struct tensor *x, float p, uint64_t seed,
-                    uint64_t stream);
-    void (*dropout_add)(struct backend *be, const struct tensor *y, const struct tensor *x, float p, uint64_t seed,
-                        uint64_t stream);
+    void (*dropout)(struct backend *be, const struct tensor *y, const struct tensor *x, const struct dropout *d);
+    void (*dropout_add)(struct backend *be, const struct tensor *y, const struct tensor *x, const struct dropout *d);
     void (*row_norms)(struct backend *be, const struct tensor *norms, const struct tensor *W, const struct tensor *A,
                       const struct tensor *B, float scale);
     void (*scale_cols)(struct backend *be, const struct tensor *y, const struct tensor *x, const struct tensor *g,

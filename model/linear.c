@@ -26,31 +26,84 @@ static const struct tensor *read_B(const struct lora *r) { return r->rounded_B.d
 
 static bool drops(const struct pass *p, const struct lora *r) { return p->train && r->dropout > 0; }
 
-static uint64_t mask_stream(const struct pass *p, const struct lora *r) {
-    return hash_bytes(r->stream, &p->draw, sizeof p->draw);
+static struct dropout dropout_of(const struct pass *p, const struct lora *r) {
+    return (struct dropout){
+        .p = r->dropout, .seed = p->seed, .stream = hash_bytes(r->stream, &p->draw, sizeof p->draw)};
 }
 
-/* The adapter's input: x itself, or a dropped-out copy of it in scratch. */
-static struct tensor adapter_input(const struct pass *p, const struct tensor *x, const struct lora *r) {
-    if (!drops(p, r)) return *x;
-    struct tensor xd = arena_tensor2(p->scratch, x->type, x->dim[0], x->dim[1]);
-    op_dropout(p->be, &xd, x, r->dropout, p->seed, mask_stream(p, r));
-    return xd;
+/* --- A, whose input is dropped out ------------------------------------------------------------------------------- */
+
+enum { PIECE_BYTES = 16 << 20, PIECE_STEP = 8 }; // PIECE_STEP: rows, so that a mask may begin at any piece
+
+/* Scratch for some rows of x: so many that a cache of a device holds them from one op to the next. */
+static struct tensor piece_of(const struct pass *p, const struct tensor *x) {
+    int64_t N = x->dim[0], I = x->dim[1];
+    int64_t rows = PIECE_BYTES / (I * (int64_t)dtype_size(x->type)) / PIECE_STEP * PIECE_STEP;
+    if (rows < PIECE_STEP) rows = PIECE_STEP;
+    return arena_tensor2(p->scratch, x->type, rows < N ? rows : N, I);
 }
 
-/* y = W x + b with the magnitude's share; t = s B A xd + W xd. */
+/* u = A D(x) */
+static void down_forward(const struct pass *p, const struct tensor *u, const struct tensor *x, const struct lora *r) {
+    if (!drops(p, r)) {
+        op_matmul(p->be, u, x, false, read_A(r), true, 1, 0);
+        return;
+    }
+    struct tensor room = piece_of(p, x);
+    struct dropout d = dropout_of(p, r);
+    for (int64_t n = 0, N = x->dim[0]; n < N; n += room.dim[0]) {
+        int64_t rows = N - n < room.dim[0] ? N - n : room.dim[0];
+        struct tensor un = tensor_rows(u, n, rows), xn = tensor_rows(x, n, rows), xd = tensor_rows(&room, 0, rows);
+        d.first = n * x->dim[1];
+        op_dropout(p->be, &xd, &xn, &d);
+        op_matmul(p->be, &un, &xd, false, read_A(r), true, 1, 0);
+    }
+}
+
+/* gA += du^T D(x), if it is trained; dx = beta * dx + D(du A), unless NULL. */
+static void down_backward(const struct pass *p, const struct tensor *dx, float beta, const struct tensor *du,
+                          const struct tensor *x, const struct lora *r) {
+    if (!drops(p, r)) {
+        if (r->gA.data) op_matmul(p->be, &r->gA, du, true, x, false, 1, 1);
+        if (dx) op_matmul(p->be, dx, du, false, read_A(r), false, 1, beta);
+        return;
+    }
+    struct tensor room = piece_of(p, x);
+    struct dropout d = dropout_of(p, r);
+    for (int64_t n = 0, N = x->dim[0]; n < N; n += room.dim[0]) {
+        int64_t rows = N - n < room.dim[0] ? N - n : room.dim[0];
+        struct tensor dun = tensor_rows(du, n, rows), xn = tensor_rows(x, n, rows), piece = tensor_rows(&room, 0, rows);
+        d.first = n * x->dim[1];
+        if (r->gA.data) {
+            op_dropout(p->be, &piece, &xn, &d);
+            op_matmul(p->be, &r->gA, &dun, true, &piece, false, 1, 1);
+        }
+        if (!dx) continue;
+        struct tensor dxn = tensor_rows(dx, n, rows);
+        op_matmul(p->be, &piece, &dun, false, read_A(r), false, 1, 0);
+        (beta == 0 ? op_dropout : op_dropout_add)(p->be, &dxn, &piece, &d);
+    }
+}
+
+/* --- forward ----------------------------------------------------------------------------------------------------- */
+
+/* y = W x + b with the magnitude's share; t = s B A D(x) + W D(x). */
 static void dora_forward(const struct pass *p, struct linear_acts *a, const struct tensor *y, const struct tensor *x,
-                         const struct tensor *xd, const struct linear *l) {
+                         const struct linear *l) {
     const struct lora *r = l->lora;
     const struct tensor *bias = l->b.data ? &l->b : NULL;
+    down_forward(p, &a->u, x, r);
     if (!drops(p, r)) {
         op_matmul(p->be, &a->t, &a->u, false, read_B(r), true, r->scale, 0);
-        op_linear_forward(p->be, &a->t, xd, &l->W, NULL, 1);
+        op_linear_forward(p->be, &a->t, x, &l->W, NULL, 1);
         op_scale_cols(p->be, y, &a->t, &r->g, bias);
         return;
     }
+    const struct dropout d = dropout_of(p, r);
+    struct tensor xd = arena_tensor2(p->scratch, x->type, x->dim[0], x->dim[1]);
     struct tensor low = arena_tensor2(p->scratch, y->type, y->dim[0], y->dim[1]);
-    op_linear_forward(p->be, &a->t, xd, &l->W, NULL, 0);
+    op_dropout(p->be, &xd, x, &d);
+    op_linear_forward(p->be, &a->t, &xd, &l->W, NULL, 0);
     op_linear_forward(p->be, y, x, &l->W, bias, 0);
     op_scale_cols_add(p->be, y, &a->t, &r->g_less_1);
     op_matmul(p->be, &low, &a->u, false, read_B(r), true, r->scale, 0);
@@ -62,70 +115,57 @@ void linear_forward(const struct pass *p, struct linear_acts *a, const struct te
                     const struct linear *l) {
     const struct lora *r = l->lora;
     const struct tensor *bias = l->b.data ? &l->b : NULL;
+    size_t mark = p->scratch->used;
     if (!r) {
         op_linear_forward(p->be, y, x, &l->W, bias, 0);
-        return;
-    }
-    size_t mark = p->scratch->used;
-    struct tensor xd = adapter_input(p, x, r);
-    op_matmul(p->be, &a->u, &xd, false, read_A(r), true, 1, 0); // 1  u  = A xd
-    if (r->dora) {
-        dora_forward(p, a, y, x, &xd, l);
+    } else if (r->dora) {
+        dora_forward(p, a, y, x, l);
     } else {
+        down_forward(p, &a->u, x, r);                                    // 1  u  = A D(x)
         op_matmul(p->be, y, &a->u, false, read_B(r), true, r->scale, 0); // 2  y  = s B u
         op_linear_forward(p->be, y, x, &l->W, bias, 1);                  // 3  y += W x + b
     }
-    if (r->b.data) op_bias_add(p->be, y, &r->b, r->scale); // 4  y += s b
+    if (r && r->b.data) op_bias_add(p->be, y, &r->b, r->scale); // 4  y += s b
     p->scratch->used = mark;
 }
 
-/* Gradients of A and B from dt, the gradient of s B A xd + W xd; dxd, or NULL, = beta * dxd + the adapter's share. */
-static void adapter_backward(const struct pass *p, const struct tensor *dxd, float beta, const struct tensor *dt,
-                             const struct tensor *xd, const struct linear_acts *a, const struct lora *r) {
+/* --- backward ---------------------------------------------------------------------------------------------------- */
+
+/* Gradients of A and B from dt, the gradient of s B A D(x); dx, or NULL, = beta * dx + the adapter's share. */
+static void adapter_backward(const struct pass *p, const struct tensor *dx, float beta, const struct tensor *dt,
+                             const struct tensor *x, const struct linear_acts *a, const struct lora *r) {
     struct tensor du = arena_tensor2(p->scratch, a->u.type, a->u.dim[0], a->u.dim[1]);
     if (r->gB.data) op_matmul(p->be, &r->gB, dt, true, &a->u, false, r->scale, 1); // 2'  gB += s dt^T u
     op_matmul(p->be, &du, dt, false, read_B(r), false, r->scale, 0);               // 2'  du  = s dt B
-    if (r->gA.data) op_matmul(p->be, &r->gA, &du, true, xd, false, 1, 1);          // 1'  gA += du^T xd
-    if (dxd) op_matmul(p->be, dxd, &du, false, read_A(r), false, 1, beta);         // 1'  dxd = du A
+    down_backward(p, dx, beta, &du, x, r);                                         // 1'  gA, dx
 }
 
-/* dx = beta * dx + dt W + adapter, with the dropout mask around the adapter's share. */
+/* dt: the gradient of W x + s B A D(x). */
 static void lora_backward(const struct pass *p, const struct tensor *dx, float beta, const struct tensor *dt,
-                          const struct tensor *xd, const struct linear_acts *a, const struct linear *l) {
-    const struct lora *r = l->lora;
-    if (!dx || !drops(p, r)) {
-        adapter_backward(p, dx, beta, dt, xd, a, r);
-        if (dx) op_linear_backward(p->be, dx, dt, &l->W, 1); // 3'  dx += dt W
-        return;
-    }
-    struct tensor dxd = arena_tensor2(p->scratch, dx->type, dx->dim[0], dx->dim[1]);
-    adapter_backward(p, &dxd, 0, dt, xd, a, r);
-    op_linear_backward(p->be, dx, dt, &l->W, beta);
-    op_dropout_add(p->be, dx, &dxd, r->dropout, p->seed, mask_stream(p, r));
+                          const struct tensor *x, const struct linear_acts *a, const struct linear *l) {
+    adapter_backward(p, dx, beta, dt, x, a, l->lora);
+    if (dx) op_linear_backward(p->be, dx, dt, &l->W, 1); // 3'  dx += dt W
 }
 
-/* The magnitude scales the gradient of t; under dropout W x and W xd are two products. */
+/* The magnitude scales the gradient of t; under dropout W x and W D(x) are two products. */
 static void dora_backward(const struct pass *p, const struct tensor *dx, float beta, const struct tensor *dy,
-                          const struct tensor *xd, const struct linear_acts *a, const struct linear *l) {
+                          const struct tensor *x, const struct linear_acts *a, const struct linear *l) {
     const struct lora *r = l->lora;
     struct tensor dt = arena_tensor2(p->scratch, dy->type, dy->dim[0], dy->dim[1]);
     if (r->gm.data) op_magnitude_backward(p->be, &r->gm, dy, &a->t, &r->norms);
     op_scale_cols(p->be, &dt, dy, &r->g, NULL);
-    if (!drops(p, r)) {
-        lora_backward(p, dx, beta, &dt, xd, a, l);
+    if (!dx || !drops(p, r)) {
+        lora_backward(p, dx, beta, &dt, x, a, l);
         return;
     }
-    if (!dx) {
-        adapter_backward(p, NULL, 0, &dt, xd, a, r);
-        return;
-    }
+    const struct dropout d = dropout_of(p, r);
     struct tensor dz = arena_tensor2(p->scratch, dy->type, dy->dim[0], dy->dim[1]);
     struct tensor dxd = arena_tensor2(p->scratch, dx->type, dx->dim[0], dx->dim[1]);
-    op_linear_backward(p->be, dx, dy, &l->W, beta);
+    adapter_backward(p, dx, beta, &dt, x, a, r);
+    op_linear_backward(p->be, dx, dy, &l->W, 1);
     op_scale_cols(p->be, &dz, dy, &r->g_less_1, NULL);
-    adapter_backward(p, &dxd, 0, &dt, xd, a, r);
-    op_linear_backward(p->be, &dxd, &dz, &l->W, 1);
-    op_dropout_add(p->be, dx, &dxd, r->dropout, p->seed, mask_stream(p, r));
+    op_linear_backward(p->be, &dxd, &dz, &l->W, 0);
+    op_dropout_add(p->be, dx, &dxd, &d);
 }
 
 void linear_backward(const struct pass *p, const struct tensor *dx, float beta, const struct tensor *dy,
@@ -135,15 +175,12 @@ void linear_backward(const struct pass *p, const struct tensor *dx, float beta, 
     if (l->gW.data) op_matmul(p->be, &l->gW, dy, true, x, false, 1, 1);
     if (l->gb.data) op_bias_backward(p->be, &l->gb, dy, 1);
     if (r && r->gb.data) op_bias_backward(p->be, &r->gb, dy, r->scale);
-    if (!r) {
-        if (dx) op_linear_backward(p->be, dx, dy, &l->W, beta);
-    } else {
-        struct tensor xd = adapter_input(p, x, r);
-        if (r->dora)
-            dora_backward(p, dx, beta, dy, &xd, a, l);
-        else
-            lora_backward(p, dx, beta, dy, &xd, a, l);
-    }
+    if (!r && dx)
+        op_linear_backward(p->be, dx, dy, &l->W, beta);
+    else if (r && r->dora)
+        dora_backward(p, dx, beta, dy, x, a, l);
+    else if (r)
+        lora_backward(p, dx, beta, dy, x, a, l);
     p->scratch->used = mark;
 }
 

@@ -1,8 +1,9 @@
 /* The linear layer: y = x W^T + b with a frozen weight of any type, and an optional low-rank adapter beside it.
  *
  * LoRA (Hu et al., 2021): y += s B A x. DoRA (Liu et al., 2024): y = g * (W x + s B A x) + b with g = m / ||W + s B
- * A||, rows taken one by one and the norm held constant in the backward. Dropout acts on the adapter's input only; with
- * DoRA the scaled part of W x sees it too, as PEFT does: y = W x + (g - 1) W xd + g s B A xd + b.
+ * A||, rows taken one by one and the norm held constant in the backward. Dropout, D, acts on the adapter's input only;
+ * with DoRA the scaled part of W x sees it too, as PEFT does: y = W x + (g - 1) W D(x) + g s B A D(x) + b. It is made
+ * again in the backward, some rows at a time: no more of D(x) than those is ever in memory, but for DoRA.
  *
  * The adapter's product comes first and the weight's adds to it, forward and backward: a large product takes up what it
  * adds to while it computes, where a small one behind it would wait for memory twice.
@@ -53,8 +54,8 @@ struct pass {
 
 /* What forward leaves for backward. */
 struct linear_acts {
-    struct tensor u; // (N,r) = dropout(x) A^T
-    struct tensor t; // (N,O), DoRA: s B A xd + W xd
+    struct tensor u; // (N,r) = D(x) A^T
+    struct tensor t; // (N,O), DoRA: s B A D(x) + W D(x)
 };
 
 void linear_acts_layout(struct linear_acts *a, struct arena *m, const struct linear *l, int64_t N, enum dtype act);

@@ -10,6 +10,7 @@
 
 #include <cmocka.h>
 
+#include "base/hash.h"
 #include "base/memory.h"
 #include "base/rng.h"
 #include "kernels/ops.h"
@@ -192,15 +193,70 @@ static void test_reads_rounded(void **state) {
     layer_free(l);
 }
 
+/* -1, 0 and 1. */
+static struct tensor fill_small(struct tensor t, uint64_t stream) {
+    for (int64_t i = 0; i < tensor_count(&t); i++)
+        ((float *)t.data)[i] = (float)(int)(rng_bits(1, stream, (uint64_t)i) % 3) - 1;
+    return t;
+}
+
+/* Rows so wide that the dropped-out input is made in pieces of 8: the mask goes on from piece to piece. All numbers are
+ * small and whole, and with half of them dropped so are those that are kept, so every sum is exact in any order. */
+static void test_dropout_in_pieces(void **state) {
+    enum { ROWS = 9, WIDE = 530000, BYTES = 160 << 20 };
+    struct err e = {0};
+    struct backend *be = backend_new(*state, 1, &e);
+    struct arena m = arena_over(backend_host_alloc(be, BYTES), BYTES);
+    struct lora r = {.rank = 1, .scale = 1, .dropout = 0.5f, .stream = 7};
+    struct linear l = {.lora = &r, .W = fill_small(arena_tensor2(&m, F32, 2, WIDE), 1)};
+    struct pass p = {.be = be, .scratch = &m, .act = F32, .train = true, .seed = 3, .draw = 5};
+    struct linear_acts acts;
+    r.A = fill_small(arena_tensor2(&m, F32, 1, WIDE), 2), r.gA = arena_tensor2(&m, F32, 1, WIDE);
+    r.B = fill_small(arena_tensor2(&m, F32, 2, 1), 3), r.gB = arena_tensor2(&m, F32, 2, 1);
+    struct tensor x = fill_small(arena_tensor2(&m, F32, ROWS, WIDE), 4), dx = arena_tensor2(&m, F32, ROWS, WIDE);
+    struct tensor y = arena_tensor2(&m, F32, ROWS, 2), dy = fill_small(arena_tensor2(&m, F32, ROWS, 2), 5);
+    linear_acts_layout(&acts, &m, &l, ROWS, F32);
+    linear_forward(&p, &acts, &y, &x, &l);
+    linear_backward(&p, &dx, 0, &dy, &x, &acts, &l);
+    assert_int_equal(backend_sync(be, &e), ST_OK);
+    const float *A = r.A.data, *B = r.B.data, *W = l.W.data, *X = x.data, *DY = dy.data;
+    uint64_t stream = hash_bytes(r.stream, &p.draw, sizeof p.draw);
+    double *gA = mem_alloc(WIDE * sizeof *gA);
+    for (int64_t n = 0; n < ROWS; n++) {
+        double u = 0, du = (double)DY[2 * n] * B[0] + (double)DY[2 * n + 1] * B[1];
+        for (int64_t i = 0; i < WIDE; i++) {
+            double kept = rng_bits(p.seed, stream, (uint64_t)(n * WIDE + i)) >= 1u << 31 ? 2 : 0;
+            u += kept * X[n * WIDE + i] * A[i];
+            gA[i] += du * kept * X[n * WIDE + i];
+            double want = (double)DY[2 * n] * W[i] + (double)DY[2 * n + 1] * W[WIDE + i] + kept * du * A[i];
+            if (((float *)dx.data)[n * WIDE + i] != want) fail_msg("dx of row %lld", (long long)n);
+        }
+        if (((float *)acts.u.data)[n] != u) fail_msg("u of row %lld", (long long)n);
+    }
+    for (int64_t i = 0; i < WIDE; i++) assert_true(((float *)r.gA.data)[i] == gA[i]);
+    free(gA);
+    backend_host_release(be, m.base);
+    backend_free(be);
+}
+
 #define ON(device, test)                                                                                               \
     { #test "_" device, test, NULL, NULL, (void *)device }
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        ON("cpu", test_lora),          ON("cpu", test_lora_dropout),    ON("cpu", test_dora),
-        ON("cpu", test_dora_dropout),  ON("cpu", test_beta_and_no_dx),  ON("cpu", test_reads_rounded),
-        ON("cuda", test_lora),         ON("cuda", test_lora_dropout),   ON("cuda", test_dora),
-        ON("cuda", test_dora_dropout), ON("cuda", test_beta_and_no_dx), ON("cuda", test_reads_rounded),
+        ON("cpu", test_lora),
+        ON("cpu", test_lora_dropout),
+        ON("cpu", test_dora),
+        ON("cpu", test_dora_dropout),
+        ON("cpu", test_beta_and_no_dx),
+        ON("cpu", test_reads_rounded),
+        ON("cpu", test_dropout_in_pieces),
+        ON("cuda", test_lora),
+        ON("cuda", test_lora_dropout),
+        ON("cuda", test_dora),
+        ON("cuda", test_dora_dropout),
+        ON("cuda", test_beta_and_no_dx),
+        ON("cuda", test_reads_rounded),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

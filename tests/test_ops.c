@@ -501,22 +501,23 @@ static void test_activations(void **state) {
     }
 }
 
-/* n, p in thousandths */
+/* n, p in thousandths, the first word */
 static void case_dropout(struct check *c, const int64_t *shape) {
     int64_t n = shape[0];
     float p = (float)shape[1] / 1000;
+    const struct dropout d = {p, 0x123456789ABCDEFu, 1ull << 40, shape[2]};
     struct tensor x = check_input1(c, c->act, n, -2, 2), old = check_input1(c, c->act, n, -2, 2);
     struct tensor y = check_output(c, &x), in_place = check_copy(c, &x), sum = check_copy(c, &old);
     double *want = check_zeros(c, n), *total = check_zeros(c, n), *size = check_zeros(c, n);
     for (int64_t i = 0; i < n; i++) {
-        bool kept = (double)rng_bits(0x123456789ABCDEFu, 1ull << 40, (uint64_t)i) >= (double)p * 0x1p32;
+        bool kept = (double)rng_bits(d.seed, d.stream, (uint64_t)(d.first + i)) >= (double)p * 0x1p32;
         want[i] = kept ? check_get(&x, i) / (1 - (double)p) : 0;
         total[i] = check_get(&old, i) + want[i];
         size[i] = fabs(check_get(&old, i)) + fabs(want[i]);
     }
-    op_dropout(c->be, &y, &x, p, 0x123456789ABCDEFu, 1ull << 40);
-    op_dropout(c->be, &in_place, &in_place, p, 0x123456789ABCDEFu, 1ull << 40);
-    op_dropout_add(c->be, &sum, &x, p, 0x123456789ABCDEFu, 1ull << 40);
+    op_dropout(c->be, &y, &x, &d);
+    op_dropout(c->be, &in_place, &in_place, &d);
+    op_dropout_add(c->be, &sum, &x, &d);
     check_near(c, "y", &y, want, NULL, 2);
     check_equal(c, "y in place", &in_place, check_values(c, &y));
     check_near(c, "y added", &sum, total, size, 3);
@@ -524,7 +525,7 @@ static void case_dropout(struct check *c, const int64_t *shape) {
 
 static void test_dropout(void **state) {
     (void)state;
-    RUN(case_dropout, {1, 500}, {31, 100}, {1029, 50}, {50001, 900}, {129, 0});
+    RUN(case_dropout, {1, 500, 0}, {31, 100, 8}, {1029, 50, 1l << 35}, {50001, 900, 24}, {129, 0, 0});
 }
 
 /* --- DoRA, biases ------------------------------------------------------------------------------------------------- */

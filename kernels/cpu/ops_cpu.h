@@ -56,10 +56,8 @@ void cpu_glu_forward(struct backend *be, const struct tensor *y, const struct te
                      enum activation f);
 void cpu_glu_backward(struct backend *be, const struct tensor *dgate, const struct tensor *dup, const struct tensor *dy,
                       const struct tensor *gate, const struct tensor *up, enum activation f);
-void cpu_dropout(struct backend *be, const struct tensor *y, const struct tensor *x, float p, uint64_t seed,
-                 uint64_t stream);
-void cpu_dropout_add(struct backend *be, const struct tensor *y, const struct tensor *x, float p, uint64_t seed,
-                     uint64_t stream);
+void cpu_dropout(struct backend *be, const struct tensor *y, const struct tensor *x, const struct dropout *d);
+void cpu_dropout_add(struct backend *be, const struct tensor *y, const struct tensor *x, const struct dropout *d);
 void cpu_row_norms(struct backend *be, const struct tensor *norms, const struct tensor *W, const struct tensor *A,
                    const struct tensor *B, float scale);
 void cpu_scale_cols(struct backend *be, const struct tensor *y, const struct tensor *x, const struct tensor *g,

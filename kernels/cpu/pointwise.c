@@ -165,20 +165,20 @@ void cpu_glu_backward(struct backend *be, const struct tensor *dgate, const stru
 
 /* --- dropout ------------------------------------------------------------------------------------------------------ */
 
-struct dropout {
+struct mask {
     uint32_t threshold; // kept when the word is at least this
     float scale;
-    uint64_t seed, stream;
+    const struct dropout *d;
 };
 
-static struct dropout dropout_of(float p, uint64_t seed, uint64_t stream) {
-    return (struct dropout){(uint32_t)ceil((double)p * 0x1p32), (float)(1 / (1 - (double)p)), seed, stream};
+static struct mask mask_of(const struct dropout *d) {
+    return (struct mask){(uint32_t)ceil((double)d->p * 0x1p32), (float)(1 / (1 - (double)d->p)), d};
 }
 
 static void dropout_span(const void *settings, float *const *out, const float *const *in, int64_t at, int n) {
-    const struct dropout *s = settings;
+    const struct mask *s = settings;
     uint32_t words[CHUNK];
-    philox_words(s->seed, s->stream, at, words, n);
+    philox_words(s->d->seed, s->d->stream, s->d->first + at, words, n);
     float *y = out[0], scale = s->scale;
     const float *x = in[0];
     uint32_t threshold = s->threshold;
@@ -186,16 +186,15 @@ static void dropout_span(const void *settings, float *const *out, const float *c
     for (int i = 0; i < n; i++) y[i] = words[i] >= threshold ? x[i] * scale : 0.0f;
 }
 
-void cpu_dropout(struct backend *be, const struct tensor *y, const struct tensor *x, float p, uint64_t seed,
-                 uint64_t stream) {
-    struct dropout s = dropout_of(p, seed, stream);
+void cpu_dropout(struct backend *be, const struct tensor *y, const struct tensor *x, const struct dropout *d) {
+    struct mask s = mask_of(d);
     span_run(be, &(struct span_op){dropout_span, &s, {y}, {x}});
 }
 
 static void dropout_add_span(const void *settings, float *const *out, const float *const *in, int64_t at, int n) {
-    const struct dropout *s = settings;
+    const struct mask *s = settings;
     uint32_t words[CHUNK];
-    philox_words(s->seed, s->stream, at, words, n);
+    philox_words(s->d->seed, s->d->stream, s->d->first + at, words, n);
     float *y = out[0], scale = s->scale;
     const float *x = in[0], *old = in[1];
     uint32_t threshold = s->threshold;
@@ -203,8 +202,7 @@ static void dropout_add_span(const void *settings, float *const *out, const floa
     for (int i = 0; i < n; i++) y[i] = old[i] + (words[i] >= threshold ? x[i] * scale : 0.0f);
 }
 
-void cpu_dropout_add(struct backend *be, const struct tensor *y, const struct tensor *x, float p, uint64_t seed,
-                     uint64_t stream) {
-    struct dropout s = dropout_of(p, seed, stream);
+void cpu_dropout_add(struct backend *be, const struct tensor *y, const struct tensor *x, const struct dropout *d) {
+    struct mask s = mask_of(d);
     span_run(be, &(struct span_op){dropout_add_span, &s, {y}, {x, y}});
 }

@@ -57,10 +57,8 @@ void cuda_glu_forward(struct backend *be, const struct tensor *y, const struct t
                       enum activation f);
 void cuda_glu_backward(struct backend *be, const struct tensor *dgate, const struct tensor *dup,
                        const struct tensor *dy, const struct tensor *gate, const struct tensor *up, enum activation f);
-void cuda_dropout(struct backend *be, const struct tensor *y, const struct tensor *x, float p, uint64_t seed,
-                  uint64_t stream);
-void cuda_dropout_add(struct backend *be, const struct tensor *y, const struct tensor *x, float p, uint64_t seed,
-                      uint64_t stream);
+void cuda_dropout(struct backend *be, const struct tensor *y, const struct tensor *x, const struct dropout *d);
+void cuda_dropout_add(struct backend *be, const struct tensor *y, const struct tensor *x, const struct dropout *d);
 void cuda_row_norms(struct backend *be, const struct tensor *norms, const struct tensor *W, const struct tensor *A,
                     const struct tensor *B, float scale);
 void cuda_scale_cols(struct backend *be, const struct tensor *y, const struct tensor *x, const struct tensor *g,

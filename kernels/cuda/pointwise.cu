@@ -113,45 +113,45 @@ void cuda_glu_backward(struct backend *be, const struct tensor *dgate, const str
 
 /* --- dropout ------------------------------------------------------------------------------------------------------ */
 
-struct dropout {
+struct mask {
     uint32_t threshold; // kept when the word is at least this
     float scale;
     random_stream random;
+    int64_t first;
 
     template <int V> __device__ void kept(float (&y)[V], const float (&x)[V], int64_t at) const {
         uint32_t words[V];
-        philox_words(words, random, at);
+        philox_words(words, random, first + at);
         for (int i = 0; i < V; i++) y[i] = words[i] >= threshold ? x[i] * scale : 0.0f;
     }
 };
 
-static struct dropout dropout_of(float p, uint64_t seed, uint64_t stream) {
-    return {static_cast<uint32_t>(ceil(static_cast<double>(p) * 0x1p32)),
-            static_cast<float>(1 / (1 - static_cast<double>(p))),
-            {seed, stream}};
+static struct mask mask_of(const struct dropout *d) {
+    return {static_cast<uint32_t>(ceil(static_cast<double>(d->p) * 0x1p32)),
+            static_cast<float>(1 / (1 - static_cast<double>(d->p))),
+            {d->seed, d->stream},
+            d->first};
 }
 
-struct dropout_write {
-    dropout d;
+struct mask_write {
+    mask m;
     template <int V> __device__ void apply(float (&out)[1][V], const float (&in)[1][V], int64_t at) const {
-        d.kept(out[0], in[0], at);
+        m.kept(out[0], in[0], at);
     }
 };
 
-struct dropout_add { // x, old -> y
-    dropout d;
+struct mask_add { // x, old -> y
+    mask m;
     template <int V> __device__ void apply(float (&out)[1][V], const float (&in)[2][V], int64_t at) const {
-        d.kept(out[0], in[0], at);
+        m.kept(out[0], in[0], at);
         for (int i = 0; i < V; i++) out[0][i] += in[1][i];
     }
 };
 
-void cuda_dropout(struct backend *be, const struct tensor *y, const struct tensor *x, float p, uint64_t seed,
-                  uint64_t stream) {
-    span_run<dropout_write, 1, 1>(be, "dropout", {dropout_of(p, seed, stream)}, {y}, {x});
+void cuda_dropout(struct backend *be, const struct tensor *y, const struct tensor *x, const struct dropout *d) {
+    span_run<mask_write, 1, 1>(be, "dropout", {mask_of(d)}, {y}, {x});
 }
 
-void cuda_dropout_add(struct backend *be, const struct tensor *y, const struct tensor *x, float p, uint64_t seed,
-                      uint64_t stream) {
-    span_run<dropout_add, 1, 2>(be, "dropout_add", {dropout_of(p, seed, stream)}, {y}, {x, y});
+void cuda_dropout_add(struct backend *be, const struct tensor *y, const struct tensor *x, const struct dropout *d) {
+    span_run<mask_add, 1, 2>(be, "dropout_add", {mask_of(d)}, {y}, {x, y});
 }
