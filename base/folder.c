@@ -78,7 +78,7 @@ static bool is_companion(const char *name) {
            text_ends(name, ".txt");
 }
 
-enum status folder_copy_companions(const char *from_dir, const char *to_dir, struct err *e) {
+static enum status copy_files(const char *from_dir, const char *to_dir, struct err *e) {
     char **names;
     size_t count;
     if (dir_list(from_dir, &names, &count, e) != ST_OK) return e->code;
@@ -92,5 +92,14 @@ enum status folder_copy_companions(const char *from_dir, const char *to_dir, str
         free(from), free(to);
     }
     names_free(names, count);
+    return e->code;
+}
+
+enum status folder_copy_companions(const char *from_dir, const char *to_dir, struct err *e) {
+    static const char templates[] = "additional_chat_templates"; // transformers' place for named ones
+    if (copy_files(from_dir, to_dir, e) != ST_OK) return e->code;
+    char *from = path_join(from_dir, templates), *to = path_join(to_dir, templates);
+    if (dir_exists(from) && dir_make(to, e) == ST_OK) copy_files(from, to, e);
+    free(from), free(to);
     return e->code;
 }

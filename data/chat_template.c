@@ -102,6 +102,47 @@ char *chat_template_source(const char *dir) {
     return source;
 }
 
+/* additional_chat_templates/NAME.jinja. */
+static void add_files(cJSON *named, const char *dir) {
+    char **names, *folder = path_join(dir, "additional_chat_templates");
+    struct err quiet = {0};
+    size_t count;
+    if (dir_exists(folder) && dir_list(folder, &names, &count, &quiet) == ST_OK) {
+        for (size_t i = 0; i < count; i++) {
+            char *path = path_join(folder, names[i]), *dot = strrchr(names[i], '.');
+            char *source = text_ends(names[i], ".jinja") ? read_source(path, &quiet) : NULL;
+            if (source) *dot = 0, cJSON_AddStringToObject(named, names[i], source);
+            free(path), free(source);
+        }
+        names_free(names, count);
+    }
+    free(folder);
+}
+
+static void add_list(cJSON *named, const cJSON *list) {
+    const cJSON *item;
+    cJSON_ArrayForEach(item, list) {
+        const cJSON *name = json_get(item, "name"), *source = json_get(item, "template");
+        if (!cJSON_IsString(name) || !cJSON_IsString(source) || strcmp(name->valuestring, "default") == 0) continue;
+        if (!json_get(named, name->valuestring)) cJSON_AddStringToObject(named, name->valuestring, source->valuestring);
+    }
+}
+
+cJSON *chat_template_named(const char *dir) {
+    struct err quiet = {0};
+    cJSON *named = cJSON_CreateObject();
+    char *path, *source = find_source(dir, &path, &quiet);
+    if (source && text_ends(path, ".jinja")) {
+        add_files(named, dir);
+    } else if (source) {
+        cJSON *tree = json_read(path, &quiet);
+        add_list(named, json_get(tree, "chat_template"));
+        cJSON_Delete(tree);
+    }
+    free(path), free(source);
+    return named;
+}
+
 bool chat_template_exists(const char *dir) {
     char *source = chat_template_source(dir);
     free(source);

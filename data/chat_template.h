@@ -16,6 +16,7 @@ struct chat_template;
 struct chat_template *chat_template_load(const char *dir, struct err *e);
 bool chat_template_exists(const char *dir);
 char *chat_template_source(const char *dir); // as it is stored, the caller's; NULL: none
+cJSON *chat_template_named(const char *dir); // the others, name -> source; an object, the caller's
 void chat_template_free(struct chat_template *t);
 
 /* messages: a list of {"role", "content"}; bos_token and eos_token come from tokenizer_config.json. */

@@ -1,4 +1,5 @@
 /* The values at the head of a GGUF file: what llama.cpp must know of a model beside its tensors. */
+#include <ctype.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -190,6 +191,21 @@ static char *chat_template_of(const struct export_plan *p) {
     return t.data;
 }
 
+/* Templates for other ends, such as tool_use; a key takes letters and digits of a name. */
+static void add_named_templates(const struct export_plan *p, struct gguf_head *h) {
+    cJSON *named = chat_template_named(p->o->model), *v;
+    cJSON_ArrayForEach(v, named) {
+        for (char *c = v->string; *c; c++)
+            if (!isalnum((unsigned char)*c)) *c = '_';
+        char *key = mem_format("tokenizer.chat_template.%s", v->string);
+        gguf_add_string(h, key, v->valuestring);
+        free(key);
+    }
+    if (named->child) gguf_add_strings(h, "tokenizer.chat_templates", (uint64_t)cJSON_GetArraySize(named));
+    cJSON_ArrayForEach(v, named) gguf_item(h, v->string, strlen(v->string));
+    cJSON_Delete(named);
+}
+
 static enum status add_tokenizer(struct export_plan *p, struct gguf_head *h, struct err *e) {
     char *path = path_join(p->o->model, "tokenizer.json"), *template = chat_template_of(p);
     if (!file_exists(path)) {
@@ -200,6 +216,7 @@ static enum status add_tokenizer(struct export_plan *p, struct gguf_head *h, str
         if (t) add_vocabulary(p, t, h, e);
         tokenizer_free(t);
         if (template) gguf_add_string(h, "tokenizer.chat_template", template);
+        if (template && !p->m->model->config.default_template) add_named_templates(p, h);
     }
     free(path), free(template);
     return e->code;

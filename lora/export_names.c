@@ -274,12 +274,26 @@ double export_adapter_alpha(const struct export_plan *p) {
     return isfinite(alpha) && alpha != 0 ? alpha : 1; // 0 means "no alpha" to the runtime
 }
 
+/* PEFT stores the weight of an adapted output layer too; the base's own numbers are no change. */
+static bool is_own(const struct merge_item *item, const struct st_entry *t) {
+    enum { PIECE = 256 };
+    float mine[PIECE], stored[PIECE];
+    bool same = !item->four_bit;
+    for (int64_t at = 0, n = item->O * item->I; at < n && same; at += PIECE) {
+        int64_t count = n - at < PIECE ? n - at : PIECE;
+        floats_read(mine, item->from->data, dtype_of_entry(item->from), at, count);
+        floats_read(stored, t->data, dtype_of_entry(t), at, count);
+        for (int64_t i = 0; i < count; i++) same = same && mine[i] == stored[i];
+    }
+    return same;
+}
+
 /* Why a change cannot be in a GGUF adapter; NULL: it can. */
 static const char *refusal(const struct export_plan *p, const struct merge_item *item, const struct change *c,
                            const char *name) {
     if (c->m) return "DoRA's magnitudes";
     if (c->bias) return "biases of low-rank layers";
-    if (c->whole) return "tensors that were trained whole";
+    if (c->whole && !(c->A && is_own(item, c->whole))) return "tensors that were trained whole";
     if (!name) return "layers outside the language model";
     bool tied = p->m->model->config.text.tied;
     if (tied && strcmp(name, "output.weight") == 0) return "an output layer that is also the embedding";

@@ -257,6 +257,45 @@ static void test_check_notices(void **state) {
     free(dir);
 }
 
+/* The adapter of an output layer, beside which PEFT stores the layer's own weight, or (changed) another. */
+static void write_head_adapter(struct fixture *f, bool changed) {
+    const struct adapter_options o = {
+        .r = 2, .alpha = 2, .target_modules = json_of("[\"lm_head\"]"), .task_type = "CAUSAL_LM"};
+    char *path = path_join(f->tmp, "adapter_model.safetensors");
+    struct st_set made = {0};
+    fixture_model(f, "llama");
+    struct adapter *a = fixture_adapter(f, &o);
+    adapter_write(a, f->tmp, &f->e);
+    assert_int_equal(st_open_file(&made, path, &f->e), ST_OK);
+    struct st_entry all[3] = {made.entries[0], made.entries[1], *st_find(&f->model->weights.files, "lm_head.weight")};
+    float *own = mem_alloc(all[2].bytes);
+    memcpy(own, all[2].data, all[2].bytes);
+    own[all[2].bytes / sizeof *own - 1] += changed ? 1 : 0;
+    all[2].name = "base_model.model.lm_head.base_layer.weight", all[2].data = own;
+    assert_int_equal(all[2].type, ST_F32);
+    st_write(path, all, 3, &f->e);
+    expect_good(&f->e);
+    st_close(&made);
+    adapter_free(a);
+    cJSON_Delete((cJSON *)o.target_modules);
+    free(own), free(path);
+}
+
+static void test_adapted_head(void **state) {
+    struct fixture *f = *state;
+    char *path = path_join(f->tmp, "head.gguf");
+    struct wanted w;
+    struct export_report r;
+    write_head_adapter(f, false);
+    wanted_init(&w, f, MODELS "llama/model", f->tmp, EXPORT_ADAPTER, GGML_F32);
+    export_to(f, &w, path, &r);
+    assert_int_equal(r.tensors, 2);
+    unlink(path);
+    write_head_adapter(f, true);
+    expect_error(f, export_gguf(&w.o, path, &r, &f->e), "trained whole");
+    free(path);
+}
+
 /* --- what is refused --------------------------------------------------------------------------------------------- */
 
 static void refuse(struct fixture *f, const char *model, const char *adapter, enum export_part part,
@@ -373,6 +412,28 @@ static void test_command(void **state) {
     free(line);
 }
 
+/* Named templates go along: in the GGUF file under keys of their own, in other folders where transformers looks. */
+static void test_named_templates(void **state) {
+    struct fixture *f = *state;
+    int status;
+    char *line = mem_format("cd %s && G=$OLDPWD/$0 && case $0 in /*) G=$0;; esac && $G init llama-tiny --out m --quiet "
+                            "&& mkdir m/additional_chat_templates && echo one >m/chat_template.jinja && "
+                            "echo two >m/additional_chat_templates/tool-use.jinja && $G export m --out m.gguf --quiet "
+                            "&& $G quantize m --out q --quiet && cat q/additional_chat_templates/tool-use.jinja",
+                            f->tmp);
+    wants(shell(line, &status), "two\n");
+    assert_int_equal(status, 0);
+    char *path = path_join(f->tmp, "m.gguf");
+    struct gguf g;
+    assert_int_equal(gguf_open(&g, path, &f->e), ST_OK);
+    const struct gguf_value *one = gguf_find(&g, "tokenizer.chat_template");
+    const struct gguf_value *two = gguf_find(&g, "tokenizer.chat_template.tool_use");
+    assert_non_null(one), assert_non_null(two);
+    assert_non_null(gguf_find(&g, "tokenizer.chat_templates"));
+    gguf_close(&g);
+    free(path), free(line);
+}
+
 static void test_folder_missing(void **state) {
     struct fixture *f = *state;
     int status;
@@ -384,9 +445,10 @@ static void test_folder_missing(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        FIXTURE_TEST(test_files_that_ran),   FIXTURE_TEST(test_merged_as_peft), FIXTURE_TEST(test_types),
-        FIXTURE_TEST(test_other_types),      FIXTURE_TEST(test_check_notices),  FIXTURE_TEST(test_refuses),
-        FIXTURE_TEST(test_refuses_overflow), FIXTURE_TEST(test_command),        FIXTURE_TEST(test_folder_missing),
+        FIXTURE_TEST(test_files_that_ran),   FIXTURE_TEST(test_merged_as_peft),  FIXTURE_TEST(test_types),
+        FIXTURE_TEST(test_other_types),      FIXTURE_TEST(test_check_notices),   FIXTURE_TEST(test_refuses),
+        FIXTURE_TEST(test_refuses_overflow), FIXTURE_TEST(test_command),         FIXTURE_TEST(test_folder_missing),
+        FIXTURE_TEST(test_adapted_head),     FIXTURE_TEST(test_named_templates),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
