@@ -222,7 +222,19 @@ static void drop_item(struct merge *m, struct merge_item *item) {
     *item = m->items[--m->count];
 }
 
-/* A tied head is the embedding; once either changes, both are written. */
+/* Whether both are replaced by the same numbers. */
+static bool same_whole(const struct merge *m, const struct merge_item *one, const struct merge_item *two) {
+    bool same = true;
+    for (int64_t k = 0; k < m->o.adapter_count; k++) {
+        const struct change *a = &one->changes[k], *b = &two->changes[k];
+        const struct st_entry *x = a->whole, *y = b->whole;
+        same = same && !a->A && !b->A && !x == !y;
+        same = same && (!x || (x->type == y->type && x->bytes == y->bytes && memcmp(x->data, y->data, x->bytes) == 0));
+    }
+    return same;
+}
+
+/* A tied head is the embedding; once either changes in its own way, both are written. */
 static enum status untie(struct merge *m, struct err *e) {
     const struct model *model = m->model;
     if (!model->config.text.tied) return ST_OK;
@@ -233,7 +245,7 @@ static enum status untie(struct merge *m, struct err *e) {
     const struct st_entry *from = find_item(m, embed)->from;
     add_item(m, head, from, e);
     struct merge_item *one = find_item(m, embed), *two = &m->items[m->count - 1];
-    m->counts.untied = one->changed || two->changed;
+    m->counts.untied = (one->changed || two->changed) && !same_whole(m, one, two);
     const struct st_entry *stored = st_find(&model->weights.files, head);
     if (!m->counts.untied) drop_item(m, two);
     if (!m->counts.untied && stored) add_item(m, head, stored, e);

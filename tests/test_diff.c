@@ -157,6 +157,40 @@ static void test_gives_back(void **state) {
     }
 }
 
+/* An embedding that is the output layer too stays both: the adapter brings it twice, the merged model has it once. */
+static void test_gives_back_tied(void **state) {
+    struct fixture *f = *state;
+    const char *base = MODELS "qwen2/model";
+    char *tuned = path_join(f->tmp, "tuned"), *out = path_join(f->tmp, "adapter"), *text;
+    char *config = path_join(tuned, "config.json"), *weights = path_join(tuned, "model.safetensors");
+    struct diff_report r;
+    struct st_set s;
+    size_t size;
+    dir_make(tuned, &f->e);
+    assert_int_equal(file_read(MODELS "qwen2/model/config.json", &text, &size, &f->e), ST_OK);
+    file_write(config, text, size, &f->e);
+    assert_int_equal(st_open_dir(&s, base, "model", &f->e), ST_OK);
+    float **numbers = mem_alloc(s.count * sizeof(float *));
+    for (size_t i = 0; i < s.count; i++) {
+        struct st_entry *t = &s.entries[i];
+        const char *name = t->name;
+        memcpy(numbers[i] = mem_alloc(t->bytes), t->data, t->bytes);
+        t->data = numbers[i];
+        bool changes = strstr(name, "embed_tokens") || strstr(name, "1.self_attn.q_proj.weight");
+        for (size_t k = 0; changes && k < t->bytes / sizeof(float); k += 3) numbers[i][k] += 0.25f;
+    }
+    st_write(weights, s.entries, s.count, &f->e);
+    expect_good(&f->e);
+    diff_to(f, base, tuned, out, 40, &r);
+    expect_good(&f->e);
+    char *again = merged(f, base, out, "again");
+    assert_true(distance(f, tuned, again) <= 8e-6);
+    for (size_t i = 0; i < s.count; i++) free(numbers[i]);
+    st_close(&s);
+    diff_report_free(&r);
+    free(numbers), free(text), free(config), free(weights), free(tuned), free(out), free(again);
+}
+
 static void test_below_the_rank(void **state) {
     struct fixture *f = *state;
     char *out = path_join(f->tmp, "small"), *tuned = merged(f, MODELS "llama/model", MODELS "lora/adapter", "tuned");
@@ -243,9 +277,13 @@ static void test_command(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        FIXTURE_TEST(test_svd),        FIXTURE_TEST(test_svd_is_nearest),
-        FIXTURE_TEST(test_gives_back), FIXTURE_TEST(test_below_the_rank),
-        FIXTURE_TEST(test_refuses),    FIXTURE_TEST(test_base_mark),
+        FIXTURE_TEST(test_svd),
+        FIXTURE_TEST(test_svd_is_nearest),
+        FIXTURE_TEST(test_gives_back),
+        FIXTURE_TEST(test_gives_back_tied),
+        FIXTURE_TEST(test_below_the_rank),
+        FIXTURE_TEST(test_refuses),
+        FIXTURE_TEST(test_base_mark),
         FIXTURE_TEST(test_command),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
