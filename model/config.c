@@ -92,12 +92,13 @@ static enum activation read_act(const struct section *s, const char *key, const 
     return ACT_SILU;
 }
 
-static void read_rope(struct rope_config *r, const struct section *text, double theta) {
+/* Where both spellings are there, transformers takes the older one. */
+static void read_rope(struct rope_config *r, const struct section *text, double theta, int64_t max_positions) {
     const cJSON *five = json_get(text->o, "rope_parameters"), *four = json_get(text->o, "rope_scaling");
-    struct section s = {five ? five : four, text->where, text->e};
+    struct section s = {four && four->child ? four : five, text->where, text->e};
     r->theta = number(text, "rope_theta", theta);
-    if (five) r->theta = number(&s, "rope_theta", r->theta);
     if (!s.o) return;
+    r->theta = number(&s, "rope_theta", r->theta);
     const char *kind = word(&s, "rope_type", NULL);
     if (!kind) kind = word(&s, "type", "default");
     r->factor = number(&s, "factor", 1.0);
@@ -109,7 +110,8 @@ static void read_rope(struct rope_config *r, const struct section *text, double 
         r->kind = ROPE_LLAMA3;
         r->low_freq_factor = number(&s, "low_freq_factor", 1.0);
         r->high_freq_factor = number(&s, "high_freq_factor", 4.0);
-        r->original_positions = count(&s, "original_max_position_embeddings", 8192);
+        r->original_positions = count(&s, "original_max_position_embeddings", max_positions);
+        r->original_positions = count(text, "original_max_position_embeddings", r->original_positions);
     } else {
         err_set(s.e, ST_FAIL, "%s: rope type \"%s\" is not supported (default, linear and llama3 are)", s.where, kind);
     }
@@ -142,7 +144,8 @@ static void read_text(struct text_config *t, const struct section *s, const stru
     t->ffn = count(s, "intermediate_size", d->ffn);
     t->layers = layer_count(s, "num_hidden_layers", d->layers);
     t->heads = count(s, "num_attention_heads", d->heads);
-    t->kv_heads = count(s, "num_key_value_heads", d->kv_heads ? d->kv_heads : t->heads);
+    bool null_kv = cJSON_IsNull(cJSON_GetObjectItemCaseSensitive(s->o, "num_key_value_heads")); // all of them
+    t->kv_heads = count(s, "num_key_value_heads", d->kv_heads && !null_kv ? d->kv_heads : t->heads);
     t->max_positions = count(s, "max_position_embeddings", d->max_positions);
     t->eps = (float)number(s, "rms_norm_eps", d->eps);
     t->act = read_act(s, "hidden_act", "silu");
@@ -167,7 +170,7 @@ static void read_text(struct text_config *t, const struct section *s, const stru
     if (qwen && !flag(s, "use_sliding_window", false)) t->window = 0;
     if (qwen) t->first_window_layer = whole(s, "max_window_layers", 28);
     t->rotary = t->head_dim;
-    read_rope(&t->rope, s, 10000.0);
+    read_rope(&t->rope, s, 10000.0, t->max_positions);
     if (t->window) read_layer_types(t, s);
 }
 
@@ -347,7 +350,7 @@ static void read_rotary(struct text_config *t, const struct section *s) {
     struct section five = {json_get(s->o, "rope_parameters"), s->where, s->e};
     double part = number(s, "partial_rotary_factor", 0.5);
     if (five.o) part = number(&five, "partial_rotary_factor", part);
-    read_rope(&t->rope, s, 25000.0);
+    read_rope(&t->rope, s, 25000.0, t->max_positions);
     t->rotary = part > 0 && part <= 1 ? (int64_t)((double)t->head_dim * part) : 0;
     if (s->e->code == ST_OK && (t->rotary < 2 || t->rotary % 2))
         err_set(s->e, ST_FAIL,

@@ -10,6 +10,7 @@
 
 #include "base/file.h"
 #include "base/json.h"
+#include "base/memory.h"
 #include "model/preset.h"
 
 /* Parameters of a preset with the vocabulary of its shape. */
@@ -119,11 +120,78 @@ static void test_fuyu_is_the_sum_of_its_parts(void **state) {
     assert_int_equal(count_parameters(p), want);
 }
 
+/* The config of a preset with keys set, as it is read. */
+static void read_with(struct model_config *c, const char *preset, const char *keys) {
+    const struct preset_tokens tokens = {.bos = 1, .eos = 2, .pad = -1, .image = -1};
+    const char *tmp = getenv("TMPDIR");
+    struct err e = {0};
+    char *dir = path_join(tmp && *tmp ? tmp : "/tmp", "graft-preset-XXXXXX");
+    assert_non_null(mkdtemp(dir));
+    char *path = path_join(dir, "config.json");
+    cJSON *tree = preset_config(preset_find(preset, &e), &tokens, "float32"), *set = cJSON_Parse(keys);
+    assert_non_null(set);
+    for (cJSON *v = set->child; v; v = v->next) {
+        cJSON_DeleteItemFromObjectCaseSensitive(tree, v->string);
+        cJSON_AddItemToObject(tree, v->string, cJSON_Duplicate(v, true));
+    }
+    if (json_write(path, tree, &e) != ST_OK || model_config_read(c, dir, &e) != ST_OK) fail_msg("%s: %s", keys, e.text);
+    cJSON_Delete(tree), cJSON_Delete(set);
+    assert_int_equal(dir_remove(dir, &e), ST_OK);
+    free(path), free(dir);
+}
+
+#define LLAMA3 "\"rope_type\": \"llama3\", \"factor\": 8, \"low_freq_factor\": 1, \"high_freq_factor\": 4"
+
+/* What transformers makes of spellings of both ages, and where it looks for what a spelling leaves out. */
+static void test_rope_spellings(void **state) {
+    (void)state;
+    static const struct {
+        const char *keys;
+        enum rope_kind kind;
+        double theta, factor;
+        int64_t positions; // of llama3
+    } cases[] = {
+        {"{\"rope_theta\": 7, \"rope_scaling\": {\"type\": \"linear\", \"factor\": 3}}", ROPE_LINEAR, 7, 3, 0},
+        {"{\"rope_scaling\": null, \"rope_parameters\": {\"rope_type\": \"default\", \"rope_theta\": 9}}", ROPE_PLAIN,
+         9, 1, 0},
+        {"{\"rope_theta\": 7, \"rope_scaling\": {\"type\": \"linear\", \"factor\": 3}, \"rope_parameters\": "
+         "{\"rope_type\": \"default\", \"rope_theta\": 9}}",
+         ROPE_LINEAR, 7, 3, 0},
+        {"{\"rope_theta\": 7, \"rope_scaling\": {\"rope_type\": \"default\", \"rope_theta\": 5}}", ROPE_PLAIN, 5, 1, 0},
+        {"{\"max_position_embeddings\": 96, \"rope_parameters\": {" LLAMA3 "}}", ROPE_LLAMA3, 10000, 8, 96},
+        {"{\"max_position_embeddings\": 96, \"rope_scaling\": {" LLAMA3 ", \"original_max_position_embeddings\": 64}}",
+         ROPE_LLAMA3, 10000, 8, 64},
+        {"{\"original_max_position_embeddings\": 48, \"rope_scaling\": {" LLAMA3
+         ", \"original_max_position_embeddings\": 64}}",
+         ROPE_LLAMA3, 10000, 8, 48},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        struct model_config c;
+        char *keys = mem_format("{\"rope_theta\": 10000, \"rope_scaling\": null, %s", cases[i].keys + 1);
+        read_with(&c, "llama-tiny", keys);
+        const struct rope_config *r = &c.text.rope;
+        if (r->kind != cases[i].kind || r->theta != cases[i].theta || r->factor != cases[i].factor ||
+            (cases[i].positions && r->original_positions != cases[i].positions))
+            fail_msg("%s: kind %d, theta %g, factor %g, positions %lld", keys, (int)r->kind, r->theta, r->factor,
+                     (long long)r->original_positions);
+        model_config_free(&c);
+        free(keys);
+    }
+    struct model_config c;
+    read_with(&c, "mistral-tiny", "{\"num_key_value_heads\": null}");
+    assert_int_equal(c.text.kv_heads, c.text.heads);
+    model_config_free(&c);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_every_preset_is_read),           cmocka_unit_test(test_published_counts),
-        cmocka_unit_test(test_mantis_is_the_sum_of_its_parts), cmocka_unit_test(test_idefics2_is_the_sum_of_its_parts),
-        cmocka_unit_test(test_unknown_names_the_nearest),      cmocka_unit_test(test_fuyu_is_the_sum_of_its_parts),
+        cmocka_unit_test(test_every_preset_is_read),
+        cmocka_unit_test(test_published_counts),
+        cmocka_unit_test(test_mantis_is_the_sum_of_its_parts),
+        cmocka_unit_test(test_idefics2_is_the_sum_of_its_parts),
+        cmocka_unit_test(test_rope_spellings),
+        cmocka_unit_test(test_unknown_names_the_nearest),
+        cmocka_unit_test(test_fuyu_is_the_sum_of_its_parts),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
