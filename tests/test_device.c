@@ -222,6 +222,14 @@ static void test_idefics2(void **state) {
     free(data);
 }
 
+static bool is_simulated(const struct backend *be) { return strstr(backend_describe(be), "simulator") != NULL; }
+
+/* Bytes that a device may hold beside the pieces it was asked for: 3%; and where it is a real one, what it rounds up a
+ * dozen pieces by, pages of 2 MiB each, and as much for the code of kernels. */
+static double slack(const struct backend *be, double held) {
+    return 0.03 * held + (is_simulated(be) ? 0 : 2 * 12 * 0x1p21);
+}
+
 /* A backend holds what it says, within 3%; what a training adds to that lies in arenas that are measured to the byte. A
  * device with 3% more than the plan lets the training run; what does not fit is one sentence. Only the simulator's
  * memory can be set. */
@@ -234,9 +242,9 @@ static void test_memory(void **state) {
     size_t before = backend_memory_free(first);
     struct backend *second = backend_new("cuda", 1, &e);
     double held = (double)before - (double)backend_memory_free(first);
-    if (!(fabs(held - (double)second->own_bytes) <= 0.03 * held))
+    if (!(fabs(held - (double)second->own_bytes) <= slack(first, held)))
         fail_msg("a backend holds %.0f bytes and says %zu", held, second->own_bytes);
-    bool simulated = strstr(backend_describe(first), "simulator") != NULL;
+    bool simulated = is_simulated(first);
     backend_free(first), backend_free(second);
     if (!simulated) return;
     char *more = three_percent_more(*state, flags);
@@ -297,7 +305,7 @@ static void test_host_inputs_memory(void **state) {
     const struct workspace_options o = {.limits = limits, .train = true, .act = F32, .keep = plan.keep};
     if (workspace_new(&w, m, &o, &e) != ST_OK) fail_msg("%s", e.text);
     double held = (double)before - (double)backend_memory_free(first);
-    if (!(fabs(held - (double)plan.total) <= 0.03 * held))
+    if (!(fabs(held - (double)plan.total) <= slack(first, held)))
         fail_msg("%.0f bytes of the device are held, %zu were planned", held, plan.total);
     workspace_free(w), adapter_free(a), model_free(m);
     backend_free(be), backend_free(first);
