@@ -21,8 +21,10 @@ template <typename W, int N>
 __device__ inline void add_run(float (&sums)[OUTPUTS][N], const struct gemv_task &t, const float *codes, int64_t o,
                                int i) {
     struct run<W> runs[OUTPUTS];
+    int64_t at[OUTPUTS];
 #pragma unroll
-    for (int j = 0; j < OUTPUTS; j++) run_load(runs[j], t.w, min(o + j, t.O - 1) * t.w.stride + i);
+    for (int j = 0; j < OUTPUTS; j++) at[j] = min(o + j, t.O - 1) * t.w.stride + i;
+    runs_load(runs, t.w, at);
     vec16<bf16_t> x[N];
 #pragma unroll
     for (int n = 0; n < N; n++) x[n] = load16(t.x + static_cast<int64_t>(min(n, t.rows - 1)) * t.I + i);

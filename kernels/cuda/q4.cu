@@ -57,23 +57,38 @@ struct slice {
 };
 
 /* A block takes THREADS * EACH runs, a thread every THREADS-th of them: a warp reads 32 neighbouring runs and writes
- * them. All loads of a thread come before the first store. Bound by memory: the bytes of W and those of dst. */
+ * them. Where they are aligned, all loads of a thread come before what is made of them; beyond the end it loads the
+ * last run again, so that no branch is between. Bound by memory: the bytes of W and those of dst. */
 template <typename T, typename W, bool ALIGNED>
 __global__ void __launch_bounds__(THREADS) slice_kernel(T *dst, struct weight w, struct slice s) {
     SHARED(float, codes, CODES);
     codes_load<W>(codes, w);
-    float v[EACH][RUN];
+    const unsigned first = blockIdx.x * EACH * THREADS + threadIdx.x;
+    unsigned row[EACH], col[EACH];
 #pragma unroll
     for (int j = 0; j < EACH; j++) {
-        unsigned i = (blockIdx.x * EACH + j) * THREADS + threadIdx.x, row = i / s.runs, col = i % s.runs * RUN;
-        int count = i < s.count ? static_cast<int>(min(s.cols - col, static_cast<unsigned>(RUN))) : 0;
-        run_read<W, ALIGNED>(v[j], w, codes, s.first + row * w.stride + col, count);
+        unsigned i = min(first + j * THREADS, s.count - 1);
+        row[j] = i / s.runs, col[j] = i % s.runs * RUN;
     }
+    if constexpr (ALIGNED) {
+        struct run<W> runs[EACH];
+        int64_t at[EACH];
 #pragma unroll
-    for (int j = 0; j < EACH; j++) {
-        unsigned i = (blockIdx.x * EACH + j) * THREADS + threadIdx.x, row = i / s.runs, col = i % s.runs * RUN;
-        int count = i < s.count ? static_cast<int>(min(s.cols - col, static_cast<unsigned>(RUN))) : 0;
-        if (count > 0) store_run(dst + row * s.ld + col, v[j], count, ALIGNED);
+        for (int j = 0; j < EACH; j++) at[j] = s.first + row[j] * w.stride + col[j];
+        runs_load(runs, w, at);
+#pragma unroll
+        for (int j = 0; j < EACH; j++) {
+            float v[RUN];
+            run_values(v, runs[j], codes, w.round);
+            if (first + j * THREADS < s.count) store_run(dst + row[j] * s.ld + col[j], v, RUN, true);
+        }
+    } else {
+        for (int j = 0; j < EACH && first + j * THREADS < s.count; j++) {
+            float v[RUN];
+            int count = static_cast<int>(min(s.cols - col[j], static_cast<unsigned>(RUN)));
+            run_read<W, false>(v, w, codes, s.first + row[j] * w.stride + col[j], count);
+            store_run(dst + row[j] * s.ld + col[j], v, count, false);
+        }
     }
 }
 

@@ -81,6 +81,22 @@ template <> __device__ inline void run_load<nibbles>(struct run<nibbles> &r, con
     r.scale = weight_scale(w, at >> w.shift);
 }
 
+/* N runs that begin at these elements. All codes are asked for before the first scale, whose loads wait for each other. */
+template <typename W, int N>
+__device__ inline void runs_load(struct run<W> (&r)[N], const struct weight &w, const int64_t (&at)[N]) {
+#pragma unroll
+    for (int i = 0; i < N; i++) run_load(r[i], w, at[i]);
+}
+
+template <int N>
+__device__ inline void runs_load(struct run<nibbles> (&r)[N], const struct weight &w, const int64_t (&at)[N]) {
+#pragma unroll
+    for (int i = 0; i < N; i++)
+        r[i].codes = *reinterpret_cast<const uint32_t *>(static_cast<const uint8_t *>(w.data) + at[i] / 2);
+#pragma unroll
+    for (int i = 0; i < N; i++) r[i].scale = weight_scale(w, at[i] >> w.shift);
+}
+
 template <typename W>
 __device__ inline void run_values(float (&v)[RUN], const struct run<W> &r, const float *, enum dtype round) {
 #pragma unroll
