@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "base/file.h"
+#include "base/half.h"
 #include "base/memory.h"
 #include "base/text.h"
 #include "lora/export_parts.h"
@@ -17,20 +18,21 @@ void export_note(struct export_plan *p, const char *sentence) {
 
 /* --- the numbers of a tensor ------------------------------------------------------------------------------------- */
 
-/* A tensor that is being written or checked, by blocks of rows. */
+/* A tensor that is being written or checked, by blocks of rows. Its room serves one tensor after the other. */
 struct rows {
     const struct export_plan *p;
     const struct export_item *item;
     struct merge_numbers numbers; // FROM_MERGE
     int64_t most;                 // rows of a block
-    float *x;                     // (most,I) in the order of the source
     int64_t first, count;         // rows in work
+    float *x;                     // (most,I) in the order of the source
+    int64_t room;                 // numbers that x has room for
 };
 
 static enum status rows_open(struct rows *r, const struct export_plan *p, const struct export_item *item,
                              struct err *e) {
-    enum { FLOATS = 1 << 20 };
-    *r = (struct rows){.p = p, .item = item};
+    enum { FLOATS = 1 << 19 };
+    *r = (struct rows){.p = p, .item = item, .x = r->x, .room = r->room};
     if (item->source == FROM_MERGE) {
         if (numbers_open(&r->numbers, p->m, item->item, e) != ST_OK) return e->code;
         r->most = numbers_block(&r->numbers);
@@ -42,16 +44,18 @@ static enum status rows_open(struct rows *r, const struct export_plan *p, const 
         r->most -= r->most % item->turn;
         if (r->most == 0) r->most = item->turn;
     }
-    r->x = mem_alloc((size_t)(r->most * item->I) * sizeof *r->x);
+    if (r->most * item->I > r->room) {
+        r->room = r->most * item->I;
+        r->x = mem_resize(r->x, (size_t)r->room * sizeof *r->x);
+    }
     return ST_OK;
 }
 
+/* x stays. */
 static void rows_close(struct rows *r) {
-    if (r->item && r->item->source == FROM_MERGE) {
-        numbers_close(&r->numbers);
-        st_forget(r->item->item->from);
-    }
-    free(r->x);
+    if (r->item->source != FROM_MERGE) return;
+    numbers_close(&r->numbers);
+    st_forget(r->item->item->from);
 }
 
 /* Where number j of a head stands in its halves, when pairs are wanted. */
@@ -72,12 +76,14 @@ static bool rows_next(struct rows *r, struct err *e) {
     r->first += r->count;
     r->count = item->O - r->first < r->most ? item->O - r->first : r->most;
     if (r->count <= 0) return false;
-    if (item->source == FROM_MERGE)
+    if (item->source == FROM_MERGE) {
         numbers_merged(&r->numbers, r->first, r->count, r->x, e);
-    else if (item->source == FROM_TABLE)
+        if (!item->item->four_bit) rows_forget(item->item, item->item->from, r->first, r->count);
+    } else if (item->source == FROM_TABLE) {
         memcpy(r->x, item->table, (size_t)I * sizeof *r->x);
-    else
+    } else {
         floats_read(r->x, item->entry->data, dtype_of_entry(item->entry), r->first * I, r->count * I);
+    }
     for (int64_t i = 0; item->factor != 1 && i < r->count * I; i++) r->x[i] = (float)(item->factor * r->x[i]);
     if (item->turn && item->O == 1) turn_vector(r->x, I, item->turn);
     return e->code == ST_OK;
@@ -94,79 +100,124 @@ static size_t row_bytes(const struct export_item *item) { return item->out.bytes
 
 /* --- writing ----------------------------------------------------------------------------------------------------- */
 
-struct pack_job {
-    const struct rows *r;
-    char *out; // (count) rows
-    bool *bad; // (count): a number that the type cannot hold
+/* The blocks on their way to the file: one is written while the next one is packed. */
+struct output {
+    struct gguf_writer *w;
+    struct rows rows;
+    char *block, *before; // the one that is packed, and the one that is packed already
+    size_t room;          // bytes of each
+    size_t before_bytes;  // 0: it was written
+    bool *bad;            // (rows of a block): a number that the type cannot hold
+    int64_t bad_room;
+    struct err *e; // of the first task alone
 };
 
-static void pack_row(void *arg, int64_t i, int thread) {
-    (void)thread;
-    const struct pack_job *j = arg;
-    const struct export_item *item = j->r->item;
-    const float *x = rows_at(j->r, i);
-    const float most = item->out.type == GGML_F16 ? 65504 : 3e38f;
-    bool good = true;
-    for (int64_t k = 0; k < item->I; k++) good &= fabsf(x[k]) <= most;
-    j->bad[i] = !good;
-    if (good) ggml_quantize((enum ggml_type)item->out.type, j->out + (size_t)i * row_bytes(item), x, item->I);
-}
-
-static enum status write_block(const struct rows *r, struct gguf_writer *w, struct pack_job *j, struct err *e) {
-    const struct export_item *item = r->item;
-    threads_for(r->p->o->be->threads, r->count, pack_row, j);
-    for (int64_t i = 0; i < r->count; i++)
-        if (j->bad[i])
-            return err_set(e, ST_FAIL, "%s: row %lld holds a number that is not finite, or larger than %s can hold%s",
-                           item->out.name, (long long)(r->first + i), ggml_name(item->out.type),
-                           item->out.type == GGML_F16 ? "; take --type bf16" : "");
-    return gguf_writer_put(w, j->out, (size_t)r->count * row_bytes(item), e);
-}
-
-static enum status write_item(const struct export_plan *p, const struct export_item *item, struct gguf_writer *w,
-                              struct err *e) {
-    struct rows r;
-    if (rows_open(&r, p, item, e) == ST_OK) {
-        struct pack_job j = {.r = &r, .bad = mem_alloc((size_t)r.most * sizeof *j.bad)};
-        j.out = mem_alloc((size_t)r.most * row_bytes(item));
-        while (rows_next(&r, e))
-            if (write_block(&r, w, &j, e) != ST_OK) break;
-        free(j.out), free(j.bad);
+/* By bits, whose order is that of the numbers, so that it becomes vector code. NaN is beyond all. */
+static bool all_within(const float *x, int64_t n, float limit) {
+    int32_t most = 0;
+    for (int64_t i = 0; i < n; i++) {
+        int32_t size = (int32_t)(bits_of_float(x[i]) & 0x7FFFFFFFu);
+        most = size > most ? size : most;
     }
-    rows_close(&r);
+    return most <= (int32_t)bits_of_float(limit);
+}
+
+static enum status write_before(struct output *to, struct err *e) {
+    size_t n = to->before_bytes;
+    to->before_bytes = 0;
+    return n ? gguf_writer_put(to->w, to->before, n, e) : ST_OK;
+}
+
+/* The first task writes, the others pack a row each. */
+static void write_task(void *arg, int64_t task, int thread) {
+    (void)thread;
+    struct output *to = arg;
+    const struct export_item *item = to->rows.item;
+    const int64_t i = task - 1;
+    if (task == 0) {
+        write_before(to, to->e);
+        return;
+    }
+    const float *x = rows_at(&to->rows, i);
+    to->bad[i] = !all_within(x, item->I, item->out.type == GGML_F16 ? 65504 : 3e38f);
+    if (to->bad[i]) return;
+    ggml_quantize((enum ggml_type)item->out.type, to->block + (size_t)i * row_bytes(item), x, item->I);
+}
+
+static enum status write_block(struct output *to, struct err *e) {
+    const struct rows *r = &to->rows;
+    const struct export_item *item = r->item;
+    threads_for(r->p->o->be->threads, r->count + 1, write_task, to);
+    for (int64_t i = 0; i < r->count && e->code == ST_OK; i++)
+        if (to->bad[i])
+            err_set(e, ST_FAIL, "%s: row %lld holds a number that is not finite, or larger than %s can hold%s",
+                    item->out.name, (long long)(r->first + i), ggml_name(item->out.type),
+                    item->out.type == GGML_F16 ? "; take --type bf16" : "");
+    char *written = to->before;
+    to->before = to->block, to->block = written;
+    to->before_bytes = (size_t)r->count * row_bytes(item);
+    return e->code;
+}
+
+/* Room for the blocks of an item. */
+static void output_room(struct output *to) {
+    const struct rows *r = &to->rows;
+    size_t bytes = (size_t)r->most * row_bytes(r->item);
+    if (r->most > to->bad_room) to->bad = mem_resize(to->bad, (size_t)(to->bad_room = r->most) * sizeof *to->bad);
+    if (bytes <= to->room) return;
+    to->room = bytes;
+    to->block = mem_resize(to->block, bytes), to->before = mem_resize(to->before, bytes);
+}
+
+static enum status write_item(struct output *to, const struct export_plan *p, const struct export_item *item,
+                              struct err *e) {
+    if (rows_open(&to->rows, p, item, e) == ST_OK) {
+        output_room(to);
+        while (rows_next(&to->rows, e))
+            if (write_block(to, e) != ST_OK) break;
+    }
+    rows_close(&to->rows);
     return e->code;
 }
 
 static enum status write_items(const struct export_plan *p, struct gguf_writer *w, struct err *e) {
+    struct output to = {.w = w, .e = e};
     int64_t done = 0;
     for (size_t i = 0; i < p->count && e->code == ST_OK; i++) {
         if (p->o->progress) p->o->progress(p->o->progress_arg, p->items[i].out.name, done, p->report->bytes);
-        write_item(p, &p->items[i], w, e);
+        write_item(&to, p, &p->items[i], e);
         done += (int64_t)p->items[i].out.bytes;
     }
+    if (e->code == ST_OK) write_before(&to, e);
+    free(to.rows.x), free(to.block), free(to.before), free(to.bad);
     return e->code;
 }
 
 /* --- checking ---------------------------------------------------------------------------------------------------- */
 
-/* What a type may make of a number x in a block whose largest magnitude is `most` and whose range, with 0, is `range`.
- * Q8_0: half a step of most / 127, and the step's own rounding to 11 bits. Q4_0: the number opposite to the largest
- * loses a whole step of most / 8. Q4_K: a fit by least squares, whose weights are at most 2 to 64 apart, may leave one
- * number 8 half steps of range / 15 away, and rounding scale and minimum to 6 bits moves it by 2 range / 63. */
-static double allowed(uint32_t type, double x, double most, double range) {
+/* What a type may make of a number x: slope |x| + floor. */
+struct bound {
+    double slope, floor;
+};
+
+/* Of a block whose largest magnitude is `most` and whose range, with 0, is `range`. Q8_0: half a step of most / 127,
+ * and the step's own rounding to 11 bits. Q4_0: the number opposite to the largest loses a whole step of most / 8.
+ * Q4_K: a fit by least squares, whose weights are at most 2 to 64 apart, may leave one number 8 half steps of
+ * range / 15 away, and rounding scale and minimum to 6 bits moves it by 2 range / 63. */
+static struct bound allowed(uint32_t type, double most, double range) {
     switch (type) {
     case GGML_F16:
-        return 0x1p-11 * fabs(x) + 0x1p-25;
+        return (struct bound){0x1p-11, 0x1p-25};
     case GGML_BF16:
-        return 0x1p-8 * fabs(x) + 0x1p-133;
+        return (struct bound){0x1p-8, 0x1p-133};
     case GGML_Q8_0:
-        return (0.5 / 127 + 0x1p-10) * most + 127 * 0x1p-24;
+        return (struct bound){0, (0.5 / 127 + 0x1p-10) * most + 127 * 0x1p-24};
     case GGML_Q4_0:
-        return (1.0 / 8 + 0x1p-9) * most + 8 * 0x1p-24;
+        return (struct bound){0, (1.0 / 8 + 0x1p-9) * most + 8 * 0x1p-24};
     case GGML_Q4_K:
-        return (8.0 / 30 + 2.0 / 63) * range + 16 * 63 * 0x1p-24;
+        return (struct bound){0, (8.0 / 30 + 2.0 / 63) * range + 16 * 63 * 0x1p-24};
     }
-    return 0;
+    return (struct bound){0, 0};
 }
 
 struct check_job {
@@ -177,33 +228,66 @@ struct check_job {
     bool *bad;            // (count)
 };
 
+typedef float two_floats __attribute__((vector_size(8), aligned(4), may_alias));
+typedef double doubles __attribute__((vector_size(16)));
+typedef int64_t masks __attribute__((vector_size(16)));
+
+static inline doubles doubles_at(const float *x) { return __builtin_convertvector(*(const two_floats *)x, doubles); }
+
+/* Adds up |y - x|^2 and |x|^2; false when a number is farther away than the bound, or is NaN. Vectors by name, because
+ * compilers make none of it; of each sum there are two, or an addition would wait for the last. */
+static bool check_numbers(const float *y, const float *x, int64_t n, struct bound b, double *error, double *size) {
+    const masks magnitude = {INT64_MAX, INT64_MAX}; // all bits but the sign
+    doubles sum[2] = {{0}}, square[2] = {{0}};
+    masks good = {-1, -1};
+    int64_t k = 0;
+    for (; k + 4 <= n; k += 4)
+        for (int h = 0; h < 2; h++) {
+            doubles want = doubles_at(x + k + 2 * h), d = doubles_at(y + k + 2 * h) - want;
+            good &= (doubles)((masks)d & magnitude) <= b.slope * (doubles)((masks)want & magnitude) + b.floor;
+            sum[h] += d * d, square[h] += want * want;
+        }
+    for (; k < n; k++) {
+        double want = x[k], d = y[k] - want;
+        good[0] &= -(fabs(d) <= b.slope * fabs(want) + b.floor);
+        sum[0][0] += d * d, square[0][0] += want * want;
+    }
+    sum[0] += sum[1], square[0] += square[1];
+    *error += sum[0][0] + sum[0][1], *size += square[0][0] + square[0][1];
+    return good[0] && good[1];
+}
+
+/* The least and the largest of n numbers and 0, by bits, which have the numbers' order on each side of 0. */
+static void range_of(const float *x, int64_t n, float *low, float *high) {
+    int32_t above = 0, below = 0;
+    for (int64_t i = 0; i < n; i++) {
+        int32_t bits = (int32_t)bits_of_float(x[i]), turned = bits ^ INT32_MIN;
+        above = bits > above ? bits : above, below = turned > below ? turned : below;
+    }
+    *high = float_of_bits((uint32_t)above), *low = -float_of_bits((uint32_t)below);
+}
+
 static void check_row(void *arg, int64_t i, int thread) {
     const struct check_job *j = arg;
     const struct export_item *item = j->r->item;
     const float *x = rows_at(j->r, i);
-    const int64_t I = item->I, block = ggml_block(item->out.type);
+    const int64_t I = item->I, block = ggml_block(item->out.type), step = block > 1 ? block : I;
     float *y = j->back + thread * I;
-    bool good = true;
-    double error = 0, size = 0;
+    j->error[i] = j->size[i] = 0, j->bad[i] = false;
     ggml_dequantize((enum ggml_type)item->out.type, y, j->data + (size_t)i * row_bytes(item), I);
-    for (int64_t at = 0; at < I; at += block) {
-        double low = 0, high = 0;
-        for (int64_t k = at; k < at + block; k++) low = x[k] < low ? x[k] : low, high = x[k] > high ? x[k] : high;
-        const double most = -low > high ? -low : high;
-        for (int64_t k = at; k < at + block; k++) {
-            double d = (double)y[k] - x[k];
-            good = good && fabs(d) <= allowed(item->out.type, (double)x[k], most, high - low);
-            error += d * d, size += (double)x[k] * x[k];
-        }
+    for (int64_t at = 0; at < I; at += step) {
+        float low = 0, high = 0;
+        if (block > 1) range_of(x + at, block, &low, &high);
+        struct bound b = allowed(item->out.type, -low > high ? -low : high, (double)high - low);
+        j->bad[i] |= !check_numbers(y + at, x + at, step, b, &j->error[i], &j->size[i]);
     }
-    j->error[i] = error, j->size[i] = size, j->bad[i] = !good;
 }
 
 static enum status check_item(const struct export_plan *p, const struct export_item *item, const struct gguf *g,
                               double *error, double *size, struct err *e) {
     const struct gguf_tensor *got = gguf_find_tensor(g, item->out.name);
     const struct threads *threads = p->o->be->threads;
-    struct rows r;
+    struct rows r = {0};
     if (!got || got->type != item->out.type || memcmp(got->dim, item->out.dim, sizeof got->dim) != 0)
         return err_set(e, ST_FAIL, "%s: tensor %s is missing, or has another type or shape", g->path, item->out.name);
     if (rows_open(&r, p, item, e) == ST_OK) {
@@ -225,6 +309,7 @@ static enum status check_item(const struct export_plan *p, const struct export_i
         free(j.bad), free(j.back), free(j.error), free(j.size);
     }
     rows_close(&r);
+    free(r.x);
     return e->code;
 }
 

@@ -101,12 +101,27 @@ static float get_f16(const uint8_t *from) {
 
 /* --- 32 numbers with one scale ----------------------------------------------------------------------------------- */
 
+/* The largest magnitude, by bits, whose order is that of the numbers: a compiler turns this into vectors. */
+static float largest_of(const float *x) {
+    int32_t most = 0;
+    for (int i = 0; i < SMALL; i++) {
+        int32_t size = (int32_t)(bits_of_float(x[i]) & 0x7FFFFFFFu);
+        most = size > most ? size : most;
+    }
+    return float_of_bits((uint32_t)most);
+}
+
+/* roundf, a half away from zero, of a number that an int holds. */
+static int round_away(float x) {
+    int whole = (int)x;
+    float rest = x - (float)whole;
+    return whole + (rest >= 0.5f) - (rest <= -0.5f);
+}
+
 static void quantize_q8_0(uint8_t *to, const float *x) {
-    float most = 0;
-    for (int i = 0; i < SMALL; i++) most = fabsf(x[i]) > most ? fabsf(x[i]) : most;
-    const float d = most / 127, inverse = d != 0 ? 1 / d : 0;
+    const float d = largest_of(x) / 127, inverse = d != 0 ? 1 / d : 0;
     put_f16(to, d);
-    for (int i = 0; i < SMALL; i++) to[2 + i] = (uint8_t)(int8_t)roundf(x[i] * inverse);
+    for (int i = 0; i < SMALL; i++) to[2 + i] = (uint8_t)(int8_t)round_away(x[i] * inverse);
 }
 
 static void dequantize_q8_0(float *x, const uint8_t *from) {
@@ -278,44 +293,42 @@ static void dequantize_q4_k(float *x, const uint8_t *from) {
 /* --- rows -------------------------------------------------------------------------------------------------------- */
 
 void ggml_quantize(enum ggml_type type, void *to, const float *x, int64_t n) {
-    uint8_t *out = to;
     const int64_t block = ggml_block(type);
     const size_t bytes = ggml_block_bytes(type);
-    if (type == GGML_F32) {
-        memcpy(out, x, (size_t)n * sizeof *x);
-        return;
+    uint8_t *out = to;
+    if (type == GGML_F32) memcpy(out, x, (size_t)n * sizeof *x);
+    for (int64_t i = 0; type == GGML_F16 && i < n; i++) put_f16(out + 2 * i, x[i]);
+    for (int64_t i = 0; type == GGML_BF16 && i < n; i++) {
+        bf16 h = bf16_of_float(x[i]);
+        memcpy(out + 2 * i, &h, sizeof h);
     }
-    for (int64_t i = 0; i < n; i += block, out += bytes) {
-        uint16_t h = type == GGML_BF16 ? bf16_of_float(x[i]) : type == GGML_F16 ? f16_of_float(x[i]) : 0;
+    for (int64_t i = 0; block > 1 && i < n; i += block, out += bytes) {
         if (type == GGML_Q8_0)
             quantize_q8_0(out, x + i);
         else if (type == GGML_Q4_0)
             quantize_q4_0(out, x + i);
-        else if (type == GGML_Q4_K)
-            quantize_q4_k(out, x + i);
         else
-            memcpy(out, &h, sizeof h);
+            quantize_q4_k(out, x + i);
     }
 }
 
 void ggml_dequantize(enum ggml_type type, float *x, const void *from, int64_t n) {
-    const uint8_t *in = from;
     const int64_t block = ggml_block(type);
     const size_t bytes = ggml_block_bytes(type);
-    if (type == GGML_F32) {
-        memcpy(x, in, (size_t)n * sizeof *x);
-        return;
+    const uint8_t *in = from;
+    if (type == GGML_F32) memcpy(x, in, (size_t)n * sizeof *x);
+    for (int64_t i = 0; type == GGML_F16 && i < n; i++) x[i] = get_f16(in + 2 * i);
+    for (int64_t i = 0; type == GGML_BF16 && i < n; i++) {
+        bf16 h;
+        memcpy(&h, in + 2 * i, sizeof h);
+        x[i] = bf16_to_float(h);
     }
-    for (int64_t i = 0; i < n; i += block, in += bytes) {
-        uint16_t h;
-        memcpy(&h, in, sizeof h);
+    for (int64_t i = 0; block > 1 && i < n; i += block, in += bytes) {
         if (type == GGML_Q8_0)
             dequantize_q8_0(x + i, in);
         else if (type == GGML_Q4_0)
             dequantize_q4_0(x + i, in);
-        else if (type == GGML_Q4_K)
-            dequantize_q4_k(x + i, in);
         else
-            x[i] = type == GGML_BF16 ? bf16_to_float(h) : f16_to_float(h);
+            dequantize_q4_k(x + i, in);
     }
 }
