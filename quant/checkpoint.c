@@ -171,6 +171,18 @@ static enum status put(struct st_writer *w, struct item *t, enum part part, cons
     return st_writer_put_named(w, &t->part[part], e);
 }
 
+/* A tensor that stays as it is, by parts, so that no more of it than that is in memory. */
+static enum status copy(struct st_writer *w, const struct item *t, struct err *e) {
+    enum { COPY_BYTES = 4 << 20 };
+    st_writer_begin(w, &t->part[0], e);
+    for (size_t at = 0; at < t->from->bytes && e->code == ST_OK; at += COPY_BYTES) {
+        struct st_entry part = st_part(t->from, at, COPY_BYTES);
+        st_writer_add(w, part.data, part.bytes, e);
+        st_forget(&part);
+    }
+    return e->code;
+}
+
 static enum status write_quantised(struct job *j, struct st_writer *w, struct item *t, struct err *e) {
     const struct checkpoint_options *o = j->o;
     const struct st_entry *from = t->from;
@@ -213,7 +225,7 @@ static enum status write_shard(struct job *j, const char *dir, size_t first, siz
     for (size_t i = first; i < last; i++) {
         struct item *t = &j->items[i];
         if (j->o->progress) j->o->progress(j->o->progress_arg, t->from->name, j->done, j->report->bytes_in);
-        if ((t->quantise ? write_quantised(j, &w, t, e) : put(&w, t, 0, t->from->data, e)) != ST_OK) goto done;
+        if ((t->quantise ? write_quantised(j, &w, t, e) : copy(&w, t, e)) != ST_OK) goto done;
         st_forget(t->from);
         j->done += (int64_t)t->from->bytes;
     }
