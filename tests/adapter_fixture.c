@@ -10,6 +10,7 @@
 
 #include "base/file.h"
 #include "base/memory.h"
+#include "tests/folder.h"
 
 const char *const FOLDERS[FOLDER_COUNT] = {
     "lora",     "rslora",        "dora",        "dora-bias",      "lora-bias",
@@ -18,20 +19,19 @@ const char *const FOLDERS[FOLDER_COUNT] = {
 
 int fixture_start(void **state) {
     struct fixture *f = mem_alloc(sizeof *f);
-    f->tmp = mem_text("/tmp/graft-adapter-XXXXXX");
+    f->tmp = folder_new();
     f->be = backend_new("cpu", 1, &f->e);
     *state = f;
-    return f->be && mkdtemp(f->tmp) ? 0 : -1;
+    return f->be ? 0 : -1;
 }
 
 int fixture_end(void **state) {
     struct fixture *f = *state;
-    struct err e = {0};
     model_free(f->model);
     backend_free(f->be);
-    dir_remove(f->tmp, &e);
-    free(f->tmp), free(f);
-    return e.code;
+    folder_free(f->tmp);
+    free(f);
+    return 0;
 }
 
 void expect_good(const struct err *e) {

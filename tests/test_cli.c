@@ -19,6 +19,7 @@
 #include "base/memory.h"
 #include "base/safetensors.h"
 #include "base/text.h"
+#include "tests/folder.h"
 #include "tests/run_command.h"
 
 static const double SECONDS = 120;
@@ -92,9 +93,7 @@ static char *in_place(const struct place *p, const char *name) { return path_joi
 
 static int set_up(void **state) {
     struct place *p = mem_alloc(sizeof *p);
-    const char *tmp = getenv("TMPDIR");
-    p->dir = path_join(tmp && *tmp ? tmp : "/tmp", "graft-cli-XXXXXX");
-    if (!mkdtemp(p->dir)) return -1;
+    p->dir = folder_new();
     p->model = in_place(p, "model");
     struct run r;
     run_with(&r, 0, "", WORDS("init", "llama-tiny", "--out", p->model, "--quiet"));
@@ -105,12 +104,10 @@ static int set_up(void **state) {
 
 static int tear_down(void **state) {
     struct place *p = *state;
-    struct err e = {0};
-    dir_remove(p->dir, &e);
-    free(p->dir);
+    folder_free(p->dir);
     free(p->model);
     free(p);
-    return e.code;
+    return 0;
 }
 
 static void write_file(const char *path, const char *text) {

@@ -5,7 +5,6 @@
 #include <stddef.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 #include <cmocka.h>
 
@@ -15,21 +14,18 @@
 #include "base/memory.h"
 #include "base/text.h"
 #include "tests/clip.h"
+#include "tests/folder.h"
 #include "tests/run_command.h"
 
 static const double SECONDS = 240;
 enum { WORDS = 40 };
 
-struct fixture {
-    char folder[40];
-};
-
 /* Runs graft with the words of a line, @ being the folder; wants the status. Returns stdout, which the caller frees;
  * *said (if wanted) becomes stderr. */
-static char *run(const struct fixture *x, int status, const char *line, char **said) {
+static char *run(const char *folder, int status, const char *line, char **said) {
     const char *binary = getenv("GRAFT"), *argv[WORDS] = {binary && *binary ? binary : "build/release/graft"};
     struct text t = {0};
-    for (const char *s = line; *s; s++) *s == '@' ? text_add(&t, x->folder) : text_add_char(&t, *s);
+    for (const char *s = line; *s; s++) *s == '@' ? text_add(&t, folder) : text_add_char(&t, *s);
     int n = 1;
     char *rest = t.data;
     for (char *word; (word = strsep(&rest, " "));) {
@@ -48,22 +44,11 @@ static char *run(const struct fixture *x, int status, const char *line, char **s
     return out;
 }
 
-static void put(const struct fixture *x, const char *name, const char *text) {
-    struct err e = {0};
-    char *path = path_join(x->folder, name);
-    if (file_write(path, text, strlen(text), &e) != ST_OK) fail_msg("%s", e.text);
-    free(path);
-}
-
-static void put_clip(const struct fixture *x, const char *name, int frames) {
+static void put_clip(const char *folder, const char *name, int frames) {
     const struct clip_options o = {"mpeg4", "yuv420p", 48, 32, frames, 10, NULL, NULL};
-    char *path = path_join(x->folder, name);
+    char *path = path_join(folder, name);
     assert_true(clip_make(path, &o));
     free(path);
-}
-
-static void assert_contains(const char *s, const char *part) {
-    if (!strstr(s, part)) fail_msg("\"%s\" does not hold \"%s\"", s, part);
 }
 
 static const char rows[] =
@@ -76,25 +61,15 @@ static const char config[] = "model_name_or_path: model\ndata_config_file: data.
                              "problem_type: regression\nmax_steps: 2\nlora_r: 2\n";
 
 static int set_up(void **state) {
-    struct fixture *x = mem_alloc(sizeof *x);
+    const char *folder = *state = folder_new();
     struct err e = {0};
-    snprintf(x->folder, sizeof x->folder, "/tmp/graft-clips-XXXXXX");
-    if (!mkdtemp(x->folder)) return -1;
-    char *clips = path_join(x->folder, "clips");
+    char *clips = path_join(folder, "clips");
     dir_make(clips, &e);
     free(clips);
-    put_clip(x, "clips/a.mp4", 9), put_clip(x, "clips/b.avi", 5);
-    put(x, "rows.json", rows), put(x, "data.yaml", data), put(x, "config.yaml", config);
-    free(run(x, 0, "init idefics2-tiny --out @/model --seed 3", NULL));
-    *state = x;
-    return 0;
-}
-
-static int tear_down(void **state) {
-    struct fixture *x = *state;
-    struct err e = {0};
-    dir_remove(x->folder, &e);
-    free(x);
+    put_clip(folder, "clips/a.mp4", 9), put_clip(folder, "clips/b.avi", 5);
+    free(folder_put(folder, "rows.json", rows)), free(folder_put(folder, "data.yaml", data)),
+        free(folder_put(folder, "config.yaml", config));
+    free(run(folder, 0, "init idefics2-tiny --out @/model --seed 3", NULL));
     return 0;
 }
 
@@ -109,50 +84,51 @@ static void assert_same_outputs(const char *a, const char *b) {
 }
 
 static void test_scorer(void **state) {
-    const struct fixture *x = *state;
+    const char *folder = *state;
     char *said, *first, *second;
-    free(run(x, 0, "train @/config.yaml --dtype f32 --quiet", NULL));
-    char *by_data = run(x, 0, SCORE "--data @/data.yaml --split val --csv @/data.csv", NULL);
-    char *one = run(x, 0, SCORE "--video @/clips/a.mp4 --prompt one", NULL);
+    free(run(folder, 0, "train @/config.yaml --dtype f32 --quiet", NULL));
+    char *by_data = run(folder, 0, SCORE "--data @/data.yaml --split val --csv @/data.csv", NULL);
+    char *one = run(folder, 0, SCORE "--video @/clips/a.mp4 --prompt one", NULL);
     assert_contains(by_data, "{\"id\": \"a\"");
     char *end = strchr(by_data, '\n');
     *end = 0; // the first row
     first = mem_format("%s\n", by_data);
     assert_same_outputs(first, one);
 
-    put(x, "clips/sheet.csv", "prompt,video\r\none,a.mp4\r\ntwo,b.avi\r\n");
-    char *sheet = run(x, 0, SCORE "--prompts @/clips/sheet.csv --csv @/out.csv", NULL);
-    char *folder = run(x, 0, SCORE "--video @/clips --prompts @/clips/sheet.csv", NULL);
-    assert_string_equal(sheet, folder);
+    free(folder_put(folder, "clips/sheet.csv", "prompt,video\r\none,a.mp4\r\ntwo,b.avi\r\n"));
+    char *sheet = run(folder, 0, SCORE "--prompts @/clips/sheet.csv --csv @/out.csv", NULL);
+    char *whole = run(folder, 0, SCORE "--video @/clips --prompts @/clips/sheet.csv", NULL);
+    assert_string_equal(sheet, whole);
     second = strchr(sheet, '\n') + 1;
     assert_same_outputs(end + 1, second);
 
-    put(x, "all.csv", "prompt,video\none,clips/a.mp4\nother,old/b.avi\ntwo,clips/b.avi\n"); // whole paths go first
-    char *mixed = run(x, 0, SCORE "--video @/clips --prompts @/all.csv", NULL);
+    free(folder_put(folder, "all.csv",
+                    "prompt,video\none,clips/a.mp4\nother,old/b.avi\ntwo,clips/b.avi\n")); // whole paths go first
+    char *mixed = run(folder, 0, SCORE "--video @/clips --prompts @/all.csv", NULL);
     assert_string_equal(sheet, mixed);
     free(mixed);
-    put(x, "all.csv", "prompt,video\none,a.mp4\nother,old/b.avi\ntwo,new/b.avi\n");
-    free(run(x, 1, SCORE "--video @/clips --prompts @/all.csv", &said));
+    free(folder_put(folder, "all.csv", "prompt,video\none,a.mp4\nother,old/b.avi\ntwo,new/b.avi\n"));
+    free(run(folder, 1, SCORE "--video @/clips --prompts @/all.csv", &said));
     assert_contains(said, "all.csv: has two prompts for");
     free(said);
 
     // an adapter that was trained beside another form of the weights
-    free(run(x, 0, "train @/config.yaml --dtype f32 --quiet --quantization nf4 --output_dir @/four", NULL));
-    free(run(x, 0, "score @/model --adapter @/four --num_frames 3 --video @/clips/a.mp4 --prompt one", &said));
+    free(run(folder, 0, "train @/config.yaml --dtype f32 --quiet --quantization nf4 --output_dir @/four", NULL));
+    free(run(folder, 0, "score @/model --adapter @/four --num_frames 3 --video @/clips/a.mp4 --prompt one", &said));
     assert_contains(said, "trained beside their nf4 form");
     free(said);
-    free(run(x, 0, "quantize @/model --out @/model4 --double_quant true", NULL));
-    free(run(x, 0, "score @/model4 --adapter @/four --num_frames 3 --video @/clips/a.mp4 --prompt one", &said));
+    free(run(folder, 0, "quantize @/model --out @/model4 --double_quant true", NULL));
+    free(run(folder, 0, "score @/model4 --adapter @/four --num_frames 3 --video @/clips/a.mp4 --prompt one", &said));
     assert_true(!strstr(said, "beside"));
     free(said);
 
-    put(x, "query.txt", "o{text_prompt}e");
-    char *query = run(x, 0, SCORE "--video @/clips/a.mp4 --prompt n --prompt_file @/query.txt", NULL);
+    free(folder_put(folder, "query.txt", "o{text_prompt}e"));
+    char *query = run(folder, 0, SCORE "--video @/clips/a.mp4 --prompt n --prompt_file @/query.txt", NULL);
     assert_same_outputs(query, one);
 
     struct csv t;
     struct err e = {0};
-    char *path = path_join(x->folder, "out.csv");
+    char *path = path_join(folder, "out.csv");
     assert_int_equal(csv_read(&t, path, &e), ST_OK);
     assert_int_equal(t.rows, 3);
     assert_string_equal(csv_cell(&t, 0, 0), "video");
@@ -163,48 +139,48 @@ static void test_scorer(void **state) {
     cJSON_Delete(json);
     csv_free(&t);
 
-    char *named = run(x, 0, SCORE "--video @/clips/a.mp4 --prompt one --labels x,y", NULL);
+    char *named = run(folder, 0, SCORE "--video @/clips/a.mp4 --prompt one --labels x,y", NULL);
     assert_contains(named, "{\"x\": ");
-    put(x, "clips/c.mp4", "no clip");
-    free(run(x, 1, SCORE "--video @/clips --prompt one", &said));
+    free(folder_put(folder, "clips/c.mp4", "no clip"));
+    free(run(folder, 1, SCORE "--video @/clips --prompt one", &said));
     assert_contains(said, "c.mp4: not a video that can be read");
     free(said);
-    char *skipped = run(x, 0, SCORE "--video @/clips --prompt one --on_bad_row skip", &said);
+    char *skipped = run(folder, 0, SCORE "--video @/clips --prompt one --on_bad_row skip", &said);
     assert_contains(said, "c.mp4: not a video that can be read");
     assert_contains(said, "1 bad rows left out");
     assert_contains(skipped, "b.avi");
     free(said);
-    free(run(x, 1, SCORE "--video @/clips --prompts @/clips/sheet.csv", &said));
+    free(run(folder, 1, SCORE "--video @/clips --prompts @/clips/sheet.csv", &said));
     assert_contains(said, "sheet.csv: has no prompt for");
     free(said);
-    free(run(x, 1, SCORE "--video @/clips/none.mp4 --prompt one", &said));
+    free(run(folder, 1, SCORE "--video @/clips/none.mp4 --prompt one", &said));
     assert_contains(said, "none.mp4: there is no such file or folder");
     free(said);
-    free(run(x, 1, SCORE "--video @/clips/a.mp4 --prompt one --labels videoscore", &said));
+    free(run(folder, 1, SCORE "--video @/clips/a.mp4 --prompt one --labels videoscore", &said));
     assert_contains(said, "--labels has 5 names, the model has 2 outputs");
     free(said);
-    free(run(x, 1, "score @/model --adapter @/none --video @/clips/a.mp4 --prompt one", &said));
+    free(run(folder, 1, "score @/model --adapter @/none --video @/clips/a.mp4 --prompt one", &said));
     assert_contains(said, "none/adapter_config.json: there is no such file");
     free(said);
-    free(run(x, 1, "score @/out --video @/clips/a.mp4 --prompt one", &said));
+    free(run(folder, 1, "score @/out --video @/clips/a.mp4 --prompt one", &said));
     assert_contains(said, "out: is an adapter, not a model");
     free(said);
-    free(run(x, 2, SCORE "--video @/clips", &said));
+    free(run(folder, 2, SCORE "--video @/clips", &said));
     assert_contains(said, "--prompt TEXT");
     free(said);
-    free(by_data), free(one), free(first), free(sheet), free(folder), free(query), free(path), free(named),
+    free(by_data), free(one), free(first), free(sheet), free(whole), free(query), free(path), free(named),
         free(skipped);
 }
 
 /* A folder of frames and the clip are different pixels of the same places; three of either are three pictures. */
 static void test_generate(void **state) {
-    const struct fixture *x = *state;
+    const char *folder = *state;
     char *said;
-    char *out = run(x, 0,
+    char *out = run(folder, 0,
                     "generate @/model --video @/clips/a.mp4 --num_frames 3 --prompt Hi --max_new_tokens 2 --json "
                     "--dtype f32",
                     NULL);
-    char *five = run(x, 0,
+    char *five = run(folder, 0,
                      "generate @/model --video @/clips/a.mp4 --video @/clips/b.avi --num_frames 3 --prompt Hi "
                      "--max_new_tokens 2 --json --dtype f32",
                      NULL);
@@ -214,7 +190,7 @@ static void test_generate(void **state) {
     int64_t both = (int64_t)json_get(b, "prompt_tokens")->valuedouble;
     assert_true(both > alone + 3);
     assert_int_equal((both - alone) % 3, 0);
-    free(run(x, 1, "generate @/model --video @/rows.json --prompt Hi", &said));
+    free(run(folder, 1, "generate @/model --video @/rows.json --prompt Hi", &said));
     assert_contains(said, "rows.json: not a video that can be read");
     free(said), free(out), free(five);
     cJSON_Delete(a), cJSON_Delete(b);
@@ -222,8 +198,8 @@ static void test_generate(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test_setup_teardown(test_scorer, set_up, tear_down),
-        cmocka_unit_test_setup_teardown(test_generate, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_scorer, set_up, folder_end),
+        cmocka_unit_test_setup_teardown(test_generate, set_up, folder_end),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -13,94 +13,24 @@
 #include "base/memory.h"
 #include "base/safetensors.h"
 #include "base/yaml.h"
-#include "data/dataset.h"
-#include "data/dump.h"
 #include "data/show.h"
+#include "tests/data_fixture.h"
+#include "tests/folder.h"
 
 #define GOLDEN "tests/golden/data"
-enum { TOKENS_PER_IMAGE = 5 };
 
-struct fixture {
-    char folder[40];
-    struct tokenizer *tokenizer;
-    struct threads *threads;
-    struct data_family text, mllava;
-};
-
-static int set_up(void **state) {
-    struct fixture *x = mem_alloc(sizeof *x);
-    struct err e = {0};
-    snprintf(x->folder, sizeof x->folder, "/tmp/graft-data-XXXXXX");
-    x->tokenizer = tokenizer_load(GOLDEN "/model", &e);
-    if (!mkdtemp(x->folder) || !x->tokenizer) return -1;
-    x->threads = threads_new(3);
-    x->text = (struct data_family){.family = FAMILY_TEXT, .model_dir = GOLDEN "/model"};
-    x->mllava = (struct data_family){.family = FAMILY_MLLAVA,
-                                     .model_dir = GOLDEN "/model",
-                                     .default_template = "llama_3",
-                                     .image_token = tokenizer_id(x->tokenizer, "<image>"),
-                                     .tokens_per_image = TOKENS_PER_IMAGE};
-    *state = x;
-    return 0;
-}
-
-static int tear_down(void **state) {
-    struct fixture *x = *state;
-    struct err e = {0};
-    tokenizer_free(x->tokenizer);
-    threads_free(x->threads);
-    dir_remove(x->folder, &e);
-    free(x);
-    return 0;
-}
-
-static void assert_contains(const char *s, const char *part) {
-    if (!strstr(s, part)) fail_msg("\"%s\" does not hold \"%s\"", s, part);
-}
-
-/* A set of one file of GOLDEN (or an absolute path); more is added to its fields. */
-static struct dataset *open_rows(struct fixture *x, const char *file, const char *more, struct data_options o,
-                                 const struct data_family *f, struct text *notes, struct err *e) {
-    char *json = mem_format("[{path: %s, name: a, split: train, format: chat%s}]", file, more);
-    cJSON *list = yaml_parse(json, strlen(json), "inline", e);
-    o.inline_list = list, o.inline_dir = GOLDEN, o.split = "train";
-    struct dataset *d = list ? dataset_open(&o, f, x->tokenizer, x->threads, notes, e) : NULL;
-    cJSON_Delete(list);
-    free(json);
-    return d;
-}
-
-static struct dataset *open_good(struct fixture *x, const char *file, const char *more, struct data_options o,
-                                 const struct data_family *f) {
-    struct err e = {0};
-    struct dataset *d = open_rows(x, file, more, o, f, NULL, &e);
-    if (!d) fail_msg("%s", e.text);
-    return d;
-}
-
-static struct row row_of(const struct dataset *d, int64_t i, bool pixels) {
-    struct err e = {0};
-    struct row r;
-    if (dataset_row(d, i, pixels, &r, &e) != ST_OK) fail_msg("%s", e.text);
-    return r;
-}
+static int set_up(void **state) { return data_fixture_start(state, GOLDEN); }
 
 static void test_rows_are_as_expected(void **state) {
-    struct fixture *x = *state;
-    struct err e = {0};
-    cJSON *expected = json_read(GOLDEN "/expected.json", &e);
-    struct dataset *d = open_good(x, "rows.jsonl", "", (struct data_options){0}, &x->mllava);
+    struct data_fixture *x = *state;
+    cJSON *expected = golden_json(x, "expected.json");
+    struct dataset *d = dataset_of(x, "rows.jsonl", "", (struct data_options){0}, &x->mllava);
     assert_int_equal(dataset_rows(d), cJSON_GetArraySize(expected));
     for (int i = 0; i < cJSON_GetArraySize(expected); i++) {
         const cJSON *want = cJSON_GetArrayItem(expected, i);
-        const cJSON *ids = json_get(want, "ids"), *labels = json_get(want, "labels");
         struct row r = row_of(d, i, false);
-        assert_int_equal(r.ids.len, cJSON_GetArraySize(ids));
-        const cJSON *id = ids->child, *label = labels->child;
-        for (size_t k = 0; k < r.ids.len; k++, id = id->next, label = label->next) {
-            assert_int_equal(r.ids.data[k], (int)id->valuedouble);
-            assert_int_equal(r.labels[k], (int)label->valuedouble);
-        }
+        check_list(json_get(want, "ids"), r.ids.data, r.ids.len, "id");
+        check_list(json_get(want, "labels"), r.labels, r.ids.len, "label");
         assert_int_equal(r.positions, (int64_t)r.ids.len + r.images * (TOKENS_PER_IMAGE - 1));
         row_free(&r);
     }
@@ -109,8 +39,8 @@ static void test_rows_are_as_expected(void **state) {
 }
 
 static void test_pictures_of_a_row(void **state) {
-    struct fixture *x = *state;
-    struct dataset *d = open_good(x, "rows.json", "", (struct data_options){.decode_images = true}, &x->mllava);
+    struct data_fixture *x = *state;
+    struct dataset *d = dataset_of(x, "rows.json", "", (struct data_options){.decode_images = true}, &x->mllava);
     struct row r = row_of(d, 1, true);
     assert_string_equal(r.id, "7");
     assert_int_equal(r.images, 2);
@@ -125,8 +55,8 @@ static void test_pictures_of_a_row(void **state) {
 
 /* The second picture's token is cut; the row keeps one picture. */
 static void test_truncation_drops_pictures(void **state) {
-    struct fixture *x = *state;
-    struct dataset *whole = open_good(x, "rows.json", "", (struct data_options){0}, &x->mllava);
+    struct data_fixture *x = *state;
+    struct dataset *whole = dataset_of(x, "rows.json", "", (struct data_options){0}, &x->mllava);
     struct row r = row_of(whole, 0, false);
     size_t second = r.ids.len - 1;
     while (r.ids.data[second] != x->mllava.image_token) second--;
@@ -136,7 +66,7 @@ static void test_truncation_drops_pictures(void **state) {
     struct text notes = {0};
     struct err e = {0};
     struct data_options o = {.max_seq_len = (int64_t)second};
-    struct dataset *cut = open_rows(x, "rows.json", "", o, &x->mllava, &notes, &e);
+    struct dataset *cut = dataset_try(x, "rows.json", "", o, &x->mllava, &notes, &e);
     r = row_of(cut, 0, true);
     assert_int_equal(r.ids.len, second);
     assert_int_equal(r.images, 1);
@@ -148,34 +78,27 @@ static void test_truncation_drops_pictures(void **state) {
 }
 
 static void test_selection(void **state) {
-    struct fixture *x = *state;
+    struct data_fixture *x = *state;
     struct data_options o = {.conv_template = "llama_3"};
-    struct dataset *d = open_good(x, "text.json", ", max_size: 3", o, &x->text);
+    struct dataset *d = dataset_of(x, "text.json", ", max_size: 3", o, &x->text);
     assert_int_equal(dataset_rows(d), 3);
     struct row r = row_of(d, 2, false);
     assert_string_equal(r.id, "t2");
     row_free(&r);
     dataset_free(d);
-    d = open_good(x, "rows.json", ", max_num_images: 1", (struct data_options){0}, &x->mllava);
+    d = dataset_of(x, "rows.json", ", max_num_images: 1", (struct data_options){0}, &x->mllava);
     assert_int_equal(dataset_rows(d), 2); // one picture, and none
     assert_int_equal(dataset_bad(d), 0);
     dataset_free(d);
-    d = open_good(x, "rows.json", ", vl_only: true", (struct data_options){0}, &x->mllava);
+    d = dataset_of(x, "rows.json", ", vl_only: true", (struct data_options){0}, &x->mllava);
     assert_int_equal(dataset_rows(d), 3);
     dataset_free(d);
     /* Python's shuffle of range(7) with seed 42 begins with 1. */
-    d = open_good(x, "text.json", ", shuffle: true, max_size: 1", o, &x->text);
+    d = dataset_of(x, "text.json", ", shuffle: true, max_size: 1", o, &x->text);
     r = row_of(d, 0, false);
     assert_string_equal(r.id, "t1");
     row_free(&r);
     dataset_free(d);
-}
-
-static char *put(struct fixture *x, const char *name, const char *text) {
-    struct err e = {0};
-    char *path = path_join(x->folder, name);
-    assert_int_equal(file_write(path, text, strlen(text), &e), ST_OK);
-    return path;
 }
 
 static const char MIXED[] =
@@ -185,14 +108,15 @@ static const char MIXED[] =
     "{\"images\":[\"none.png\"],\"conversation\":[{\"role\":\"user\",\"content\":\"a\"}]}\n";
 
 static void test_bad_rows(void **state) {
-    struct fixture *x = *state;
-    char *path = put(x, "mixed.jsonl", MIXED);
+    struct data_fixture *x = *state;
+    char *path = folder_put(x->folder, "mixed.jsonl", MIXED);
     struct err e = {0};
-    assert_null(open_rows(x, path, "", (struct data_options){0}, &x->mllava, NULL, &e));
+    assert_null(dataset_try(x, path, "", (struct data_options){0}, &x->mllava, NULL, &e));
     assert_contains(e.text, "mixed.jsonl: row 1 (line 2) (id x): turn 1 is the user's");
     struct text notes = {0};
     struct err none = {0};
-    struct dataset *d = open_rows(x, path, "", (struct data_options){.skip_bad_rows = true}, &x->mllava, &notes, &none);
+    struct dataset *d =
+        dataset_try(x, path, "", (struct data_options){.skip_bad_rows = true}, &x->mllava, &notes, &none);
     assert_non_null(d);
     assert_int_equal(dataset_rows(d), 1);
     assert_int_equal(dataset_bad(d), 3);
@@ -205,34 +129,35 @@ static void test_bad_rows(void **state) {
 }
 
 static void test_refusals(void **state) {
-    struct fixture *x = *state;
+    struct data_fixture *x = *state;
     struct data_family small = x->text;
     small.vocab_size = 257;
     struct err e = {0}, two = {0}, three = {0}, four = {0};
     struct data_options o = {.conv_template = "llama_3"};
-    assert_null(open_rows(x, "text.json", "", o, &small, NULL, &e));
+    assert_null(dataset_try(x, "text.json", "", o, &small, NULL, &e));
     assert_contains(e.text, "vocab");
-    assert_null(open_rows(x, "rows.json", "", o, &x->text, NULL, &two));
+    assert_null(dataset_try(x, "rows.json", "", o, &x->text, NULL, &two));
     assert_contains(two.text, "reads text only");
-    char *path =
-        put(x, "system.jsonl",
-            "{\"conversation\":[{\"role\":\"system\",\"content\":\"s\"},{\"role\":\"user\",\"content\":\"a\"}]}");
-    assert_null(open_rows(x, path, "", o, &x->text, NULL, &three));
+    char *path = folder_put(
+        x->folder, "system.jsonl",
+        "{\"conversation\":[{\"role\":\"system\",\"content\":\"s\"},{\"role\":\"user\",\"content\":\"a\"}]}");
+    assert_null(dataset_try(x, path, "", o, &x->text, NULL, &three));
     assert_contains(three.text, "has its own");
     struct data_family other = x->mllava;
     other.image_token = 3;
-    assert_null(open_rows(x, "rows.json", "", (struct data_options){0}, &other, NULL, &four));
+    assert_null(dataset_try(x, "rows.json", "", (struct data_options){0}, &other, NULL, &four));
     assert_contains(four.text, "image_token_index");
     free(path);
 }
 
 static void test_own_template(void **state) {
-    struct fixture *x = *state;
-    char *path = put(x, "own.jsonl",
-                     "{\"conversation\":[{\"role\":\"system\",\"content\":\"S\"},{\"role\":\"user\",\"content\":\"Q\"},"
-                     "{\"role\":\"assistant\",\"content\":\"A1\"},{\"role\":\"user\",\"content\":\"R\"},"
-                     "{\"role\":\"assistant\",\"content\":\"A2 \"}]}");
-    struct dataset *d = open_good(x, path, "", (struct data_options){0}, &x->text);
+    struct data_fixture *x = *state;
+    char *path =
+        folder_put(x->folder, "own.jsonl",
+                   "{\"conversation\":[{\"role\":\"system\",\"content\":\"S\"},{\"role\":\"user\",\"content\":\"Q\"},"
+                   "{\"role\":\"assistant\",\"content\":\"A1\"},{\"role\":\"user\",\"content\":\"R\"},"
+                   "{\"role\":\"assistant\",\"content\":\"A2 \"}]}");
+    struct dataset *d = dataset_of(x, path, "", (struct data_options){0}, &x->text);
     struct row r = row_of(d, 0, false);
     struct text shown = {0};
     show_row(&shown, &r, &x->text, x->tokenizer, false);
@@ -248,27 +173,28 @@ static void test_own_template(void **state) {
 
 /* A template that drops what earlier answers said: no part of its text belongs to one turn. */
 static void test_a_template_that_rewrites_turns(void **state) {
-    struct fixture *x = *state;
-    free(put(x, "tokenizer_config.json",
-             "{\"chat_template\":\"{% for m in messages %}{% if loop.last %}{{ m['content'] }}{% else %}x{% endif %}{% "
-             "endfor %}\"}"));
+    struct data_fixture *x = *state;
+    free(folder_put(
+        x->folder, "tokenizer_config.json",
+        "{\"chat_template\":\"{% for m in messages %}{% if loop.last %}{{ m['content'] }}{% else %}x{% endif %}{% "
+        "endfor %}\"}"));
     struct data_family f = x->text;
     f.model_dir = x->folder;
     struct err e = {0};
-    assert_null(open_rows(x, "text.json", "", (struct data_options){0}, &f, NULL, &e));
+    assert_null(dataset_try(x, "text.json", "", (struct data_options){0}, &f, NULL, &e));
     assert_contains(e.text, "text.json: row 0 (id t0): the tokenizer's chat template writes a turn differently");
 }
 
 static void test_fingerprint(void **state) {
-    struct fixture *x = *state;
+    struct data_fixture *x = *state;
     struct data_options o = {.conv_template = "llama_3"}, shorter = o, other = {.conv_template = "qwen2_vl"};
     shorter.max_seq_len = 4000; // long enough to change no row
     struct dataset *d[5] = {
-        open_good(x, "text.json", "", o, &x->text),
-        open_good(x, "text.json", "", o, &x->text),
-        open_good(x, "text.json", ", shuffle: true", o, &x->text),
-        open_good(x, "text.json", "", shorter, &x->text),
-        open_good(x, "text.json", "", other, &x->text),
+        dataset_of(x, "text.json", "", o, &x->text),
+        dataset_of(x, "text.json", "", o, &x->text),
+        dataset_of(x, "text.json", ", shuffle: true", o, &x->text),
+        dataset_of(x, "text.json", "", shorter, &x->text),
+        dataset_of(x, "text.json", "", other, &x->text),
     };
     assert_true(dataset_fingerprint(d[0]) == dataset_fingerprint(d[1]));
     for (int i = 2; i < 5; i++) assert_true(dataset_fingerprint(d[0]) != dataset_fingerprint(d[i]));
@@ -276,7 +202,7 @@ static void test_fingerprint(void **state) {
 }
 
 static void test_mixture_of_two_sets(void **state) {
-    struct fixture *x = *state;
+    struct data_fixture *x = *state;
     struct err e = {0};
     const char *yaml = "[{path: text.json, name: a, split: train, format: chat, max_size: 1},"
                        " {path: text.json, name: b, split: train, format: chat}]";
@@ -344,12 +270,12 @@ static void test_batch(void **state) {
 
 /* What the check counted is what a batch holds: with labels at the first position, and with pictures within answers. */
 static void test_counts_agree_with_batches(void **state) {
-    struct fixture *x = *state;
-    char *path =
-        put(x, "counts.jsonl",
-            "{\"conversation\":[{\"role\":\"user\",\"content\":\"a\"},{\"role\":\"assistant\",\"content\":\"b\"}]}\n"
-            "{\"image\":\"0.png\",\"conversation\":[{\"role\":\"user\",\"content\":\"a\"},"
-            "{\"role\":\"assistant\",\"content\":\"b <image> c\"}]}\n");
+    struct data_fixture *x = *state;
+    char *path = folder_put(
+        x->folder, "counts.jsonl",
+        "{\"conversation\":[{\"role\":\"user\",\"content\":\"a\"},{\"role\":\"assistant\",\"content\":\"b\"}]}\n"
+        "{\"image\":\"0.png\",\"conversation\":[{\"role\":\"user\",\"content\":\"a\"},"
+        "{\"role\":\"assistant\",\"content\":\"b <image> c\"}]}\n");
     char *data, *picture = path_join(x->folder, "0.png");
     size_t size;
     struct err e = {0};
@@ -357,7 +283,7 @@ static void test_counts_agree_with_batches(void **state) {
     assert_int_equal(file_write(picture, data, size, &e), ST_OK);
     static const char *const templates[] = {"llama_3", "plain"};
     for (int k = 0; k < 2; k++) {
-        struct dataset *d = open_good(x, path, "", (struct data_options){.conv_template = templates[k]}, &x->mllava);
+        struct dataset *d = dataset_of(x, path, "", (struct data_options){.conv_template = templates[k]}, &x->mllava);
         for (int64_t i = 0; i < dataset_rows(d); i++) {
             struct row r = row_of(d, i, false);
             struct batch b;
@@ -407,8 +333,8 @@ static struct text stream_of(const struct dataset *d, struct loader_options o, s
 
 /* Batches of 3 out of 4 rows: most span two epochs. */
 static void test_loader_is_the_same_for_any_workers(void **state) {
-    struct fixture *x = *state;
-    struct dataset *d = open_good(x, "rows.json", "", (struct data_options){0}, &x->mllava);
+    struct data_fixture *x = *state;
+    struct dataset *d = dataset_of(x, "rows.json", "", (struct data_options){0}, &x->mllava);
     for (int shuffle = 0; shuffle < 2; shuffle++) {
         struct loader_options o = {.rows_per_batch = 3, .shuffle = shuffle, .seed = 5, .workers = 1, .batches = 9};
         struct batch_limits seen, other, planned;
@@ -432,8 +358,8 @@ static void test_loader_is_the_same_for_any_workers(void **state) {
 }
 
 static void test_each_epoch_holds_every_row_once(void **state) {
-    struct fixture *x = *state;
-    struct dataset *d = open_good(x, "text.json", "", (struct data_options){.conv_template = "llama_3"}, &x->text);
+    struct data_fixture *x = *state;
+    struct dataset *d = dataset_of(x, "text.json", "", (struct data_options){.conv_template = "llama_3"}, &x->text);
     struct loader_options o = {.rows_per_batch = 2, .shuffle = true, .seed = 1, .workers = 1, .batches = 1};
     struct loader *l = loader_new(d, &o);
     int changed = 0;
@@ -451,14 +377,15 @@ static void test_each_epoch_holds_every_row_once(void **state) {
 }
 
 static void test_a_picture_that_went_away(void **state) {
-    struct fixture *x = *state;
+    struct data_fixture *x = *state;
     struct err e = {0};
-    char *path = put(x, "gone.jsonl", "{\"image\":\"p.png\",\"conversation\":[{\"role\":\"user\",\"content\":\"a\"}]}");
+    char *path = folder_put(x->folder, "gone.jsonl",
+                            "{\"image\":\"p.png\",\"conversation\":[{\"role\":\"user\",\"content\":\"a\"}]}");
     char *data, *picture = path_join(x->folder, "p.png");
     size_t size;
     assert_int_equal(file_read(GOLDEN "/images/0.png", &data, &size, &e), ST_OK);
     assert_int_equal(file_write(picture, data, size, &e), ST_OK);
-    struct dataset *d = open_good(x, path, "", (struct data_options){0}, &x->mllava);
+    struct dataset *d = dataset_of(x, path, "", (struct data_options){0}, &x->mllava);
     unlink(picture);
     struct loader_options o = {.rows_per_batch = 1, .workers = 2, .batches = 3};
     struct loader *l = loader_new(d, &o);
@@ -471,9 +398,9 @@ static void test_a_picture_that_went_away(void **state) {
 }
 
 static void test_dump(void **state) {
-    struct fixture *x = *state;
+    struct data_fixture *x = *state;
     struct err e = {0};
-    struct dataset *d = open_good(x, "rows.json", "", (struct data_options){0}, &x->mllava);
+    struct dataset *d = dataset_of(x, "rows.json", "", (struct data_options){0}, &x->mllava);
     char *path = path_join(x->folder, "row.safetensors");
     struct row r = row_of(d, 0, true);
     assert_int_equal(dump_write(path, &r, &x->mllava, &e), ST_OK);
@@ -494,12 +421,12 @@ static void test_dump(void **state) {
 }
 
 static void test_show_is_safe(void **state) {
-    struct fixture *x = *state;
+    struct data_fixture *x = *state;
     char *path =
-        put(x, "bell.jsonl",
-            "{\"id\":\"\\u001b[1m\",\"conversation\":[{\"role\":\"user\",\"content\":\"a\\u001b[31m\\u009bb\"},"
-            "{\"role\":\"assistant\",\"content\":\"c\"}]}");
-    struct dataset *d = open_good(x, path, "", (struct data_options){.conv_template = "idefics_2"}, &x->text);
+        folder_put(x->folder, "bell.jsonl",
+                   "{\"id\":\"\\u001b[1m\",\"conversation\":[{\"role\":\"user\",\"content\":\"a\\u001b[31m\\u009bb\"},"
+                   "{\"role\":\"assistant\",\"content\":\"c\"}]}");
+    struct dataset *d = dataset_of(x, path, "", (struct data_options){.conv_template = "idefics_2"}, &x->text);
     struct row r = row_of(d, 0, false);
     struct text plain = {0}, ansi = {0};
     show_row(&plain, &r, &x->text, x->tokenizer, false);
@@ -533,5 +460,5 @@ int main(void) {
         cmocka_unit_test(test_dump),
         cmocka_unit_test(test_show_is_safe),
     };
-    return cmocka_run_group_tests(tests, set_up, tear_down);
+    return cmocka_run_group_tests(tests, set_up, data_fixture_end);
 }

@@ -5,52 +5,24 @@
 #include <stddef.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 #include <cmocka.h>
 
 #include "base/file.h"
-#include "base/hash.h"
-#include "base/json.h"
 #include "base/memory.h"
-#include "base/yaml.h"
-#include "data/dataset.h"
-#include "data/dump.h"
 #include "data/image_set.h"
 #include "data/prompt.h"
 #include "data/show.h"
+#include "tests/data_fixture.h"
+#include "tests/folder.h"
 
 #define GOLDEN "tests/golden/fuyu_data"
 enum { PATCH = 8, CASES = 45 };
+static const struct data_options decoded = {.decode_images = true};
 
-struct fixture {
-    char folder[48];
-    struct tokenizer *tokenizer;
-    struct threads *threads;
-};
+static int set_up(void **state) { return data_fixture_start(state, GOLDEN); }
 
-static int set_up(void **state) {
-    struct fixture *x = mem_alloc(sizeof *x);
-    struct err e = {0};
-    snprintf(x->folder, sizeof x->folder, "/tmp/graft-fuyu-data-XXXXXX");
-    x->tokenizer = tokenizer_load(GOLDEN "/model", &e);
-    if (!mkdtemp(x->folder) || !x->tokenizer) return -1;
-    x->threads = threads_new(2);
-    *state = x;
-    return 0;
-}
-
-static int tear_down(void **state) {
-    struct fixture *x = *state;
-    struct err e = {0};
-    tokenizer_free(x->tokenizer);
-    threads_free(x->threads);
-    dir_remove(x->folder, &e);
-    free(x);
-    return 0;
-}
-
-static struct data_family family_of(const struct fixture *x, const char *dir) {
+static struct data_family family_of(const struct data_fixture *x, const char *dir) {
     return (struct data_family){.family = FAMILY_MFUYU,
                                 .model_dir = dir,
                                 .default_template = "mfuyu_v1",
@@ -60,64 +32,21 @@ static struct data_family family_of(const struct fixture *x, const char *dir) {
                                 .pad_token = -1};
 }
 
-static void assert_contains(const char *s, const char *part) {
-    if (!strstr(s, part)) fail_msg("\"%s\" does not hold \"%s\"", s, part);
-}
-
-static cJSON *read_golden(const char *name) {
-    struct err e = {0};
-    char *path = path_join(GOLDEN, name);
-    cJSON *tree = json_read(path, &e);
-    if (!tree) fail_msg("%s", e.text);
-    free(path);
-    return tree;
-}
-
-static struct dataset *open_rows(const struct fixture *x, const char *file, const char *more,
-                                 const struct data_family *f, struct err *e) {
-    struct data_options o = {.inline_dir = GOLDEN, .split = "train", .decode_images = true};
-    char *json = mem_format("[{path: %s, name: a, split: train, format: chat%s}]", file, more);
-    cJSON *list = yaml_parse(json, strlen(json), "inline", e);
-    o.inline_list = list;
-    struct dataset *d = list ? dataset_open(&o, f, x->tokenizer, x->threads, NULL, e) : NULL;
-    cJSON_Delete(list);
-    free(json);
-    return d;
-}
-
-static int64_t whole_of(const cJSON *o, const char *key) { return (int64_t)json_get(o, key)->valuedouble; }
-static int item(const cJSON *list, int64_t i) { return cJSON_GetArrayItem(list, (int)i)->valueint; }
-
-static void check_list(const cJSON *want, const int32_t *got, int64_t n, const char *what) {
-    assert_int_equal(n, cJSON_GetArraySize(want));
-    for (int64_t i = 0; i < n; i++)
-        if (got[i] != item(want, i)) fail_msg("%s %lld is %d, wanted %d", what, (long long)i, got[i], item(want, i));
-}
-
 /* ---------------------------------------------------------------- rows */
-
-static const struct st_entry *find(const struct dump *d, const char *name) {
-    for (size_t i = 0; i < d->count; i++)
-        if (strcmp(d->entry[i].name, name) == 0) return &d->entry[i];
-    fail_msg("the dump has no %s", name);
-    return NULL;
-}
 
 static void check_dump(const cJSON *want, const struct row *r, const struct data_family *f) {
     struct dump d;
     dump_init(&d, r, f);
-    const struct st_entry *ids = find(&d, "input_ids");
+    const struct st_entry *ids = dump_entry(&d, "input_ids");
     check_list(json_get(want, "ids"), ids->data, ids->dim[0], "id");
-    check_list(json_get(want, "labels"), find(&d, "labels")->data, ids->dim[0], "label");
+    check_list(json_get(want, "labels"), dump_entry(&d, "labels")->data, ids->dim[0], "label");
     assert_int_equal(d.count, json_get(want, "patches") ? 5 : 3);
     if (json_get(want, "patches")) {
-        const struct st_entry *patches = find(&d, "image_patches"), *index = find(&d, "image_patches_indices");
-        char hash[20];
-        snprintf(hash, sizeof hash, "%016llx",
-                 (unsigned long long)hash_bytes(HASH_START, patches->data, patches->bytes));
+        const struct st_entry *patches = dump_entry(&d, "image_patches"),
+                              *index = dump_entry(&d, "image_patches_indices");
         assert_int_equal(patches->dim[0], whole_of(want, "patches"));
         assert_int_equal(patches->dim[1], 3 * PATCH * PATCH);
-        assert_string_equal(hash, json_get(want, "values")->valuestring);
+        check_hash(patches->data, patches->bytes, json_get(want, "values"), "image_patches");
         int32_t next = 0;
         for (int64_t i = 0; i < ids->dim[0]; i++) {
             bool patch = ((const int32_t *)ids->data)[i] == f->image_token;
@@ -136,9 +65,9 @@ static void check_batch(const cJSON *want, struct row *r, const struct data_fami
     assert_int_equal(b.N, cJSON_GetArraySize(ids));
     assert_int_equal(b.images, whole_of(want, "pictures"));
     for (int64_t i = 0; i < b.N; i++) {
-        bool patch = item(ids, i) == f->image_token;
-        assert_int_equal(b.ids[i], patch ? -1 : item(ids, i));
-        assert_int_equal(b.targets[i], i + 1 < b.N ? item(json_get(want, "labels"), i + 1) : IGNORED);
+        bool patch = list_item(ids, i) == f->image_token;
+        assert_int_equal(b.ids[i], patch ? -1 : list_item(ids, i));
+        assert_int_equal(b.targets[i], i + 1 < b.N ? list_item(json_get(want, "labels"), i + 1) : IGNORED);
         features += patch;
         scored += b.targets[i] != IGNORED;
     }
@@ -159,24 +88,20 @@ static void check_sizes(const cJSON *want, const struct row *r) {
     const cJSON *sides = json_get(want, "sides");
     assert_int_equal(r->images + r->unseen, cJSON_GetArraySize(sides));
     for (int64_t i = 0; i < r->images + r->unseen; i++) {
-        assert_int_equal(r->image[i].height, PATCH * item(cJSON_GetArrayItem(sides, (int)i), 0));
-        assert_int_equal(r->image[i].width, PATCH * item(cJSON_GetArrayItem(sides, (int)i), 1));
+        assert_int_equal(r->image[i].height, PATCH * list_item(cJSON_GetArrayItem(sides, (int)i), 0));
+        assert_int_equal(r->image[i].width, PATCH * list_item(cJSON_GetArrayItem(sides, (int)i), 1));
     }
 }
 
-static void check_row(const struct fixture *x, const cJSON *want) {
+static void check_row(const struct data_fixture *x, const cJSON *want) {
     char *dir = path_join(GOLDEN, json_get(want, "kind")->valuestring);
     int64_t most = whole_of(want, "max_seq_len");
     char *more = most ? mem_format(", max_seq_len: %lld", (long long)most) : mem_text("");
     const struct data_family f = family_of(x, dir);
-    struct err e = {0};
     char *file = mem_format("chat_%lld.json", (long long)whole_of(want, "row"));
-    struct dataset *d = open_rows(x, file, more, &f, &e);
-    if (!d) fail_msg("%s", e.text);
-    struct row r, heads;
-    if (dataset_row(d, 0, true, &r, &e) != ST_OK) fail_msg("%s", e.text);
-    if (dataset_row(d, 0, false, &heads, &e) != ST_OK) fail_msg("%s", e.text);
-    check_sizes(want, &heads); // from the heads of the files
+    struct dataset *d = dataset_of(x, file, more, decoded, &f);
+    struct row r = row_of(d, 0, true), heads = row_of(d, 0, false); // from the heads of the files
+    check_sizes(want, &heads);
     assert_true(heads.images == 0 || !heads.image[0].pixels);
     check_dump(want, &r, &f);
     check_batch(want, &r, &f);
@@ -186,7 +111,7 @@ static void check_row(const struct fixture *x, const cJSON *want) {
 }
 
 static void test_rows_as_reference(void **state) {
-    cJSON *expected = read_golden("expected.json");
+    cJSON *expected = golden_json(*state, "expected.json");
     int checked = 0;
     for (const cJSON *want = expected->child; want; want = want->next, checked++) check_row(*state, want);
     assert_int_equal(checked, CASES);
@@ -195,13 +120,10 @@ static void test_rows_as_reference(void **state) {
 
 static void test_show(void **state) {
     const struct data_family f = family_of(*state, GOLDEN "/plain");
-    struct err e = {0};
-    struct dataset *d = open_rows(*state, "chat_0.json", "", &f, &e);
-    struct row r;
+    struct dataset *d = dataset_of(*state, "chat_0.json", "", decoded, &f);
+    struct row r = row_of(d, 0, false);
     struct text out = {0};
-    assert_non_null(d);
-    assert_int_equal(dataset_row(d, 0, false, &r, &e), ST_OK);
-    show_row(&out, &r, &f, ((struct fixture *)*state)->tokenizer, false);
+    show_row(&out, &r, &f, ((struct data_fixture *)*state)->tokenizer, false);
     assert_contains(text_str(&out), "2 pictures of 51 patches in all");
     assert_contains(text_str(&out), "⟦ASSISTANT: It is a dog.|ENDOFTEXT|⟧");
     text_free(&out);
@@ -212,11 +134,11 @@ static void test_show(void **state) {
 /* ---------------------------------------------------------------- prompts */
 
 static void test_prompts(void **state) {
-    struct fixture *x = *state;
+    struct data_fixture *x = *state;
     const struct data_family f = family_of(x, GOLDEN "/plain");
     struct prompter p;
     struct err e = {0};
-    cJSON *asked = read_golden("prompts.json");
+    cJSON *asked = golden_json(x, "prompts.json");
     assert_int_equal(prompter_open(&p, &f, x->tokenizer, NULL, true, &e), ST_OK);
     for (const cJSON *want = asked->child; want; want = want->next) {
         struct batch_image image[2] = {0};
@@ -238,10 +160,10 @@ static void test_prompts(void **state) {
 /* ---------------------------------------------------------------- what is refused */
 
 /* A processor file with one key set to another value. */
-static void refuse_processor(struct fixture *x, const char *key, const char *value, const char *says) {
+static void refuse_processor(struct data_fixture *x, const char *key, const char *value, const char *says) {
     struct err e = {0};
     struct processor p;
-    cJSON *tree = read_golden("plain/preprocessor_config.json");
+    cJSON *tree = golden_json(x, "plain/preprocessor_config.json");
     char *path = path_join(x->folder, "preprocessor_config.json");
     cJSON_DeleteItemFromObjectCaseSensitive(tree, key);
     cJSON_AddItemToObject(tree, key, cJSON_Parse(value));
@@ -257,7 +179,7 @@ static void refuse_processor(struct fixture *x, const char *key, const char *val
 }
 
 static void test_refused_processors(void **state) {
-    struct fixture *x = *state;
+    struct data_fixture *x = *state;
     refuse_processor(x, "padding_mode", "\"reflect\"", "padding_mode");
     refuse_processor(x, "padding_value", "256", "padding_value is 256");
     refuse_processor(x, "padding_value", "-1", "padding_value is -1");
@@ -271,18 +193,17 @@ static void test_refused_processors(void **state) {
     refuse_processor(x, "image_processor_type", "\"SiglipImageProcessor\"", "the key \"do_pad\"");
 }
 
-static void refuse_row(struct fixture *x, const char *row, const char *more, const char *says) {
+static void refuse_row(struct data_fixture *x, const char *row, const char *more, const char *says) {
     struct err e = {0};
-    char *path = path_join(x->folder, "chat.json");
+    char *path = folder_put(x->folder, "chat.json", row);
     const struct data_family f = family_of(x, GOLDEN "/plain");
-    assert_int_equal(file_write(path, row, strlen(row), &e), ST_OK);
-    assert_null(open_rows(x, path, more, &f, &e));
+    assert_null(dataset_try(x, path, more, decoded, &f, NULL, &e));
     assert_contains(e.text, says);
     free(path);
 }
 
 static void test_refused_rows(void **state) {
-    struct fixture *x = *state;
+    struct data_fixture *x = *state;
     struct processor p;
     refuse_row(x,
                "[{\"conversation\": [{\"role\": \"user\", \"content\": \"|SPEAKER|\"}, {\"role\": \"assistant\", "
@@ -311,5 +232,5 @@ int main(void) {
         cmocka_unit_test(test_rows_as_reference),  cmocka_unit_test(test_show),         cmocka_unit_test(test_prompts),
         cmocka_unit_test(test_refused_processors), cmocka_unit_test(test_refused_rows),
     };
-    return cmocka_run_group_tests_name("fuyu data", tests, set_up, tear_down);
+    return cmocka_run_group_tests_name("fuyu data", tests, set_up, data_fixture_end);
 }

@@ -5,52 +5,23 @@
 #include <stddef.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 #include <cmocka.h>
 
 #include "base/file.h"
-#include "base/hash.h"
-#include "base/json.h"
 #include "base/memory.h"
-#include "base/yaml.h"
-#include "data/dataset.h"
-#include "data/dump.h"
 #include "data/image_set.h"
 #include "data/prompt.h"
 #include "data/show.h"
+#include "tests/data_fixture.h"
+#include "tests/folder.h"
 
 #define GOLDEN "tests/golden/idefics2_data"
 
-struct fixture {
-    char folder[48];
-    struct tokenizer *tokenizer;
-    struct threads *threads;
-};
-
-static int set_up(void **state) {
-    struct fixture *x = mem_alloc(sizeof *x);
-    struct err e = {0};
-    snprintf(x->folder, sizeof x->folder, "/tmp/graft-idefics2-data-XXXXXX");
-    x->tokenizer = tokenizer_load(GOLDEN "/model", &e);
-    if (!mkdtemp(x->folder) || !x->tokenizer) return -1;
-    x->threads = threads_new(2);
-    *state = x;
-    return 0;
-}
-
-static int tear_down(void **state) {
-    struct fixture *x = *state;
-    struct err e = {0};
-    tokenizer_free(x->tokenizer);
-    threads_free(x->threads);
-    dir_remove(x->folder, &e);
-    free(x);
-    return 0;
-}
+static int set_up(void **state) { return data_fixture_start(state, GOLDEN); }
 
 /* The family of the fixtures, with the processor of a folder. */
-static struct data_family family_of(const struct fixture *x, const char *dir) {
+static struct data_family family_of(const struct data_fixture *x, const char *dir) {
     return (struct data_family){.family = FAMILY_IDEFICS2,
                                 .model_dir = dir,
                                 .default_template = "idefics_2",
@@ -64,85 +35,38 @@ static struct data_family family_of(const struct fixture *x, const char *dir) {
                                 .pad_token = -1};
 }
 
-static void assert_contains(const char *s, const char *part) {
-    if (!strstr(s, part)) fail_msg("\"%s\" does not hold \"%s\"", s, part);
-}
-
-static cJSON *read_golden(const char *name) {
-    struct err e = {0};
-    char *path = path_join(GOLDEN, name);
-    cJSON *tree = json_read(path, &e);
-    if (!tree) fail_msg("%s", e.text);
-    free(path);
-    return tree;
-}
-
-static struct dataset *open_rows(const struct fixture *x, const char *file, const char *more, struct data_options o,
+static struct dataset *open_rows(const struct data_fixture *x, const char *file, const char *more, bool decode,
                                  const struct data_family *f, struct err *e) {
-    bool chat = strstr(file, "chat") != NULL;
-    char *json =
-        mem_format("[{path: %s, name: a, split: train, format: %s%s}]", file, chat ? "chat" : "classification", more);
-    cJSON *list = yaml_parse(json, strlen(json), "inline", e);
-    o.inline_list = list, o.inline_dir = GOLDEN, o.split = "train";
-    struct dataset *d = list ? dataset_open(&o, f, x->tokenizer, x->threads, NULL, e) : NULL;
-    cJSON_Delete(list);
-    free(json);
+    char *fields = mem_format("%s%s", strstr(file, "chat") ? "" : ", format: classification", more);
+    struct dataset *d = dataset_try(x, file, fields, (struct data_options){.decode_images = decode}, f, NULL, e);
+    free(fields);
     return d;
 }
 
-static struct dataset *open_good(const struct fixture *x, const char *file, const char *more,
+static struct dataset *open_good(const struct data_fixture *x, const char *file, const char *more,
                                  const struct data_family *f) {
     struct err e = {0};
-    struct dataset *d = open_rows(x, file, more, (struct data_options){.decode_images = true}, f, &e);
+    struct dataset *d = open_rows(x, file, more, true, f, &e);
     if (!d) fail_msg("%s", e.text);
     return d;
 }
 
-static struct row row_of(const struct dataset *d, int64_t index, bool pixels) {
-    struct row r;
-    struct err e = {0};
-    if (dataset_row(d, index, pixels, &r, &e) != ST_OK) fail_msg("row %lld: %s", (long long)index, e.text);
-    return r;
-}
-
-static double number_of(const cJSON *o, const char *key) { return json_get(o, key)->valuedouble; }
-static int item(const cJSON *list, int64_t i) { return cJSON_GetArrayItem(list, (int)i)->valueint; }
-
 /* ---------------------------------------------------------------- rows */
-
-static void check_list(const cJSON *want, const int32_t *got, size_t n, const char *what) {
-    assert_int_equal(n, cJSON_GetArraySize(want));
-    for (size_t i = 0; i < n; i++)
-        if (got[i] != item(want, (int64_t)i))
-            fail_msg("%s %zu is %d, wanted %d", what, i, got[i], item(want, (int64_t)i));
-}
-
-static void check_hash(const void *data, size_t n, const cJSON *want, const char *what) {
-    char got[20];
-    snprintf(got, sizeof got, "%016llx", (unsigned long long)hash_bytes(HASH_START, data, n));
-    if (strcmp(got, want->valuestring) != 0) fail_msg("%s: hash %s, wanted %s", what, got, want->valuestring);
-}
-
-static const struct st_entry *find(const struct dump *d, const char *name) {
-    for (size_t i = 0; i < d->count; i++)
-        if (strcmp(d->entry[i].name, name) == 0) return &d->entry[i];
-    fail_msg("the dump has no %s", name);
-    return NULL;
-}
 
 static void check_dump(const cJSON *want, const struct row *r, const struct data_family *f) {
     struct dump d;
     dump_init(&d, r, f);
     const cJSON *shape = json_get(want, "shape");
-    const struct st_entry *ids = find(&d, "input_ids"), *pixels, *mask, *patches;
-    check_list(json_get(want, "ids"), ids->data, (size_t)ids->dim[0], "id");
-    assert_int_equal(find(&d, "position_ids")->dim[0], ids->dim[0]);
-    if (!r->value_count) check_list(json_get(want, "labels"), find(&d, "labels")->data, (size_t)ids->dim[0], "label");
+    const struct st_entry *ids = dump_entry(&d, "input_ids"), *pixels, *mask, *patches;
+    check_list(json_get(want, "ids"), ids->data, ids->dim[0], "id");
+    assert_int_equal(dump_entry(&d, "position_ids")->dim[0], ids->dim[0]);
+    if (!r->value_count) check_list(json_get(want, "labels"), dump_entry(&d, "labels")->data, ids->dim[0], "label");
     if (shape) {
-        pixels = find(&d, "pixel_values"), mask = find(&d, "pixel_attention_mask");
-        patches = find(&d, "patch_position_ids");
-        for (int i = 0; i < 4; i++) assert_int_equal(pixels->dim[i], item(shape, i));
-        assert_int_equal(patches->dim[1], (item(shape, 2) / f->patch_size) * (item(shape, 3) / f->patch_size));
+        pixels = dump_entry(&d, "pixel_values"), mask = dump_entry(&d, "pixel_attention_mask");
+        patches = dump_entry(&d, "patch_position_ids");
+        for (int i = 0; i < 4; i++) assert_int_equal(pixels->dim[i], list_item(shape, i));
+        assert_int_equal(patches->dim[1],
+                         (list_item(shape, 2) / f->patch_size) * (list_item(shape, 3) / f->patch_size));
         check_hash(pixels->data, pixels->bytes, json_get(want, "pixels"), "pixel_values");
         check_hash(mask->data, mask->bytes, json_get(want, "mask"), "pixel_attention_mask");
         check_hash(patches->data, patches->bytes, json_get(want, "positions"), "patch_position_ids");
@@ -161,16 +85,16 @@ static void check_batch(const cJSON *want, struct row *r, const struct data_fami
     assert_int_equal(b.images, cJSON_GetArraySize(tower));
     int64_t features = 0;
     for (int64_t i = 0; i < b.N; i++) {
-        bool picture = item(json_get(want, "ids"), i) == f->image_token;
-        assert_int_equal(b.ids[i], picture ? -1 : item(json_get(want, "ids"), i));
+        bool picture = list_item(json_get(want, "ids"), i) == f->image_token;
+        assert_int_equal(b.ids[i], picture ? -1 : list_item(json_get(want, "ids"), i));
         features += picture;
     }
     assert_int_equal(features, b.images * f->tokens_per_image);
     for (int64_t i = 0; i < b.images; i++) {
         const cJSON *seen = cJSON_GetArrayItem(tower, (int)i);
         const struct batch_image *im = &b.image[i];
-        assert_int_equal(im->height, item(seen, 0));
-        assert_int_equal(im->width, item(seen, 1));
+        assert_int_equal(im->height, list_item(seen, 0));
+        assert_int_equal(im->width, list_item(seen, 1));
         check_hash(im->pixels, (size_t)(3 * im->height * im->width) * sizeof(float), cJSON_GetArrayItem(seen, 2),
                    "pixels of the tower");
         assert_int_equal(im->patch_positions[0], 0);
@@ -183,22 +107,22 @@ static void check_sizes(const cJSON *want, const struct dataset *d, int64_t inde
     struct row r = row_of(d, index, false); // from the heads of the files
     assert_int_equal(r.images, cJSON_GetArraySize(sizes));
     for (int64_t i = 0; i < r.images; i++) {
-        assert_int_equal(r.image[i].height, item(cJSON_GetArrayItem(sizes, (int)i), 0));
-        assert_int_equal(r.image[i].width, item(cJSON_GetArrayItem(sizes, (int)i), 1));
+        assert_int_equal(r.image[i].height, list_item(cJSON_GetArrayItem(sizes, (int)i), 0));
+        assert_int_equal(r.image[i].width, list_item(cJSON_GetArrayItem(sizes, (int)i), 1));
         assert_null(r.image[i].pixels);
     }
     row_free(&r);
 }
 
-static void check_row(const struct fixture *x, const cJSON *want) {
+static void check_row(const struct data_fixture *x, const cJSON *want) {
     char *dir = path_join(GOLDEN, json_get(want, "kind")->valuestring);
-    char *more = mem_format(", max_image_size: %d", (int)number_of(want, "max_image_size"));
+    char *more = mem_format(", max_image_size: %d", (int)whole_of(want, "max_image_size"));
     const struct data_family f = family_of(x, dir);
-    const char *limit = number_of(want, "max_image_size") > 0 ? more : "";
+    const char *limit = whole_of(want, "max_image_size") > 0 ? more : "";
     struct dataset *d = open_good(x, json_get(want, "file")->valuestring, limit, &f);
-    int64_t index = (int64_t)number_of(want, "row");
+    int64_t index = whole_of(want, "row");
     struct row r = row_of(d, index, true);
-    for (int64_t i = 0; i < r.value_count; i++) assert_true(r.values[i] == item(json_get(want, "labels"), i));
+    for (int64_t i = 0; i < r.value_count; i++) assert_true(r.values[i] == list_item(json_get(want, "labels"), i));
     check_dump(want, &r, &f);
     check_batch(want, &r, &f);
     check_sizes(want, d, index);
@@ -208,7 +132,7 @@ static void check_row(const struct fixture *x, const cJSON *want) {
 }
 
 static void test_rows_as_reference(void **state) {
-    cJSON *expected = read_golden("expected.json");
+    cJSON *expected = golden_json(*state, "expected.json");
     int checked = 0;
     for (const cJSON *want = expected->child; want; want = want->next, checked++) check_row(*state, want);
     assert_int_equal(checked, 6 * 2 * 9);
@@ -217,9 +141,9 @@ static void test_rows_as_reference(void **state) {
 
 /* The tokenizer's own template: content in parts, answers between growing renderings. */
 static void test_own_template(void **state) {
-    struct fixture *x = *state;
+    struct data_fixture *x = *state;
     static const char *const dirs[] = {GOLDEN "/plain", GOLDEN "/split"};
-    cJSON *own = read_golden("own.json");
+    cJSON *own = golden_json(*state, "own.json");
     const cJSON *want = own->child;
     for (int k = 0; k < 2; k++) {
         struct data_family f = family_of(x, dirs[k]);
@@ -239,23 +163,22 @@ static void test_own_template(void **state) {
 /* ---------------------------------------------------------------- positions */
 
 static void test_positions_as_torch(void **state) {
-    (void)state;
-    cJSON *all = read_golden("buckets.json");
-    int64_t most = (int64_t)number_of(all, "most");
+    cJSON *all = golden_json(*state, "buckets.json");
+    int64_t most = whole_of(all, "most");
     int32_t *got = mem_alloc((size_t)(most * (most + 1) / 2) * sizeof *got);
     for (const cJSON *t = json_get(all, "sides")->child; t; t = t->next) {
-        int64_t side = (int64_t)number_of(t, "side");
+        int64_t side = whole_of(t, "side");
         size_t n = 0;
         for (int64_t cols = 1; cols <= most; n += (size_t)cols++)
             image_set_positions(got + n, (struct sides){1, cols}, side);
         check_hash(got, n * sizeof *got, json_get(t, "hash"), "buckets");
     }
     for (const cJSON *t = json_get(all, "odd")->child; t; t = t->next) {
-        int64_t n = (int64_t)number_of(t, "n");
+        int64_t n = whole_of(t, "n");
         image_set_positions(got, (struct sides){1, n}, 70);
-        check_list(json_get(t, "buckets"), got, (size_t)n, "bucket");
+        check_list(json_get(t, "buckets"), got, n, "bucket");
         image_set_positions(got, (struct sides){n, 1}, 70);
-        for (int64_t i = 0; i < n; i++) assert_int_equal(got[i], 70 * item(json_get(t, "buckets"), i));
+        for (int64_t i = 0; i < n; i++) assert_int_equal(got[i], 70 * list_item(json_get(t, "buckets"), i));
     }
     free(got);
     cJSON_Delete(all);
@@ -282,7 +205,7 @@ static void test_partial_patches(void **state) {
 static int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
 
 static void test_limits_are_reached(void **state) {
-    struct fixture *x = *state;
+    struct data_fixture *x = *state;
     const struct data_family f = family_of(x, GOLDEN "/split");
     struct dataset *d = open_good(x, "chat.json", "", &f);
     struct loader_options o = {.rows_per_batch = 2, .workers = 2, .batches = 3};
@@ -324,14 +247,14 @@ static void copy_picture(const char *from, const char *to) {
 
 /* A picture that grows after the check would not fit the memory that was planned. */
 static void test_changed_picture(void **state) {
-    struct fixture *x = *state;
+    struct data_fixture *x = *state;
     const struct data_family f = family_of(x, GOLDEN "/as_it_is");
-    char *rows = path_join(x->folder, "chat_one.json"), *picture = path_join(x->folder, "p.png");
+    char *picture = path_join(x->folder, "p.png");
     const char *text = "[{\"image\": \"p.png\", \"conversation\": [{\"role\": \"user\", \"content\": \"a\"}, "
                        "{\"role\": \"assistant\", \"content\": \"b\"}]}]";
     struct err e = {0};
     const struct batch *b;
-    assert_int_equal(file_write(rows, text, strlen(text), &e), ST_OK);
+    char *rows = folder_put(x->folder, "chat_one.json", text);
     copy_picture(GOLDEN "/0.png", picture);
     struct dataset *d = open_good(x, rows, "", &f);
     struct loader_options o = {.rows_per_batch = 1, .workers = 1, .batches = 1};
@@ -365,12 +288,12 @@ static void test_sides_without_pixels(void **state) {
 
 /* ---------------------------------------------------------------- prompts */
 
-static void check_prompt(const struct fixture *x, const cJSON *want, bool own) {
-    struct data_family f = family_of(x, number_of(want, "pieces") > 1 ? GOLDEN "/split" : GOLDEN "/plain");
+static void check_prompt(const struct data_fixture *x, const cJSON *want, bool own) {
+    struct data_family f = family_of(x, whole_of(want, "pieces") > 1 ? GOLDEN "/split" : GOLDEN "/plain");
     struct prompter p;
     struct row row = {0}, messages = {0};
     struct err e = {0};
-    struct prompt prompt = {.text = json_get(want, "text")->valuestring, .images = (int64_t)number_of(want, "images")};
+    struct prompt prompt = {.text = json_get(want, "text")->valuestring, .images = whole_of(want, "images")};
     if (own) f.default_template = NULL;
     prompter_open(&p, &f, x->tokenizer, NULL, true, &e);
     prompt_encode(&row, &p, &prompt, &e);
@@ -389,7 +312,7 @@ static void check_prompt(const struct fixture *x, const cJSON *want, bool own) {
 }
 
 static void test_prompts(void **state) {
-    cJSON *asked = read_golden("prompts.json");
+    cJSON *asked = golden_json(*state, "prompts.json");
     for (const cJSON *want = asked->child; want; want = want->next) {
         check_prompt(*state, want, false);
         check_prompt(*state, want, true);
@@ -398,7 +321,7 @@ static void test_prompts(void **state) {
 }
 
 static void test_prompt_pictures(void **state) {
-    struct fixture *x = *state;
+    struct data_fixture *x = *state;
     const struct data_family f = family_of(x, GOLDEN "/split");
     struct prompter p;
     struct batch_image image[5];
@@ -426,35 +349,29 @@ static void test_prompt_pictures(void **state) {
 
 /* ---------------------------------------------------------------- refusals */
 
-/* A folder with a processor of one setting more than Idefics2's defaults for tiny pictures. */
-static char *processor_with(const struct fixture *x, const char *settings, const char *other) {
-    struct err e = {0};
-    char *dir = mem_text(x->folder), *path = path_join(dir, "preprocessor_config.json"),
-         *text = path_join(dir, "processor_config.json");
+/* A processor of one setting more than Idefics2's defaults for tiny pictures, in the folder. */
+static void put_processor(const struct data_fixture *x, const char *settings, const char *other) {
     char *json =
         mem_format("{\"image_processor_type\": \"Idefics2ImageProcessor\"%s%s}", *settings ? ", " : "", settings);
-    file_write(path, json, strlen(json), &e);
-    file_write(text, other, strlen(other), &e);
-    if (e.code != ST_OK) fail_msg("%s", e.text);
-    free(json), free(path), free(text);
-    return dir;
+    free(folder_put(x->folder, "preprocessor_config.json", json));
+    free(folder_put(x->folder, "processor_config.json", other));
+    free(json);
 }
 
-static void refuse(struct fixture *x, const char *settings, const char *other, const char *rows, const char *more,
+static void refuse(struct data_fixture *x, const char *settings, const char *other, const char *rows, const char *more,
                    const char *complaint) {
-    char *dir = processor_with(x, settings, other);
-    const struct data_family f = family_of(x, dir);
+    put_processor(x, settings, other);
+    const struct data_family f = family_of(x, x->folder);
     struct err e = {0};
-    struct dataset *d = open_rows(x, rows, more, (struct data_options){0}, &f, &e);
+    struct dataset *d = open_rows(x, rows, more, false, &f, &e);
     if (complaint && d) fail_msg("%s is taken", settings);
     if (complaint) assert_contains(e.text, complaint);
     if (!complaint && !d) fail_msg("%s: %s", settings, e.text);
     dataset_free(d);
-    free(dir);
 }
 
 static void test_processor_refusals(void **state) {
-    struct fixture *x = *state;
+    struct data_fixture *x = *state;
     refuse(x, "", "{}", "chat.json", "", NULL);
     refuse(x, "\"size\": {\"shortest_edge\": 20}", "{}", "chat.json", "", "size must hold");
     refuse(x, "\"size\": {\"shortest_edge\": 20, \"longest_edge\": 0}", "{}", "chat.json", "", "size holds a side");
@@ -476,7 +393,7 @@ static void test_processor_refusals(void **state) {
 }
 
 static void test_row_refusals(void **state) {
-    struct fixture *x = *state;
+    struct data_fixture *x = *state;
     const char *small = "\"do_resize\": false, \"do_image_splitting\": true";
     refuse(x, "\"do_pad\": false", "{}", "chat.json", "", "do_pad");
     refuse(x, "\"do_pad\": false, \"size\": {\"height\": 9, \"width\": 9}", "{}", "chat.json", "", NULL);
@@ -485,19 +402,17 @@ static void test_row_refusals(void **state) {
     refuse(x, "", "{}", "chat.json", ", max_seq_len: 9", "max_seq_len");
     refuse(x, "", "{}", "scores.json", ", max_seq_len: 30", "max_seq_len");
 
-    struct err e = {0};
-    char *path = path_join(x->folder, "chat_more.json");
-    const char *text =
-        "[{\"image\": \"x.png\", \"conversation\": [{\"role\": \"user\", \"content\": \"<image><image>\"}, "
-        "{\"role\": \"assistant\", \"content\": \"a\"}]}]";
-    assert_int_equal(file_write(path, text, strlen(text), &e), ST_OK);
+    char *path =
+        folder_put(x->folder, "chat_more.json",
+                   "[{\"image\": \"x.png\", \"conversation\": [{\"role\": \"user\", \"content\": \"<image><image>\"}, "
+                   "{\"role\": \"assistant\", \"content\": \"a\"}]}]");
     refuse(x, "", "{}", path, "", "2 <image> for 1 pictures");
     free(path);
 }
 
 /* What belongs to another model is named. */
 static void test_family_refusals(void **state) {
-    struct fixture *x = *state;
+    struct data_fixture *x = *state;
     struct processor p;
     struct data_family f = family_of(x, GOLDEN "/plain"), other = f;
     struct err one = {0}, two = {0}, three = {0}, four = {0};
@@ -519,7 +434,7 @@ static void test_family_refusals(void **state) {
 
 /* A cut behind the pictures only shortens what is trained. */
 static void test_cut_text(void **state) {
-    struct fixture *x = *state;
+    struct data_fixture *x = *state;
     const struct data_family f = family_of(x, GOLDEN "/plain");
     struct dataset *whole = open_good(x, "chat.json", ", max_size: 1", &f);
     struct row r = row_of(whole, 0, false), cut;
@@ -536,7 +451,7 @@ static void test_cut_text(void **state) {
 }
 
 static void test_show(void **state) {
-    struct fixture *x = *state;
+    struct data_fixture *x = *state;
     const struct data_family f = family_of(x, GOLDEN "/plain");
     struct dataset *d = open_good(x, "chat.json", "", &f);
     struct row r = row_of(d, 0, false);
@@ -567,5 +482,5 @@ int main(void) {
         cmocka_unit_test(test_cut_text),
         cmocka_unit_test(test_show),
     };
-    return cmocka_run_group_tests(tests, set_up, tear_down);
+    return cmocka_run_group_tests(tests, set_up, data_fixture_end);
 }

@@ -17,6 +17,7 @@
 #include "base/threads.h"
 #include "data/image.h"
 #include "data/processor.h"
+#include "tests/folder.h"
 
 static const char FOLDER[] = "tests/golden/image";
 
@@ -261,28 +262,15 @@ static void test_processor_as_transformers(void **state) {
     free(lines);
 }
 
-/* A folder of its own under /tmp, removed by drop_folder. */
-static char *new_folder(void) {
-    char *dir = mem_text("/tmp/graft-image-XXXXXX");
-    assert_non_null(mkdtemp(dir));
-    return dir;
-}
-
-static void drop_folder(char *dir) {
-    struct err e = {0};
-    assert_int_equal(dir_remove(dir, &e), ST_OK);
-    free(dir);
-}
-
 static void check_config(const char *text, const char *complaint) {
     struct processor p;
     struct err e = {0};
-    char *dir = new_folder(), *path = path_join(dir, "preprocessor_config.json");
+    char *dir = folder_new(), *path = path_join(dir, "preprocessor_config.json");
     assert_int_equal(file_write(path, text, strlen(text), &e), ST_OK);
     enum status st = processor_load(&p, dir, &e);
     if (complaint ? st == ST_OK || !strstr(e.text, complaint) : st != ST_OK) fail_msg("%s gives: %s", text, e.text);
     free(path);
-    drop_folder(dir);
+    folder_free(dir);
 }
 
 #define SIGLIP "{\"image_processor_type\": \"SiglipImageProcessor\""
@@ -328,7 +316,7 @@ static void test_find_tries_suffixes(void **state) {
     (void)state;
     static const char *const files[] = {"a.png", "a.jpeg", "b.gif", "c.v2.jpg", ".hidden.png", "d.webp"};
     struct err e = {0};
-    char *dir = new_folder();
+    char *dir = folder_new();
     for (size_t i = 0; i < sizeof files / sizeof *files; i++) {
         char *path = path_join(dir, files[i]);
         assert_int_equal(file_write(path, "x", 1, &e), ST_OK);
@@ -343,7 +331,7 @@ static void test_find_tries_suffixes(void **state) {
     check_found(dir, ".hidden", ".hidden.png");
     check_found(dir, "d.webp", "d.webp");
     check_found(dir, "d.jpg", NULL);
-    drop_folder(dir);
+    folder_free(dir);
 }
 
 static const char *const shared_names[] = {"chroma2_progressive.jpg", "color3_4_interlaced.png", "long.gif",

@@ -19,6 +19,7 @@
 #include "quant/block.h"
 #include "quant/bnb.h"
 #include "quant/checkpoint.h"
+#include "tests/folder.h"
 
 static const char golden[] = "tests/golden/quant/weights.safetensors";
 
@@ -479,22 +480,6 @@ static void test_full_disk(void **state) {
     free(source);
 }
 
-static int make_folder(void **state) {
-    char name[] = "/tmp/graft-quant-XXXXXX";
-    if (!mkdtemp(name)) return -1;
-    *state = mem_text(name);
-    return 0;
-}
-
-static int remove_folder(void **state) {
-    struct err e = {0};
-    dir_remove(*state, &e);
-    free(*state);
-    return e.code;
-}
-
-#define TEST(f) cmocka_unit_test_setup_teardown(f, make_folder, remove_folder)
-
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_bitsandbytes),
@@ -502,13 +487,13 @@ int main(void) {
         cmocka_unit_test(test_nearest_code),
         cmocka_unit_test(test_blocks_of_nothing),
         cmocka_unit_test(test_unaligned_and_many),
-        TEST(test_damaged_states),
-        TEST(test_damaged_parts),
-        TEST(test_which_modules),
-        TEST(test_config_text),
-        TEST(test_output_shards),
-        TEST(test_refusals),
-        TEST(test_full_disk),
+        FOLDER_TEST(test_damaged_states),
+        FOLDER_TEST(test_damaged_parts),
+        FOLDER_TEST(test_which_modules),
+        FOLDER_TEST(test_config_text),
+        FOLDER_TEST(test_output_shards),
+        FOLDER_TEST(test_refusals),
+        FOLDER_TEST(test_full_disk),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

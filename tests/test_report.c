@@ -8,32 +8,18 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 #include <cmocka.h>
 
 #include "base/file.h"
 #include "base/json.h"
-#include "base/memory.h"
 #include "base/text.h"
 #include "base/yaml.h"
 #include "lora/model_card.h"
 #include "lora/report.h"
 #include "lora/report_log.h"
 #include "lora/tensorboard.h"
-
-static int make_folder(void **state) {
-    char *dir = mem_text("/tmp/graft-report-XXXXXX");
-    *state = mkdtemp(dir);
-    return *state ? 0 : -1;
-}
-
-static int remove_folder(void **state) {
-    struct err e = {0};
-    dir_remove(*state, &e);
-    free(*state);
-    return e.code;
-}
+#include "tests/folder.h"
 
 static void test_checksums(void **state) {
     (void)state;
@@ -432,16 +418,16 @@ static void test_model_card_of_hostile_strings(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_checksums),
-        cmocka_unit_test_setup_teardown(test_event_file, make_folder, remove_folder),
-        cmocka_unit_test_setup_teardown(test_event_file_that_cannot_be, make_folder, remove_folder),
-        cmocka_unit_test_setup_teardown(test_report, make_folder, remove_folder),
-        cmocka_unit_test_setup_teardown(test_report_of_a_head, make_folder, remove_folder),
-        cmocka_unit_test_setup_teardown(test_report_of_hostile_strings, make_folder, remove_folder),
-        cmocka_unit_test_setup_teardown(test_report_of_odd_logs, make_folder, remove_folder),
-        cmocka_unit_test_setup_teardown(test_run_that_went_back, make_folder, remove_folder),
-        cmocka_unit_test_setup_teardown(test_long_run, make_folder, remove_folder),
+        FOLDER_TEST(test_event_file),
+        FOLDER_TEST(test_event_file_that_cannot_be),
+        FOLDER_TEST(test_report),
+        FOLDER_TEST(test_report_of_a_head),
+        FOLDER_TEST(test_report_of_hostile_strings),
+        FOLDER_TEST(test_report_of_odd_logs),
+        FOLDER_TEST(test_run_that_went_back),
+        FOLDER_TEST(test_long_run),
         cmocka_unit_test(test_numbers_for_people),
-        cmocka_unit_test_setup_teardown(test_model_card, make_folder, remove_folder),
+        FOLDER_TEST(test_model_card),
         cmocka_unit_test(test_model_card_of_hostile_strings),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -4,41 +4,16 @@
 #include <stddef.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 #include <cmocka.h>
 
 #include "base/file.h"
 #include "base/json.h"
 #include "base/memory.h"
-#include "base/text.h"
 #include "data/config.h"
 #include "data/mixture.h"
 #include "data/rows.h"
-
-static char folder[] = "/tmp/graft-rows-XXXXXX";
-
-static int make_folder(void **state) {
-    (void)state;
-    return mkdtemp(folder) ? 0 : -1;
-}
-
-static int remove_folder(void **state) {
-    (void)state;
-    struct err e = {0};
-    return dir_remove(folder, &e);
-}
-
-static char *put(const char *name, const char *text) {
-    struct err e = {0};
-    char *path = path_join(folder, name);
-    assert_int_equal(file_write(path, text, strlen(text), &e), ST_OK);
-    return path;
-}
-
-static void assert_contains(const char *s, const char *part) {
-    if (!strstr(s, part)) fail_msg("\"%s\" does not hold \"%s\"", s, part);
-}
+#include "tests/folder.h"
 
 static void test_shuffle_is_pythons(void **state) {
     (void)state;
@@ -70,15 +45,16 @@ static void test_mixture_lengths(void **state) {
 }
 
 static void test_a_sheet_holds_rows(void **state) {
-    (void)state;
+    const char *folder = *state;
     struct err e = {0};
     struct rows r;
     struct chat_row row;
-    char *path = put("sheet.csv", "video,prompt,Id,quality,\"is it, really?\"\n"
-                                  "a.mp4,\"a dog, running\",one,2.5,1\n"
-                                  "\n"
-                                  "b.mp4,a cat,two,,0\n"
-                                  "c.mp4,a cow,three,good,0\n");
+    char *path = folder_put(folder, "sheet.csv",
+                            "video,prompt,Id,quality,\"is it, really?\"\n"
+                            "a.mp4,\"a dog, running\",one,2.5,1\n"
+                            "\n"
+                            "b.mp4,a cat,two,,0\n"
+                            "c.mp4,a cow,three,good,0\n");
     assert_int_equal(rows_open(&r, path, &e), ST_OK);
     assert_int_equal(r.count, 3);
     assert_int_equal(class_row_read(&row, &r, 0, &e), ST_OK);
@@ -98,7 +74,8 @@ static void test_a_sheet_holds_rows(void **state) {
     rows_close(&r);
     free(path);
     e = (struct err){0};
-    path = put("sheet.csv", "video;prompt;quality;\na.mp4;a dog;3,5 ;\n;a cat;2.5;\nc.mp4;a cow;0x1;\n;;;\n");
+    path = folder_put(folder, "sheet.csv",
+                      "video;prompt;quality;\na.mp4;a dog;3,5 ;\n;a cat;2.5;\nc.mp4;a cow;0x1;\n;;;\n");
     assert_int_equal(rows_open(&r, path, &e), ST_OK);
     assert_int_equal(r.count, 3);
     assert_int_equal(class_row_read(&row, &r, 0, &e), ST_OK); // a decimal comma
@@ -115,12 +92,13 @@ static void test_a_sheet_holds_rows(void **state) {
     rows_close(&r);
     free(path);
     e = (struct err){0};
-    path = put("sheet.csv", ",video,prompt,quality\n0,a.mp4,a dog,2\n"); // as a data frame's index is written
+    path = folder_put(folder, "sheet.csv",
+                      ",video,prompt,quality\n0,a.mp4,a dog,2\n"); // as a data frame's index is written
     assert_int_equal(rows_open(&r, path, &e), ST_FAIL);
     assert_contains(e.text, "line 2: column 1 holds \"0\"");
     free(path);
     e = (struct err){0};
-    path = put("sheet.csv", "video,text\na.mp4,a dog\n");
+    path = folder_put(folder, "sheet.csv", "video,text\na.mp4,a dog\n");
     assert_int_equal(rows_open(&r, path, &e), ST_FAIL);
     assert_contains(e.text, "no column \"prompt\"");
     free(path);
@@ -171,7 +149,7 @@ static void test_row_of_every_shape(void **state) {
 
 /* Every beginning of a good file: an error or fewer rows, never a crash, and never a row that is not there. */
 static void test_cut_files(void **state) {
-    (void)state;
+    const char *folder = *state;
     for (int lines = 0; lines < 2; lines++) {
         struct err e = {0};
         char *data;
@@ -199,7 +177,7 @@ static void test_cut_files(void **state) {
 }
 
 static void test_bad_rows(void **state) {
-    (void)state;
+    const char *folder = *state;
     static const struct {
         const char *row, *sentence;
     } cases[] = {
@@ -225,7 +203,7 @@ static void test_bad_rows(void **state) {
         struct err e = {0};
         struct rows rows;
         struct chat_row r;
-        char *path = put("bad.jsonl", cases[i].row);
+        char *path = folder_put(folder, "bad.jsonl", cases[i].row);
         assert_int_equal(rows_open(&rows, path, &e), ST_OK);
         assert_int_equal(chat_row_read(&r, &rows, 0, &e), ST_FAIL);
         assert_contains(e.text, "bad.jsonl");
@@ -237,11 +215,12 @@ static void test_bad_rows(void **state) {
 }
 
 static void test_an_escaped_backslash_is_no_zero(void **state) {
-    (void)state;
+    const char *folder = *state;
     struct err e = {0};
     struct rows rows;
     struct chat_row r;
-    char *path = put("back.jsonl", "{\"conversation\": [{\"role\": \"user\", \"content\": \"\\\\u0000\"}]}");
+    char *path =
+        folder_put(folder, "back.jsonl", "{\"conversation\": [{\"role\": \"user\", \"content\": \"\\\\u0000\"}]}");
     assert_int_equal(rows_open(&rows, path, &e), ST_OK);
     assert_int_equal(chat_row_read(&r, &rows, 0, &e), ST_OK);
     assert_string_equal(r.turns[0].text, "\\u0000");
@@ -250,26 +229,26 @@ static void test_an_escaped_backslash_is_no_zero(void **state) {
     free(path);
 }
 
-static enum status read_config(struct data_config *c, const char *yaml, const char *split, struct err *e) {
-    char *path = put("data.yaml", yaml);
-    struct data_options o = {.file = path, .split = split, .max_seq_len = 77};
+static enum status read_config(struct data_config *c, const char *folder, const char *yaml, struct err *e) {
+    char *path = folder_put(folder, "data.yaml", yaml);
+    struct data_options o = {.file = path, .split = "train", .max_seq_len = 77};
     enum status st = data_config_read(c, &o, e);
     free(path);
     return st;
 }
 
 static void test_config_fields(void **state) {
-    (void)state;
+    const char *folder = *state;
     struct err e = {0};
     struct data_config c;
-    free(put("rows.json", "[]"));
+    free(folder_put(folder, "rows.json", "[]"));
     const char *yaml =
         "data:\n"
         "- {path: rows.json, name: a, split: train, format: chat, type: json, shuffle: true, max_size: 3,"
         " max_num_images: 2, max_image_size: 60, vl_only: true, max_seq_len: 9}\n"
         "- {path: rows.json, name: b, split: train, format: chat, max_size: null}\n"
         "- {path: none.json, name: c, split: val, format: classification}\n";
-    assert_int_equal(read_config(&c, yaml, "train", &e), ST_OK);
+    assert_int_equal(read_config(&c, folder, yaml, &e), ST_OK);
     assert_int_equal(c.count, 2);
     assert_true(c.sets[0].shuffle && c.sets[0].vl_only);
     assert_int_equal(c.sets[0].max_size, 3);
@@ -283,7 +262,7 @@ static void test_config_fields(void **state) {
 }
 
 static void test_config_refusals(void **state) {
-    (void)state;
+    const char *folder = *state;
     static const struct {
         const char *entry, *sentence;
     } cases[] = {
@@ -302,13 +281,13 @@ static void test_config_refusals(void **state) {
         {"path: rows.csv, name: a, split: train, format: chat, type: json", ".jsonl"},
         {"path: rows.json, name: a, split: val, format: chat", "no data set has split: train"},
     };
-    free(put("rows.json", "[]"));
-    free(put("rows.csv", ""));
+    free(folder_put(folder, "rows.json", "[]"));
+    free(folder_put(folder, "rows.csv", ""));
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         struct err e = {0};
         struct data_config c;
         char *yaml = mem_format("data:\n- {%s}\n", cases[i].entry);
-        assert_int_equal(read_config(&c, yaml, "train", &e), ST_FAIL);
+        assert_int_equal(read_config(&c, folder, yaml, &e), ST_FAIL);
         assert_contains(e.text, cases[i].sentence);
         assert_contains(e.text, "data.yaml");
         data_config_free(&c);
@@ -316,7 +295,7 @@ static void test_config_refusals(void **state) {
     }
     struct err e = {0};
     struct data_config c;
-    assert_int_equal(read_config(&c, "dat: []\n", "train", &e), ST_FAIL);
+    assert_int_equal(read_config(&c, folder, "dat: []\n", &e), ST_FAIL);
     assert_contains(e.text, "did you mean data?");
     data_config_free(&c);
 }
@@ -329,5 +308,5 @@ int main(void) {
         cmocka_unit_test(test_bad_rows),           cmocka_unit_test(test_an_escaped_backslash_is_no_zero),
         cmocka_unit_test(test_config_fields),      cmocka_unit_test(test_config_refusals),
     };
-    return cmocka_run_group_tests(tests, make_folder, remove_folder);
+    return cmocka_run_group_tests(tests, folder_start, folder_end);
 }

@@ -11,27 +11,13 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
-#include <unistd.h>
 
 #include "base/memory.h"
 #include "base/safetensors.h"
 #include "base/shards.h"
+#include "tests/folder.h"
 
 static const char golden[] = "tests/golden/quant/weights.safetensors";
-
-static int make_folder(void **state) {
-    char name[] = "/tmp/graft-safetensors-XXXXXX";
-    if (!mkdtemp(name)) return -1;
-    *state = mem_text(name);
-    return 0;
-}
-
-static int remove_folder(void **state) {
-    struct err e = {0};
-    dir_remove(*state, &e);
-    free(*state);
-    return e.code;
-}
 
 static void write_bytes(const char *path, const void *data, size_t n) {
     struct err e = {0};
@@ -394,13 +380,12 @@ static void test_write_fails(void **state) {
     free(data), free(path), free(zeros);
 }
 
-#define TEST(f) cmocka_unit_test_setup_teardown(f, make_folder, remove_folder)
-
 int main(void) {
     const struct CMUnitTest tests[] = {
-        TEST(test_reference_bytes),       TEST(test_round_trip),  TEST(test_writer_any_order), TEST(test_writer_parts),
-        TEST(test_shards_in_parts),       TEST(test_truncations), TEST(test_headers),          TEST(test_shards),
-        TEST(test_deep_json_and_lengths), TEST(test_write_fails),
+        FOLDER_TEST(test_reference_bytes), FOLDER_TEST(test_round_trip),      FOLDER_TEST(test_writer_any_order),
+        FOLDER_TEST(test_writer_parts),    FOLDER_TEST(test_shards_in_parts), FOLDER_TEST(test_truncations),
+        FOLDER_TEST(test_headers),         FOLDER_TEST(test_shards),          FOLDER_TEST(test_deep_json_and_lengths),
+        FOLDER_TEST(test_write_fails),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -8,7 +8,6 @@
 #include <cmocka.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 #include "base/file.h"
 #include "base/json.h"
@@ -16,20 +15,9 @@
 #include "base/text.h"
 #include "base/yaml.h"
 #include "lora/settings.h"
+#include "tests/folder.h"
 
 static const char NEEDED[] = "model_name_or_path: m\noutput_dir: out\ndata_config_file: d.yaml\n";
-
-static int make_folder(void **state) {
-    char *folder = *state = mem_text("/tmp/graft-settings-XXXXXX");
-    return mkdtemp(folder) ? 0 : -1;
-}
-
-static int remove_folder(void **state) {
-    struct err e = {0};
-    enum status st = dir_remove(*state, &e);
-    free(*state);
-    return st == ST_OK ? 0 : -1;
-}
 
 static enum status read_text(const char *folder, struct settings *s, const char *text, const char *flags,
                              struct err *e) {
@@ -193,12 +181,11 @@ static void test_differences(void **state) {
     settings_free(&a), settings_free(&b);
 }
 
-#define TEST(f) cmocka_unit_test_setup_teardown(f, make_folder, remove_folder)
-
 int main(void) {
     const struct CMUnitTest tests[] = {
-        TEST(test_defaults_and_flags), TEST(test_json_config), TEST(test_paths),       TEST(test_refusals),
-        TEST(test_missing_keys),       TEST(test_yaml_again),  TEST(test_differences),
+        FOLDER_TEST(test_defaults_and_flags), FOLDER_TEST(test_json_config),  FOLDER_TEST(test_paths),
+        FOLDER_TEST(test_refusals),           FOLDER_TEST(test_missing_keys), FOLDER_TEST(test_yaml_again),
+        FOLDER_TEST(test_differences),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

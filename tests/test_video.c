@@ -6,7 +6,6 @@
 #include <stddef.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 #include <cmocka.h>
 
@@ -18,31 +17,9 @@
 #include "data/frames.h"
 #include "data/video.h"
 #include "tests/clip.h"
+#include "tests/folder.h"
 
 #define GOLDEN "tests/golden/video"
-
-struct fixture {
-    char folder[40];
-};
-
-static int set_up(void **state) {
-    struct fixture *x = mem_alloc(sizeof *x);
-    snprintf(x->folder, sizeof x->folder, "/tmp/graft-video-XXXXXX");
-    *state = x;
-    return mkdtemp(x->folder) ? 0 : -1;
-}
-
-static int tear_down(void **state) {
-    struct fixture *x = *state;
-    struct err e = {0};
-    dir_remove(x->folder, &e);
-    free(x);
-    return 0;
-}
-
-static void assert_contains(const char *s, const char *part) {
-    if (!strstr(s, part)) fail_msg("\"%s\" does not hold \"%s\"", s, part);
-}
 
 /* ---------------------------------------------------------------- which frames */
 
@@ -166,12 +143,12 @@ static const struct lossless clips[] = {
 };
 
 static void test_lossless(void **state) {
-    struct fixture *x = *state;
+    const char *folder = *state;
     int made = 0;
     for (size_t i = 0; i < sizeof clips / sizeof *clips; i++) {
         static const int64_t wanted[] = {0, 1, 5, 11};
         struct video_info info;
-        char *path = path_join(x->folder, clips[i].name);
+        char *path = path_join(folder, clips[i].name);
         if (clip_make(path, &clips[i].o)) {
             struct video *v = open_good(path, &info);
             assert_int_equal(info.frames, 12);
@@ -194,10 +171,10 @@ static void test_lossless(void **state) {
 }
 
 static void test_counted_once(void **state) {
-    struct fixture *x = *state;
+    const char *folder = *state;
     struct video_info info;
     struct err e = {0};
-    char *path = path_join(x->folder, "ffv1.mkv");
+    char *path = path_join(folder, "ffv1.mkv");
     assert_true(clip_make(path, &clips[1].o));
     struct video *v = video_open(path, &e);
     assert_int_equal(video_info(v, 7, &info, &e), ST_OK); // what an earlier call is said to have found
@@ -207,11 +184,11 @@ static void test_counted_once(void **state) {
 }
 
 static void test_order(void **state) {
-    struct fixture *x = *state;
+    const char *folder = *state;
     struct video_info info;
     struct image im;
     struct err e = {0};
-    char *path = path_join(x->folder, "png.mov");
+    char *path = path_join(folder, "png.mov");
     assert_true(clip_make(path, &clips[0].o));
     struct video *v = open_good(path, &info);
     assert_int_equal(video_frame(v, 4, &im, &e), ST_OK);
@@ -374,7 +351,7 @@ static void test_cut_names_the_frame(void **state) {
 }
 
 static void test_refused(void **state) {
-    struct fixture *x = *state;
+    const char *folder = *state;
     static const char text[] = "not a film at all, only some words that go on for a while, and on, and on";
     static const char list[] = "#EXTM3U\n#EXT-X-TARGETDURATION:10\n#EXTINF:9,\nfile.ts\n#EXT-X-ENDLIST\n";
     static const char script[] = "ffconcat version 1.0\nfile tests/golden/video/h264.mp4\n";
@@ -385,7 +362,7 @@ static void test_refused(void **state) {
     refuse(list, sizeof list - 1, "list.m3u8", "not a video that can be read");
     refuse(script, sizeof script - 1, "script.ffconcat", "not a video that can be read");
     refuse(huge, sizeof huge - 1, "huge.gif", "huge.gif: the file is damaged at frame 0");
-    char *path = path_join(x->folder, "sound.mkv"), *data;
+    char *path = path_join(folder, "sound.mkv"), *data;
     size_t size;
     struct err e = {0};
     clip_make_sound(path);
@@ -397,11 +374,11 @@ static void test_refused(void **state) {
 }
 
 static void test_no_frame(void **state) {
-    struct fixture *x = *state;
+    const char *folder = *state;
     static const char *const names[] = {"none.mkv", "none.avi", "none.mov"};
     for (int i = 0; i < 3; i++) {
         const struct clip_options o = {"ffv1", "bgr0", 16, 16, 0, 10, NULL, NULL};
-        char *path = path_join(x->folder, names[i]), *data;
+        char *path = path_join(folder, names[i]), *data;
         size_t size;
         struct err e = {0};
         assert_true(clip_make(path, &o));
@@ -473,16 +450,16 @@ int main(void) {
         cmocka_unit_test(test_spread_as_numpy),
         cmocka_unit_test(test_fps),
         cmocka_unit_test(test_too_many),
-        cmocka_unit_test_setup_teardown(test_lossless, set_up, tear_down),
-        cmocka_unit_test_setup_teardown(test_counted_once, set_up, tear_down),
-        cmocka_unit_test_setup_teardown(test_order, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_lossless, folder_start, folder_end),
+        cmocka_unit_test_setup_teardown(test_counted_once, folder_start, folder_end),
+        cmocka_unit_test_setup_teardown(test_order, folder_start, folder_end),
         cmocka_unit_test(test_like_pyav),
         cmocka_unit_test(test_threads),
         cmocka_unit_test(test_truncated),
         cmocka_unit_test(test_cut_names_the_frame),
         cmocka_unit_test(test_cut_without_a_count),
-        cmocka_unit_test_setup_teardown(test_refused, set_up, tear_down),
-        cmocka_unit_test_setup_teardown(test_no_frame, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_refused, folder_start, folder_end),
+        cmocka_unit_test_setup_teardown(test_no_frame, folder_start, folder_end),
         cmocka_unit_test(test_damaged),
         cmocka_unit_test(test_csv),
     };

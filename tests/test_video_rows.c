@@ -4,42 +4,24 @@
 #include <stddef.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 #include <cmocka.h>
 
 #include "base/file.h"
 #include "base/memory.h"
-#include "base/yaml.h"
 #include "data/check.h"
-#include "data/dataset.h"
 #include "data/image.h"
 #include "data/show.h"
 #include "tests/clip.h"
-
-#define MODEL "tests/golden/data/model"
-enum { TOKENS_PER_IMAGE = 5 };
-
-struct fixture {
-    char folder[40];
-    struct tokenizer *tokenizer;
-    struct threads *threads;
-    struct data_family mllava;
-};
+#include "tests/data_fixture.h"
+#include "tests/folder.h"
 
 static const struct clip_options lossless = {"png", "rgb24", 28, 28, 12, 10, NULL, NULL};
 
-static char *in_folder(const struct fixture *x, const char *name) { return path_join(x->folder, name); }
-
-static void put(const struct fixture *x, const char *name, const char *text) {
-    struct err e = {0};
-    char *path = in_folder(x, name);
-    if (file_write(path, text, strlen(text), &e) != ST_OK) fail_msg("%s", e.text);
-    free(path);
-}
+static char *in_folder(const struct data_fixture *x, const char *name) { return path_join(x->folder, name); }
 
 /* A picture of one grey, as BMP: 28 x 28, 24 bits, no padding. */
-static void put_frame(const struct fixture *x, const char *name, int grey) {
+static void put_frame(const struct data_fixture *x, const char *name, int grey) {
     enum { SIDE = 28, HEAD = 54, BYTES = HEAD + SIDE * SIDE * 3 };
     uint8_t b[BYTES] = {'B', 'M'};
     b[2] = BYTES & 255, b[3] = BYTES >> 8, b[10] = HEAD, b[14] = 40, b[18] = SIDE, b[22] = SIDE, b[26] = 1, b[28] = 24;
@@ -51,17 +33,9 @@ static void put_frame(const struct fixture *x, const char *name, int grey) {
 }
 
 static int set_up(void **state) {
-    struct fixture *x = mem_alloc(sizeof *x);
     struct err e = {0};
-    snprintf(x->folder, sizeof x->folder, "/tmp/graft-video-XXXXXX");
-    x->tokenizer = tokenizer_load(MODEL, &e);
-    if (!mkdtemp(x->folder) || !x->tokenizer) return -1;
-    x->threads = threads_new(3);
-    x->mllava = (struct data_family){.family = FAMILY_MLLAVA,
-                                     .model_dir = MODEL,
-                                     .default_template = "llama_3",
-                                     .image_token = tokenizer_id(x->tokenizer, "<image>"),
-                                     .tokens_per_image = TOKENS_PER_IMAGE};
+    if (data_fixture_start(state, "tests/golden/data")) return -1;
+    struct data_fixture *x = *state;
     char *clips = in_folder(x, "clips"), *frames = in_folder(x, "clips/frames"), *path = in_folder(x, "clips/a.mov");
     dir_make(frames, &e);
     if (!clip_make(path, &lossless)) return -1;
@@ -70,24 +44,9 @@ static int set_up(void **state) {
         put_frame(x, name, 20 * i);
         free(name);
     }
-    put(x, "clips/frames/notes.txt", "no frame");
+    free(folder_put(x->folder, "clips/frames/notes.txt", "no frame"));
     free(clips), free(frames), free(path);
-    *state = x;
     return 0;
-}
-
-static int tear_down(void **state) {
-    struct fixture *x = *state;
-    struct err e = {0};
-    tokenizer_free(x->tokenizer);
-    threads_free(x->threads);
-    dir_remove(x->folder, &e);
-    free(x);
-    return 0;
-}
-
-static void assert_contains(const char *s, const char *part) {
-    if (!strstr(s, part)) fail_msg("\"%s\" does not hold \"%s\"", s, part);
 }
 
 #define TURNS(user)                                                                                                    \
@@ -95,30 +54,18 @@ static void assert_contains(const char *s, const char *part) {
     "{\"role\":\"user\",\"content\":\"And <image> then?\"},{\"role\":\"assistant\",\"content\":\"Two.\"}]"
 
 /* One data set of rows.jsonl; fields are added to it. */
-static struct dataset *open_rows(struct fixture *x, const char *rows, const char *fields, struct data_options o,
+static struct dataset *open_rows(struct data_fixture *x, const char *rows, const char *fields, struct data_options o,
                                  struct text *notes, struct err *e) {
-    put(x, "rows.jsonl", rows);
-    char *json = mem_format("[{path: rows.jsonl, name: a, split: train%s}]", fields);
-    cJSON *list = yaml_parse(json, strlen(json), "inline", e);
-    o.inline_list = list, o.inline_dir = x->folder, o.split = "train";
-    struct dataset *d = dataset_open(&o, &x->mllava, x->tokenizer, x->threads, notes, e);
-    cJSON_Delete(list);
-    free(json);
-    return d;
+    free(folder_put(x->folder, "rows.jsonl", rows));
+    o.inline_dir = x->folder;
+    return dataset_try(x, "rows.jsonl", fields, o, &x->mllava, notes, e);
 }
 
-static struct dataset *open_good(struct fixture *x, const char *rows, const char *fields, struct data_options o) {
+static struct dataset *open_good(struct data_fixture *x, const char *rows, const char *fields, struct data_options o) {
     struct err e = {0};
     struct dataset *d = open_rows(x, rows, fields, o, NULL, &e);
     if (!d) fail_msg("%s", e.text);
     return d;
-}
-
-static struct row row_of(const struct dataset *d, int64_t i) {
-    struct row r;
-    struct err e = {0};
-    if (dataset_row(d, i, true, &r, &e) != ST_OK) fail_msg("%s", e.text);
-    return r;
 }
 
 /* The processor of the model: 28 x 28 stays, (x / 255 - 0.5) / 0.5. */
@@ -143,51 +90,51 @@ static void assert_greys(const struct row *r, const int *frames, int64_t n) {
 #define VIDEO ", format: chat_video, video_dir: clips"
 
 static void test_file(void **state) {
-    struct fixture *x = *state;
+    struct data_fixture *x = *state;
     static const char row[] = "{\"video\":\"a.mov\"," TURNS("<video>\\nWhat?") "}\n";
     static const int spread[] = {0, 2, 4, 7, 9}, by_fps[] = {0, 3, 6, 9},
                      all[] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11};
     struct dataset *d = open_good(x, row, VIDEO ", max_num_frames: 5", (struct data_options){0});
-    struct row r = row_of(d, 0);
+    struct row r = row_of(d, 0, true);
     assert_clip_frames(&r, spread, 5);
     row_free(&r), dataset_free(d);
     d = open_good(x, row, VIDEO, (struct data_options){.max_num_frames = 5}); // by the flag
-    r = row_of(d, 0);
+    r = row_of(d, 0, true);
     assert_clip_frames(&r, spread, 5);
     row_free(&r), dataset_free(d);
     d = open_good(x, row, VIDEO ", fps: 4, max_num_frames: 5", (struct data_options){0});
-    r = row_of(d, 0);
+    r = row_of(d, 0, true);
     assert_clip_frames(&r, by_fps, 4);
     row_free(&r), dataset_free(d);
     d = open_good(x, row, VIDEO ", fps: 4", (struct data_options){.decode_images = true});
-    r = row_of(d, 0);
+    r = row_of(d, 0, true);
     assert_clip_frames(&r, all, 12);
     assert_int_equal(r.positions, (int64_t)r.ids.len + 12 * (TOKENS_PER_IMAGE - 1));
     row_free(&r), dataset_free(d);
 }
 
 static void test_folder_and_list(void **state) {
-    struct fixture *x = *state;
+    struct data_fixture *x = *state;
     static const char rows[] = "{\"video\":\"frames\"," TURNS(
         "What?") "}\n"
                  "{\"images\":[\"frames/f_9.bmp\",\"frames/f_8.bmp\",\"frames/f_7.bmp\"]," TURNS("What?") "}\n";
     static const int of_folder[] = {0, 5}, of_list[] = {9, 8}, whole[] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10};
     struct dataset *d = open_good(x, rows, VIDEO ", max_num_frames: 2, fps: 1", (struct data_options){0});
-    struct row r = row_of(d, 0);
+    struct row r = row_of(d, 0, true);
     assert_greys(&r, of_folder, 2);
     row_free(&r);
-    r = row_of(d, 1);
+    r = row_of(d, 1, true);
     assert_greys(&r, of_list, 2); // int(k * 1.5)
     row_free(&r), dataset_free(d);
     d = open_good(x, rows, VIDEO, (struct data_options){0});
-    r = row_of(d, 0);
+    r = row_of(d, 0, true);
     assert_greys(&r, whole, 11);
     row_free(&r), dataset_free(d);
 }
 
 /* Mantis enlarges small pictures of the other formats to 16 pixels first. */
 static void test_small_frames(void **state) {
-    struct fixture *x = *state;
+    struct data_fixture *x = *state;
     const struct clip_options small = {"png", "rgb24", 8, 8, 1, 10, NULL, NULL};
     uint8_t rgb[8 * 8 * 3];
     struct image im = {8, 8, rgb}, want;
@@ -196,15 +143,15 @@ static void test_small_frames(void **state) {
     for (int i = 0; i < 8 * 8 * 3; i++) rgb[i] = clip_pixel(0, i / 3 % 8, i / 24, i % 3);
     image_resize(&want, &im, 28, 28, RESAMPLE_BICUBIC);
     struct dataset *d = open_good(x, "{\"video\":\"small.mov\"," TURNS("a") "}\n", VIDEO, (struct data_options){0});
-    struct row r = row_of(d, 0);
+    struct row r = row_of(d, 0, true);
     for (int i = 0; i < 28 * 28 * 3; i++) assert_int_equal(level(&r, 0, i % 3, i / 84, i / 3 % 28), want.rgb[i]);
     row_free(&r), dataset_free(d);
     image_free(&want);
     free(path);
 }
 
-static char *shown(const struct fixture *x, const struct dataset *d, int64_t i) {
-    struct row r = row_of(d, i);
+static char *shown(const struct data_fixture *x, const struct dataset *d, int64_t i) {
+    struct row r = row_of(d, i, true);
     struct text t = {0};
     show_row(&t, &r, &x->mllava, x->tokenizer, false);
     row_free(&r);
@@ -213,7 +160,7 @@ static char *shown(const struct fixture *x, const struct dataset *d, int64_t i) 
 
 /* Each answer with its header and its end; nothing else. `<image>` of the row is gone, the frames come first. */
 static void test_labels(void **state) {
-    struct fixture *x = *state;
+    struct data_fixture *x = *state;
     struct dataset *d = open_good(x, "{\"video\":\"a.mov\"," TURNS(" <image>\\n<video> What?\\n") "}\n",
                                   VIDEO ", max_num_frames: 2", (struct data_options){0});
     char *s = shown(x, d, 0);
@@ -226,25 +173,25 @@ static void test_labels(void **state) {
 
 /* A separator in a user's text does not shift what is trained, unlike in chat rows. */
 static void test_labels_by_prefix(void **state) {
-    struct fixture *x = *state;
+    struct data_fixture *x = *state;
     struct dataset *d = open_good(x, "{\"video\":\"a.mov\"," TURNS("<video> a<|eot_id|>b") "}\n",
                                   VIDEO ", max_num_frames: 1", (struct data_options){0});
     char *s = shown(x, d, 0);
     assert_contains(
         s, "b<|eot_id|>⟦<|start_header_id|>assistant<|end_header_id|>\n\nOne.<|eot_id|>⟧<|start_header_id|>user");
     free(s);
-    struct row r = row_of(d, 0);
+    struct row r = row_of(d, 0, true);
     struct dataset *cut =
         open_good(x, "{\"video\":\"a.mov\"," TURNS("<video> a<|eot_id|>b") "}\n", VIDEO ", max_num_frames: 1",
                   (struct data_options){.max_seq_len = (int64_t)r.ids.len - 3});
-    struct row c = row_of(cut, 0);
+    struct row c = row_of(cut, 0, true);
     assert_int_equal(c.scored, r.scored - 3);
     row_free(&r), row_free(&c);
     dataset_free(d), dataset_free(cut);
 }
 
 static void test_coin(void **state) {
-    struct fixture *x = *state;
+    struct data_fixture *x = *state;
     struct text rows = {0};
     int before = 0;
     for (int i = 0; i < 40; i++) text_add(&rows, "{\"video\":\"a.mov\"," TURNS("Well") "}\n");
@@ -257,7 +204,7 @@ static void test_coin(void **state) {
         assert_true(first != (strstr(s, "Well <video><|eot_id|>") != NULL));
         before += first;
         for (int k = 0; k < 40; k++) { // the same row elsewhere in the order
-            struct row r = row_of(again, k);
+            struct row r = row_of(again, k, true);
             char *other = r.index == i ? shown(x, again, k) : NULL;
             if (other) assert_string_equal(other, s);
             free(other);
@@ -271,7 +218,7 @@ static void test_coin(void **state) {
 }
 
 static void test_selection(void **state) {
-    struct fixture *x = *state;
+    struct data_fixture *x = *state;
     static const char rows[] =
         "{\"video\":\"a.mov\"," TURNS("What?") "}\n"
                                                "{\"images\":[\"frames/f_9.bmp\"]," TURNS("What?") "}\n";
@@ -285,7 +232,7 @@ static void test_selection(void **state) {
 
 /* A clip and its scores; a list of pictures beside it is taken whole. */
 static void test_classification(void **state) {
-    struct fixture *x = *state;
+    struct data_fixture *x = *state;
     static const char rows[] = "{\"video\":\"clips/a.mov\",\"prompt\":\"p\",\"labels\":{\"good\":1.5}}\n"
                                "{\"video\":\"of_another_kind\",\"images\":[\"clips/frames/f_1.bmp\",\"clips/frames/"
                                "f_2.bmp\",\"clips/frames/f_3.bmp\"],\"prompt\":\"p\","
@@ -294,21 +241,21 @@ static void test_classification(void **state) {
     static const int clip[] = {0, 6}, list[] = {1, 2, 3}, folder[] = {0, 5};
     x->mllava.problem = PROBLEM_REGRESSION, x->mllava.num_labels = 1;
     struct dataset *d = open_good(x, rows, ", format: classification, max_num_frames: 2", (struct data_options){0});
-    struct row r = row_of(d, 0);
+    struct row r = row_of(d, 0, true);
     assert_clip_frames(&r, clip, 2);
     assert_true(r.values[0] == 1.5f);
     row_free(&r);
-    r = row_of(d, 1);
+    r = row_of(d, 1, true);
     assert_greys(&r, list, 3);
     row_free(&r);
-    r = row_of(d, 2);
+    r = row_of(d, 2, true);
     assert_greys(&r, folder, 2);
     row_free(&r), dataset_free(d);
 }
 
 /* Rows that come as text, as graft score makes them. */
 static void test_rows_of_text(void **state) {
-    struct fixture *x = *state;
+    struct data_fixture *x = *state;
     struct err e = {0};
     static const int frames[] = {0, 4, 8};
     x->mllava.problem = PROBLEM_REGRESSION, x->mllava.num_labels = 1;
@@ -319,7 +266,7 @@ static void test_rows_of_text(void **state) {
                                    .unlabelled = true};
     struct dataset *d = dataset_open(&o, &x->mllava, x->tokenizer, x->threads, NULL, &e);
     if (!d) fail_msg("%s", e.text);
-    struct row r = row_of(d, 0);
+    struct row r = row_of(d, 0, true);
     assert_string_equal(r.id, "one");
     assert_clip_frames(&r, frames, 3);
     row_free(&r), dataset_free(d);
@@ -327,7 +274,7 @@ static void test_rows_of_text(void **state) {
 
 /* Workers decode ahead, each batch the same for any number of them. */
 static void test_loader(void **state) {
-    struct fixture *x = *state;
+    struct data_fixture *x = *state;
     struct text rows = {0};
     for (int i = 0; i < 6; i++) text_add(&rows, "{\"video\":\"a.mov\"," TURNS("What?") "}\n");
     struct dataset *d = open_good(x, text_str(&rows), VIDEO ", max_num_frames: 3", (struct data_options){0});
@@ -349,7 +296,7 @@ static void test_loader(void **state) {
 }
 
 static void test_bad_rows(void **state) {
-    struct fixture *x = *state;
+    struct data_fixture *x = *state;
     static const char rows[] = "{\"video\":\"a.mov\"," TURNS(
         "fine") "}\n"
                 "{\"id\":\"no\",\"video\":\"none.mov\"," TURNS(
@@ -384,7 +331,7 @@ static void test_bad_rows(void **state) {
     size_t size;
     dir_make(odd, &e), dir_make(bare, &e);
     put_frame(x, "clips/odd/last.bmp", 3);
-    put(x, "clips/words.mp4", "words");
+    free(folder_put(x->folder, "clips/words.mp4", "words"));
     assert_int_equal(file_read(whole, &data, &size, &e), ST_OK);
     char *cut = in_folder(x, "clips/cut.mov");
     assert_int_equal(file_write(cut, data, size / 2, &e), ST_OK);
@@ -401,7 +348,7 @@ static void test_bad_rows(void **state) {
 }
 
 static void test_bad_settings(void **state) {
-    struct fixture *x = *state;
+    struct data_fixture *x = *state;
     static const char row[] = "{\"video\":\"a.mov\"," TURNS("a") "}\n";
     static const struct {
         const char *fields, *part;
@@ -423,7 +370,7 @@ static void test_bad_settings(void **state) {
 }
 
 int main(void) {
-#define TEST(name) cmocka_unit_test_setup_teardown(name, set_up, tear_down)
+#define TEST(name) cmocka_unit_test_setup_teardown(name, set_up, data_fixture_end)
     const struct CMUnitTest tests[] = {
         TEST(test_file),   TEST(test_folder_and_list), TEST(test_labels),         TEST(test_labels_by_prefix),
         TEST(test_coin),   TEST(test_selection),       TEST(test_classification), TEST(test_rows_of_text),
