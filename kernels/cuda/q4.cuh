@@ -81,7 +81,7 @@ template <> __device__ inline void run_load<nibbles>(struct run<nibbles> &r, con
     r.scale = weight_scale(w, at >> w.shift);
 }
 
-/* N runs that begin at these elements. All codes are asked for before the first scale, whose loads wait for each other. */
+/* N runs that begin at these elements. All codes are asked for before the first scale, whose load waits. */
 template <typename W, int N>
 __device__ inline void runs_load(struct run<W> (&r)[N], const struct weight &w, const int64_t (&at)[N]) {
 #pragma unroll
