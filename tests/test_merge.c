@@ -455,6 +455,36 @@ static void test_head(void **state) {
     free(out), free(config), free(half);
 }
 
+/* The adapter of tests/golden/score with the first of its outputs alone. */
+static void write_one_output(struct fixture *f, const char *dir) {
+    const char *from = "tests/golden/score/adapter";
+    char *config = path_join(from, "adapter_config.json"), *copy = path_join(dir, "adapter_config.json"), *text;
+    char *tensors = path_join(dir, "adapter_model.safetensors");
+    struct st_set set;
+    size_t size;
+    dir_make(dir, &f->e);
+    file_read(config, &text, &size, &f->e);
+    file_write(copy, text, size, &f->e);
+    st_open_dir(&set, from, "adapter_model", &f->e);
+    expect_good(&f->e);
+    struct st_entry *score = (struct st_entry *)st_find(&set, "base_model.model.score.weight");
+    score->dim[0] = 1;
+    st_write(tensors, set.entries, set.count, &f->e);
+    expect_good(&f->e);
+    st_close(&set);
+    free(config), free(copy), free(text), free(tensors);
+}
+
+/* A head's only output does not spread over a vocabulary; what rounding may cost is measured by its own size. */
+static void test_one_output(void **state) {
+    struct fixture *f = *state;
+    char *adapter = path_join(f->tmp, "regression"), *out = path_join(f->tmp, "regressor");
+    write_one_output(f, adapter);
+    wants(command(0, WORDS(MODELS "llama/model", "--adapter", adapter, "--out", out, "--dtype", "bf16")),
+          "top-1 agreement 100%");
+    free(adapter), free(out);
+}
+
 static void test_command_refuses(void **state) {
     struct fixture *f = *state;
     char **names, *out = path_join(f->tmp, "merged"), *taken = path_join(f->tmp, "taken");
@@ -495,6 +525,7 @@ int main(void) {
         FIXTURE_TEST(test_config),
         FIXTURE_TEST(test_command),
         FIXTURE_TEST(test_head),
+        FIXTURE_TEST(test_one_output),
         FIXTURE_TEST(test_command_refuses),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
