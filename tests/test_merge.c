@@ -241,6 +241,99 @@ static void test_check_outputs_notices(void **state) {
     free(dir);
 }
 
+enum { WIDE = 9000, WIDTH = 32 }; // more outputs than are compared at once
+
+/* The small Llama with a vocabulary of WIDE: random embeddings, and a head whose rows stand in this order or turned. */
+static void write_wide(struct fixture *f, const char *dir, bool turned, double change) {
+    const char *from = MODELS "llama/model";
+    char *config = path_join(from, "config.json"), *copy = path_join(dir, "config.json"), *text;
+    char *tensors = path_join(dir, "model.safetensors");
+    float *embed = mem_alloc(WIDE * WIDTH * sizeof *embed), *head = mem_alloc(WIDE * WIDTH * sizeof *head);
+    struct st_set set;
+    size_t size;
+    for (uint64_t i = 0; i < WIDE * WIDTH; i++) {
+        uint64_t row = i / WIDTH, place = (turned ? WIDE - 1 - row : row) * WIDTH + i % WIDTH;
+        embed[i] = (float)(rng_uniform(21, 1, i) - 0.5);
+        head[place] = (float)(rng_uniform(21, 2, i) - 0.5 + change * rng_uniform(21, 3, i));
+    }
+    dir_make(dir, &f->e);
+    file_read(config, &text, &size, &f->e);
+    char *wide = json_text_with(text, "vocab_size", "9000");
+    file_write(copy, wide, strlen(wide), &f->e);
+    st_open_dir(&set, from, "model", &f->e);
+    expect_good(&f->e);
+    for (size_t i = 0; i < set.count; i++) {
+        struct st_entry *t = &set.entries[i];
+        bool is_head = strcmp(t->name, "lm_head.weight") == 0;
+        if (is_head || strstr(t->name, "embed_tokens")) t->dim[0] = WIDE, t->data = is_head ? head : embed;
+    }
+    st_write(tensors, set.entries, set.count, &f->e);
+    expect_good(&f->e);
+    st_close(&set);
+    free(config), free(copy), free(text), free(wide), free(tensors), free(embed), free(head);
+}
+
+static struct outputs_check compare_wide(struct fixture *f, bool turned) {
+    struct outputs_check o = {0};
+    char *one = path_join(f->tmp, "one"), *two = path_join(f->tmp, "two");
+    dir_remove(one, &f->e), dir_remove(two, &f->e);
+    write_wide(f, one, turned, 0), write_wide(f, two, turned, 0.5);
+    outputs_compare(one, two, f->be, &PROMPTS, &o, &f->e);
+    expect_good(&f->e);
+    free(one), free(two);
+    return o;
+}
+
+/* Sums over the vocabulary do not depend on its order, nor on which part of it holds the largest logit. */
+static void test_outputs_by_parts(void **state) {
+    struct outputs_check a = compare_wide(*state, false), b = compare_wide(*state, true);
+    assert_true(a.kl_mean > 1e-3 && a.top1 < 1 && a.top1 > 0);
+    assert_true(fabs(a.kl_mean - b.kl_mean) < 1e-9 && fabs(a.kl_max - b.kl_max) < 1e-9);
+    assert_true(fabs(a.rms - b.rms) < 1e-9 && fabs(a.mean - b.mean) < 1e-9);
+    assert_true(fabs(a.logit_rms - b.logit_rms) < 1e-9);
+    assert_true(a.top1 == b.top1 && a.max == b.max);
+}
+
+/* An adapter of the head, whose parts are those of the head's rows. */
+static void test_adapted_head_by_parts(void **state) {
+    struct fixture *f = *state;
+    char *model = path_join(f->tmp, "wide"), *dir = path_join(f->tmp, "adapter"), *out = path_join(f->tmp, "merged");
+    cJSON *targets = json_of("[\"lm_head\", \"v_proj\"]");
+    struct adapter_options o = {
+        .r = 3, .alpha = 3, .use_dora = true, .target_modules = targets, .task_type = "CAUSAL_LM"};
+    const struct merging none = {"", "llama", {NULL}, {0}};
+    struct outputs_check outputs;
+    struct asked a;
+    struct merge *m;
+    write_wide(f, model, false, 0);
+    fixture_load(f, model, NULL);
+    struct adapter *adapter = fixture_adapter(f, &o);
+    for (int64_t i = 0; i < adapter->count; i++) {
+        const struct tensor *t = &adapter->trained[i].value;
+        for (int64_t k = 0; strstr(adapter->trained[i].key, "lora_B") && k < tensor_count(t); k++)
+            ((float *)t->data)[k] = (float)(rng_uniform(22, (uint64_t)i, (uint64_t)k) - 0.5);
+    }
+    dir_make(dir, &f->e), dir_make(out, &f->e);
+    adapter_write(adapter, dir, &f->e);
+    expect_good(&f->e);
+    adapter_free(adapter);
+    ask(&a, f, &none);
+    a.adapters[0] = (struct merge_adapter){dir, 1}, a.o.adapter_count = 1, a.o.model = model;
+    merge_open(&m, &a.o, &f->e);
+    expect_good(&f->e);
+    merge_write(m, out, &f->e);
+    merge_check_outputs(m, out, &PROMPTS, &outputs, &f->e);
+    expect_good(&f->e);
+    assert_true(outputs.rms <= outputs.allowed);
+    double allowed = outputs.allowed;
+    outputs_compare(model, out, f->be, &PROMPTS, &outputs, &f->e);
+    assert_true(outputs.rms > 4 * allowed);
+    merge_free(m);
+    ask_end(&a);
+    cJSON_Delete(targets);
+    free(model), free(dir), free(out);
+}
+
 /* --- what is refused --------------------------------------------------------------------------------------------- */
 
 static void refuse(struct fixture *f, const struct merging *g, const char *part) {
@@ -517,6 +610,8 @@ int main(void) {
         FIXTURE_TEST(test_types),
         FIXTURE_TEST(test_check_weights_notices),
         FIXTURE_TEST(test_check_outputs_notices),
+        FIXTURE_TEST(test_outputs_by_parts),
+        FIXTURE_TEST(test_adapted_head_by_parts),
         FIXTURE_TEST(test_refuses),
         FIXTURE_TEST(test_refuses_bias_without_place),
         FIXTURE_TEST(test_refuses_quantised_otherwise),
