@@ -7,6 +7,8 @@ from pathlib import Path
 from PIL import Image
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, processors
 
+from data_files import write
+
 OUT = Path("tests/golden/data")
 SPECIAL = ["<|begin_of_text|>", "<|eot_id|>", "<|start_header_id|>", "<|end_header_id|>", "<|im_start|>", "<|im_end|>",
            "<end_of_utterance>", "</s>", "<0x04>", "|ENDOFTEXT|", "<image>"]
@@ -64,8 +66,8 @@ def main():
     (OUT / "images").mkdir(exist_ok=True)
     t = tokenizer()
     t.save(str(OUT / "model/tokenizer.json"))
-    write("model/tokenizer_config.json", {"bos_token": SPECIAL[0], "eos_token": "<|im_end|>", "chat_template": CHATML})
-    write("model/preprocessor_config.json", {
+    write(OUT / "model/tokenizer_config.json", {"bos_token": SPECIAL[0], "eos_token": "<|im_end|>", "chat_template": CHATML})
+    write(OUT / "model/preprocessor_config.json", {
         "image_processor_type": "SiglipImageProcessor", "do_resize": True, "do_rescale": True, "do_normalize": True,
         "image_mean": [0.5] * 3, "image_std": [0.5] * 3, "resample": 3, "rescale_factor": 1 / 255,
         "size": {"height": 28, "width": 28}})
@@ -84,11 +86,11 @@ def main():
         {"conversation": [{"role": "user", "content": "None"}, {"role": "assistant", "content": "No."},
                           {"role": "user", "content": OPEN}]},
     ]
-    write("rows.json", rows)
+    write(OUT / "rows.json", rows)
     (OUT / "rows.jsonl").write_text("\n" + "\n\n".join(json.dumps(r, ensure_ascii=False) for r in rows) + "\n\n")
     text = [{"id": f"t{i}", "conversation": [{"role": "user", "content": "q" * (i + 1)},
                                             {"role": "assistant", "content": "a" * (2 * i + 1)}]} for i in range(7)]
-    write("text.json", text)
+    write(OUT / "text.json", text)
 
     texts = [
         pictures(llama_3([("user", "<image> or <image>?"), ("assistant", "Both.")]), 2),
@@ -102,7 +104,7 @@ def main():
     for s in texts:
         ids = t.encode(s).ids
         expected.append({"text": s, "ids": ids, "labels": labels(ids, eot)})
-    write("expected.json", expected)
+    write(OUT / "expected.json", expected)
 
     shuffled = {}
     for n in (1, 2, 10, 1000):
@@ -110,11 +112,7 @@ def main():
         random.seed(42)
         random.shuffle(order)
         shuffled[n] = order
-    write("shuffled.json", shuffled)
-
-
-def write(name, value):
-    (OUT / name).write_text(json.dumps(value, ensure_ascii=False, separators=(",", ":")) + "\n")
+    write(OUT / "shuffled.json", shuffled)
 
 
 main()

@@ -14,9 +14,7 @@ expected.json          by NAME the largest distance of a gradient from that in d
 
 Norms of heads are random and what is rotated is no half of a head, so that what takes one for the other shows."""
 
-import copy
 import os
-import shutil
 import sys
 from pathlib import Path
 
@@ -24,15 +22,14 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 sys.dont_write_bytecode = True
 
 import torch
-from peft import LoraConfig, get_peft_model
 from safetensors.torch import save_file
-from torch import nn
 from transformers import FuyuConfig, FuyuForCausalLM
 
+from family import STANDS, losses_of, make_row, start, text_of, write_expected
 from tiny_models import randomise, write_json
 
 OUT = Path(__file__).parent / "fuyu"
-PATCH_AT, IGNORED, PATCH, VOCAB = -1, -100, 2, 50
+PATCH, VOCAB = 2, 50
 MANTIS = ["query_key_value", "dense", "dense_h_to_4h", "dense_4h_to_h", "lm_head"]
 ADAPTERS = {
     "lora": dict(r=2, lora_alpha=3, target_modules=MANTIS),
@@ -70,7 +67,7 @@ def older(key):
 
 
 def make_rows():
-    """Rows of pictures and text, every row of patches with an id behind it; targets are moved already."""
+    """Rows of pictures and text, every row of patches with an id behind it."""
     pictures = [torch.randn(high * wide, 3 * PATCH * PATCH) for high, wide in SIDES]
     rows = []
     for pattern in ((4, 0, 3, 1, 5), (2, 2, 6)):
@@ -80,9 +77,8 @@ def make_rows():
                 ids += torch.randint(1, VOCAB - 1, (n,)).tolist()
                 continue
             high, wide = SIDES[n]
-            ids += ([PATCH_AT] * wide + [VOCAB - 1]) * high
-        targets = [IGNORED if i % 3 == 0 or t == PATCH_AT else t for i, t in enumerate(ids)][1:] + [IGNORED]
-        rows.append((torch.tensor(ids), torch.tensor(targets), [pictures[n] for n in pattern[1::2]]))
+            ids += ([STANDS] * wide + [VOCAB - 1]) * high
+        rows.append(make_row(ids, [pictures[n] for n in pattern[1::2]]))
     return rows, pictures
 
 
@@ -90,56 +86,12 @@ def hidden_of(model, row):
     ids, _, pictures = row
     x = model.model.language_model.embed_tokens(ids.clamp(min=0))
     patches = torch.cat(pictures).to(model.model.vision_embed_tokens.weight.dtype)
-    x = x.masked_scatter((ids == PATCH_AT)[:, None], model.model.vision_embed_tokens(patches))
+    x = x.masked_scatter((ids == STANDS)[:, None], model.model.vision_embed_tokens(patches))
     return model.model.language_model(inputs_embeds=x[None]).last_hidden_state[0]
 
 
-def losses_of(model, rows):
-    """Of every scored position."""
-    losses = []
-    for row in rows:
-        scored = row[1] != IGNORED
-        logits = model.lm_head(hidden_of(model, row)[scored])
-        losses.append(nn.functional.cross_entropy(logits, row[1][scored], reduction="none"))
-    return torch.cat(losses)
-
-
-def gradients(peft, rows):
-    """Names as PEFT saves them with transformers 4.45, of what is trained."""
-    wrapped = hasattr(peft, "peft_config")
-    peft.zero_grad()
-    losses_of(peft.base_model.model if wrapped else peft, rows).mean().backward()
-    start = "base_model.model." if wrapped else ""
-    short = lambda n: start + older(n[len(start):]).replace(".default", "").replace("vector.weight", "vector")
-    return {short(n): p.grad.clone() for n, p in peft.named_parameters() if p.grad is not None and p.requires_grad}
-
-
-def adapted(model, name):
-    peft = get_peft_model(copy.deepcopy(model), LoraConfig(**ADAPTERS[name])).eval()
-    g = torch.Generator().manual_seed(len(name))
-    with torch.no_grad():
-        for key, p in sorted(peft.named_parameters()):
-            if "lora_B" in key:
-                p.copy_(0.2 * torch.randn(p.shape, generator=g))
-            elif "magnitude" in key:
-                p.mul_(1 + 0.1 * torch.randn(p.shape, generator=g))
-    peft.peft_config["default"].base_model_name_or_path = "../model"
-    peft.save_pretrained(OUT / name)
-    (OUT / name / "README.md").unlink(missing_ok=True)
-    return peft
-
-
-def distance(got, exact):
-    """Some gradients are zero but for rounding (a bias of keys moves all scores of a row alike), hence the floor."""
-    floor = 1e-3 * max(g.norm() for g in exact.values())
-    return max(((g.double() - exact[k]).norm() / (exact[k].norm() + floor)).item() for k, g in got.items())
-
-
 def main():
-    torch.manual_seed(9)
-    torch.set_num_threads(1)
-    shutil.rmtree(OUT, ignore_errors=True)
-    (OUT / "model").mkdir(parents=True)
+    start(OUT)
     config = make_config()
     model = FuyuForCausalLM._from_config(config, attn_implementation="eager").eval()
     randomise(model, 71)
@@ -147,26 +99,11 @@ def main():
     write_configs(config)
     weights = {older(k): v.contiguous() for k, v in model.state_dict().items()}
     save_file(weights, OUT / "model/model.safetensors", metadata={"format": "pt"})
-    out = {
-        "ids": torch.cat([row[0] for row in rows]).int(),
-        "targets": torch.cat([row[1] for row in rows]).int(),
-        "offsets": torch.tensor([0] + [len(row[0]) for row in rows]).cumsum(0),
-        "sides": torch.tensor([SIDES[0], SIDES[1], SIDES[2]]),
-        "patches": torch.cat([p.flatten() for p in pictures]),
-    }
-    noise = {}
+    out = text_of(rows) | {"sides": torch.tensor(SIDES), "patches": torch.cat([p.flatten() for p in pictures])}
     with torch.no_grad():
         out["logits"] = model.lm_head(hidden_of(model, rows[0])[-1])
-    for name, kind in ({"full": model} | {name: adapted(model, name) for name in ADAPTERS}).items():
-        inner, double = kind if name == "full" else kind.base_model.model, copy.deepcopy(kind).double()
-        with torch.no_grad():
-            out[f"{name}:loss"] = losses_of(inner, rows)
-        got, exact = gradients(kind, rows), gradients(double, rows)
-        noise[name] = distance(got, exact)
-        out |= {f"{name}:{k}": g.contiguous() for k, g in got.items()}
-    save_file(out, OUT / "expected.safetensors")
-    write_json(OUT / "expected.json", noise)
-    print(noise, len(out))
+    results_of = lambda model, name: losses_of(model, rows, hidden_of)
+    write_expected(OUT, out, model, ADAPTERS, results_of, lambda losses, name: losses.mean(), older)
 
 
 main()

@@ -7,9 +7,10 @@ import json
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
-from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers
+from tokenizers import AddedToken, Tokenizer, models
 from transformers.models.fuyu.image_processing_pil_fuyu import FuyuImageProcessorPil
+
+from data_files import byte_pieces, fnv, picture, sentencepiece_decoder, sentencepiece_normalizer, write
 
 OUT = Path("tests/golden/fuyu_data")
 PATCH, NEWLINE, BEGIN, END, ANSWER, CLOSE = "|SPEAKER|", "|NEWLINE|", "|IMAGE|", "|ENDOFIMAGE|", "<0x04>", "|ENDOFTEXT|"
@@ -29,40 +30,19 @@ KINDS = {
 SIZES = [(43, 35), (90, 30), (31, 77), (50, 16), (56, 40), (57, 41)]
 
 
-def fnv(data):
-    h = 0xCBF29CE484222325
-    for byte in data:
-        h = (h ^ byte) * 0x100000001B3 & 0xFFFFFFFFFFFFFFFF
-    return f"{h:016x}"
-
-
-def write(name, value):
-    (OUT / name).parent.mkdir(parents=True, exist_ok=True)
-    (OUT / name).write_text(json.dumps(value, ensure_ascii=False, separators=(",", ":")) + "\n")
-
-
 def tokenizer():
     words = "You are a helpful vision assistant image 0 1 2 3 USER : ASSISTANT the user what is it dog boat . ? , and".split()
     letters = sorted({c for c in SYSTEM if c.isalpha()})
-    vocab = [(t, 0.0) for t in ("<unk>", "<s>", "</s>")] + [(f"<0x{i:02X}>", 0.0) for i in range(256)]
+    vocab = [(t, 0.0) for t in ("<unk>", "<s>", "</s>")] + [(p, 0.0) for p in byte_pieces()]
     vocab += [(t, 0.0) for t in (PATCH, NEWLINE, CLOSE)] + [("▁", -3.0)]
     seen = {p for p, _ in vocab}
     for i, piece in enumerate(dict.fromkeys(words + ["▁" + w for w in words] + letters)):
         if piece not in seen:
             vocab.append((piece, -5.0 - i * 0.0625))
     t = Tokenizer(models.Unigram(vocab, 0, True))
-    t.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
-    t.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(),
-                                   decoders.Strip(" ", 1, 0)])
+    t.normalizer, t.decoder = sentencepiece_normalizer(), sentencepiece_decoder()
     t.add_special_tokens([AddedToken(s, normalized=False) for s in ("<unk>", "<s>", "</s>", CLOSE, BEGIN, END)])
     return t
-
-
-def picture(w, h, k):
-    rng = np.random.RandomState(k)
-    y, x = np.mgrid[0:h, 0:w]
-    a = np.stack([127 + 120 * np.sin(x / 7 + y / 11 + k), (x * 5 + y * 3 + 40 * k) % 256, 255 * (x // 4 + y // 5) % 256], -1)
-    return Image.fromarray(np.clip(a + rng.randn(h, w, 3) * 6, 0, 255).astype(np.uint8))
 
 
 def patches_of(kind, im):
@@ -121,9 +101,9 @@ def main():
     t = tokenizer()
     (OUT / "model").mkdir(parents=True, exist_ok=True)
     t.save(str(OUT / "model/tokenizer.json"))
-    write("model/tokenizer_config.json", {"bos_token": CLOSE, "eos_token": CLOSE, "unk_token": "<unk>"})
+    write(OUT / "model/tokenizer_config.json", {"bos_token": CLOSE, "eos_token": CLOSE, "unk_token": "<unk>"})
     for kind, settings in KINDS.items():
-        write(f"{kind}/preprocessor_config.json", BASE | settings)
+        write(OUT / f"{kind}/preprocessor_config.json", BASE | settings)
     pictures = [picture(w, h, k) for k, (w, h) in enumerate(SIZES)]
     for k, im in enumerate(pictures):
         im.save(OUT / f"{k}.png")
@@ -135,7 +115,7 @@ def main():
         ([], ["what is <image>it?", "a dog"]),
     ]
     for i, (which, turns) in enumerate(chats):
-        write(f"chat_{i}.json", [{"id": f"c{i}", "images": [f"{k}.png" for k in which], "conversations": [
+        write(OUT / f"chat_{i}.json", [{"id": f"c{i}", "images": [f"{k}.png" for k in which], "conversations": [
             {"from": "human" if j % 2 == 0 else "gpt", "value": s} for j, s in enumerate(turns)]}])
     expected = []
     for kind in KINDS:
@@ -163,7 +143,7 @@ def main():
             open_ = open_.replace("USER:", "USER:" + "<image>" * missing, 1)
         grids = [patches_of("plain", pictures[k])[1] for k in range(images)]
         asked.append({"images": images, "text": text, "ids": stream(t, open_, grids, 0)[0]})
-    write("prompts.json", asked)
+    write(OUT / "prompts.json", asked)
 
 
 main()

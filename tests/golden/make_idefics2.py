@@ -14,10 +14,7 @@ expected.json          by NAME the largest distance of a gradient from that in d
 Positions of patches are given, not computed: the rule for them belongs to the data. Each picture goes through the tower
 alone, so what leaks from one to another shows. Latents and patch embeddings are small, so a wrong epsilon shows."""
 
-import copy
-import json
 import os
-import shutil
 import sys
 from pathlib import Path
 
@@ -25,15 +22,15 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 sys.dont_write_bytecode = True
 
 import torch
-from peft import LoraConfig, get_peft_model
 from safetensors.torch import save_file
 from torch import nn
 from transformers import Idefics2Config, Idefics2ForConditionalGeneration
 
+from family import STANDS, losses_of, make_row, start, text_of, write_expected
 from tiny_models import randomise, without_layout5, write_json
 
 OUT = Path(__file__).parent / "idefics2"
-PICTURE, IGNORED, LATENTS, PATCH, GRID, VOCAB, LABELS = -1, -100, 3, 3, 4, 50, 5
+LATENTS, PATCH, GRID, VOCAB, LABELS = 3, 3, 4, 50, 5
 MANTIS = r".*(text_model|modality_projection|perceiver_resampler).*(down|gate|up|k|q|v|o)_proj.*$"
 ADAPTERS = {
     "lora": dict(r=2, lora_alpha=3, target_modules=MANTIS),
@@ -105,19 +102,17 @@ def make_model():
 
 
 def make_rows():
-    """Rows of pictures and text; targets are moved already."""
+    """Rows of pictures and text."""
     pictures = []
     for high, wide in SIDES:
         grid = [(i * GRID // high) * GRID + j * GRID // wide for i in range(high) for j in range(wide)]
         pictures.append((torch.randn(3, high * PATCH, wide * PATCH), torch.tensor(grid)))
-    stands = [PICTURE] * LATENTS
     rows = []
     for pattern, its in (((4, 0, 5, 1, 8), pictures[:2]), ((2, 0, 6), pictures[2:])):
         ids = []
         for k, n in enumerate(pattern):
-            ids += stands if k % 2 else torch.randint(1, VOCAB - 1, (n,)).tolist()
-        targets = [IGNORED if i % 3 == 0 or t == PICTURE else t for i, t in enumerate(ids)][1:] + [IGNORED]
-        rows.append((torch.tensor(ids), torch.tensor(targets), its))
+            ids += [STANDS] * LATENTS if k % 2 else torch.randint(1, VOCAB - 1, (n,)).tolist()
+        rows.append(make_row(ids, its))
     return rows
 
 
@@ -133,60 +128,16 @@ def hidden_of(model, row):
     ids, _, pictures = row
     x = model.model.text_model.embed_tokens(ids.clamp(min=0))
     features = torch.cat([features_of(model, *picture) for picture in pictures])
-    x = x.masked_scatter((ids == PICTURE)[:, None], features)
+    x = x.masked_scatter((ids == STANDS)[:, None], features)
     return model.model.text_model(inputs_embeds=x[None]).last_hidden_state[0]
-
-
-def losses_of(model, rows):
-    """Of every scored position."""
-    losses = []
-    for row in rows:
-        scored = row[1] != IGNORED
-        logits = model.lm_head(hidden_of(model, row)[scored])
-        losses.append(nn.functional.cross_entropy(logits, row[1][scored], reduction="none"))
-    return torch.cat(losses)
 
 
 def outputs_of(model, rows):
     return torch.stack([model.score(hidden_of(model, row)[-1]) for row in rows])
 
 
-def gradients(peft, rows, labels, head):
-    """Names as PEFT saves them, of what is trained."""
-    model = peft.base_model.model if hasattr(peft, "base_model") and hasattr(peft, "peft_config") else peft
-    peft.zero_grad()
-    loss = ((outputs_of(model, rows) - labels) ** 2).mean() if head else losses_of(model, rows).mean()
-    loss.backward()
-    short = lambda n: n.replace(".default", "").replace(".modules_to_save", "").replace("vector.weight", "vector")
-    return {short(n): p.grad.clone() for n, p in peft.named_parameters() if p.grad is not None and p.requires_grad}
-
-
-def adapted(model, name):
-    peft = get_peft_model(copy.deepcopy(model), LoraConfig(**ADAPTERS[name])).eval()
-    g = torch.Generator().manual_seed(len(name))
-    with torch.no_grad():
-        for key, p in sorted(peft.named_parameters()):
-            if "lora_B" in key:
-                p.copy_(0.2 * torch.randn(p.shape, generator=g))
-            elif "magnitude" in key:
-                p.mul_(1 + 0.1 * torch.randn(p.shape, generator=g))
-    peft.peft_config["default"].base_model_name_or_path = "../model"
-    peft.save_pretrained(OUT / name)
-    (OUT / name / "README.md").unlink(missing_ok=True)
-    return peft
-
-
-def distance(got, exact):
-    """Some gradients are zero but for rounding (a bias of keys moves all scores of a row alike), hence the floor."""
-    floor = 1e-3 * max(g.norm() for g in exact.values())
-    return max(((g.double() - exact[k]).norm() / (exact[k].norm() + floor)).item() for k, g in got.items())
-
-
 def main():
-    torch.manual_seed(9)
-    torch.set_num_threads(1)
-    shutil.rmtree(OUT, ignore_errors=True)
-    (OUT / "model").mkdir(parents=True)
+    start(OUT)
     model, rows = make_model(), make_rows()
     write_config(model.config)
     model.config.architectures = ["Idefics2ForConditionalGeneration"]
@@ -194,27 +145,15 @@ def main():
     weights = {k: v.contiguous() for k, v in model.state_dict().items() if not k.startswith("score")}
     save_file(weights, OUT / "model/model.safetensors", metadata={"format": "pt"})
     pictures, labels = [p for row in rows for p in row[2]], 1 + 3 * torch.rand(len(rows), LABELS)
-    out = {
-        "ids": torch.cat([row[0] for row in rows]).int(),
-        "targets": torch.cat([row[1] for row in rows]).int(),
-        "offsets": torch.tensor([0] + [len(row[0]) for row in rows]).cumsum(0),
+    out = text_of(rows) | {
         "sides": torch.tensor([p.shape[1:] for p, _ in pictures]),
         "pixels": torch.cat([p.flatten() for p, _ in pictures]),
         "positions": torch.cat([at for _, at in pictures]).int(),
         "labels": labels,
     }
-    noise = {}
-    kinds = {"full": model} | {name: adapted(model, name) for name in ADAPTERS}
-    for name, kind in kinds.items():
-        inner, double = kind if name == "full" else kind.base_model.model, copy.deepcopy(kind).double()
-        with torch.no_grad():
-            out[f"{name}:loss"] = outputs_of(inner, rows) if name == "score" else losses_of(inner, rows)
-        got, exact = gradients(kind, rows, labels, name == "score"), gradients(double, rows, labels.double(), name == "score")
-        noise[name] = distance(got, exact)
-        out |= {f"{name}:{k}": g.contiguous() for k, g in got.items()}
-    save_file(out, OUT / "expected.safetensors")
-    write_json(OUT / "expected.json", noise)
-    print(noise, len(out))
+    results_of = lambda model, name: outputs_of(model, rows) if name == "score" else losses_of(model, rows, hidden_of)
+    loss_of = lambda results, name: ((results - labels) ** 2).mean() if name == "score" else results.mean()
+    write_expected(OUT, out, model, ADAPTERS, results_of, loss_of)
 
 
 main()

@@ -13,8 +13,10 @@ import numpy as np
 import torch
 from jinja2 import Environment
 from PIL import Image
-from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from tokenizers import AddedToken, processors
 from transformers.models.idefics2.image_processing_pil_idefics2 import Idefics2ImageProcessorPil
+
+from data_files import fnv, picture, sentencepiece_bpe, sentencepiece_decoder, sentencepiece_normalizer, write
 
 OUT = Path("tests/golden/idefics2_data")
 FAKE, IMAGE, END = "<fake_token_around_image>", "<image>", "<end_of_utterance>"
@@ -40,34 +42,12 @@ KINDS = {
 SIZES = [(61, 47), (300, 17), (19, 400), (15, 9), (22, 29), (28, 21), (64, 64), (65, 20), (43, 58)]
 
 
-def fnv(data):
-    h = 0xCBF29CE484222325
-    for byte in data:
-        h = (h ^ byte) * 0x100000001B3 & 0xFFFFFFFFFFFFFFFF
-    return f"{h:016x}"
-
-
-def write(name, value):
-    (OUT / name).parent.mkdir(parents=True, exist_ok=True)
-    (OUT / name).write_text(json.dumps(value, ensure_ascii=False, separators=(",", ":")) + "\n")
-
-
 # ---------------------------------------------------------------- text
 
 
 def tokenizer():
-    trained = Tokenizer(models.BPE())
-    trained.pre_tokenizer = pre_tokenizers.Metaspace()
-    corpus = [" ".join(WORDS[i:] + WORDS[:i]) for i in range(len(WORDS))]
-    trained.train_from_iterator(corpus, trainers.BpeTrainer(vocab_size=90, show_progress=False))
-    model = json.loads(trained.to_str())["model"]
-    tokens = ["<unk>", "<s>", "</s>"] + [f"<0x{i:02X}>" for i in range(256)]
-    tokens += [w for w, _ in sorted(model["vocab"].items(), key=lambda x: x[1])]
-    t = Tokenizer(models.BPE({w: i for i, w in enumerate(tokens)}, [tuple(m) for m in model["merges"]],
-                             unk_token="<unk>", fuse_unk=True, byte_fallback=True))
-    t.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
-    t.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(),
-                                   decoders.Strip(" ", 1, 0)])
+    t = sentencepiece_bpe([" ".join(WORDS[i:] + WORDS[:i]) for i in range(len(WORDS))], 90)
+    t.normalizer, t.decoder = sentencepiece_normalizer(), sentencepiece_decoder()
     t.add_special_tokens([AddedToken(s, normalized=False) for s in ("<unk>", "<s>", "</s>", FAKE, IMAGE, END)])
     t.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
     return t
@@ -112,13 +92,6 @@ def by_separators(ids, end, image):
 # ---------------------------------------------------------------- pictures
 
 
-def picture(w, h, k):
-    rng = np.random.RandomState(k)
-    y, x = np.mgrid[0:h, 0:w]
-    a = np.stack([127 + 120 * np.sin(x / 7 + y / 11 + k), (x * 5 + y * 3 + 40 * k) % 256, 255 * (x // 4 + y // 5) % 256], -1)
-    return Image.fromarray(np.clip(a + rng.randn(h, w, 3) * 6, 0, 255).astype(np.uint8))
-
-
 def mantis(im, most):
     w, h = im.size
     if most and max(w, h) > most:
@@ -160,12 +133,12 @@ def main():
     t = tokenizer()
     (OUT / "model").mkdir(parents=True, exist_ok=True)
     t.save(str(OUT / "model/tokenizer.json"))
-    write("model/tokenizer_config.json", {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"})
-    write("model/chat_template.json", {"chat_template": TEMPLATE})
+    write(OUT / "model/tokenizer_config.json", {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"})
+    write(OUT / "model/chat_template.json", {"chat_template": TEMPLATE})
     for kind, settings in KINDS.items():
-        write(f"{kind}/preprocessor_config.json", BASE | settings)
-        write(f"{kind}/processor_config.json", {"image_seq_len": LATENTS})
-        write(f"{kind}/chat_template.json", {"chat_template": TEMPLATE})
+        write(OUT / f"{kind}/preprocessor_config.json", BASE | settings)
+        write(OUT / f"{kind}/processor_config.json", {"image_seq_len": LATENTS})
+        write(OUT / f"{kind}/chat_template.json", {"chat_template": TEMPLATE})
     pictures = []
     for k, (w, h) in enumerate(SIZES):
         pictures.append(picture(w, h, k))
@@ -183,10 +156,10 @@ def main():
     rows = [{"id": f"c{i}", "images": [f"{k}.png" for k in which],
              "conversations": [{"from": "human" if j % 2 == 0 else "gpt", "value": s} for j, s in enumerate(turns)]}
             for i, (which, turns) in enumerate(chats)]
-    write("chat.json", rows)
+    write(OUT / "chat.json", rows)
     prompts = [([1, 2, 3], "\nGive scores: two boats\n"), ([4, 0], "Rate it.\n<image> then the rest: "),
                ([8, 7, 6, 5, 4, 3, 2, 1, 0], "\n")]
-    write("scores.json", [{"id": f"s{i}", "images": [f"{k}.png" for k in which], "prompt": s, "labels": {"a": 1, "b": i}}
+    write(OUT / "scores.json", [{"id": f"s{i}", "images": [f"{k}.png" for k in which], "prompt": s, "labels": {"a": 1, "b": i}}
                           for i, (which, s) in enumerate(prompts)])
 
     expected = []
@@ -218,7 +191,7 @@ def main():
                                                             add_special_tokens=False).ids) if x == end) + 1
                 labels[start:stop] = ids[start:stop]
             conversations.append({"pieces": pieces, "ids": ids, "labels": [-100 if x == image else x for x in labels]})
-    write("own.json", conversations)
+    write(OUT / "own.json", conversations)
 
     asked = []
     for pieces in (1, 5):
@@ -229,14 +202,14 @@ def main():
             asked.append({"pieces": pieces, "images": images, "text": text,
                           "ids": t.encode(expand(open_, pieces)).ids,
                           "own": t.encode(expand(own([text], missing, True), pieces), add_special_tokens=False).ids})
-    write("prompts.json", asked)
+    write(OUT / "prompts.json", asked)
 
     table = []
     for side in (1, 2, 3, 7, 9, 11, 16, 24, 27, 32, 70, 100):
         every = np.concatenate([buckets(n, side).numpy().astype(np.int32) for n in range(1, 130)])
         table.append({"side": side, "hash": fnv(every.tobytes())})
     odd = [n for n in range(1, 71) if buckets(n, 70).tolist() != [i * 70 // n for i in range(n)]]
-    write("buckets.json", {"most": 129, "sides": table, "odd": [{"n": n, "buckets": buckets(n, 70).tolist()} for n in odd]})
+    write(OUT / "buckets.json", {"most": 129, "sides": table, "odd": [{"n": n, "buckets": buckets(n, 70).tolist()} for n in odd]})
 
 
 main()

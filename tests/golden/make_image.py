@@ -15,15 +15,10 @@ from PIL import Image
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 
+from data_files import fnv
+
 HERE = os.path.join(os.path.dirname(os.path.abspath(__file__)), "image")
 RNG = np.random.RandomState(7)
-
-
-def fnv(data):
-    h = 0xCBF29CE484222325
-    for byte in data:
-        h = (h ^ byte) * 0x100000001B3 & 0xFFFFFFFFFFFFFFFF
-    return f"{h:016x}"
 
 
 def picture(w, h):

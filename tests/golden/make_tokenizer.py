@@ -5,6 +5,8 @@ import os
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
+from data_files import byte_pieces, sentencepiece_bpe, sentencepiece_decoder, sentencepiece_normalizer
+
 OUT = "tests/golden/tokenizer"
 WORDS = "the cat sat on a mat and it was not there but they were here's what we'll do don't I've 123 4567 naïve café 日本語 テスト привет мир"
 CORPUS = [" ".join(WORDS.split()[i:] + WORDS.split()[:i]) + ".\n\n  " for i in range(len(WORDS.split()))]
@@ -31,18 +33,12 @@ def byte_level(pre, ignore_merges=False, normalizer=None, bos=True):
 
 
 def sentencepiece(normalizer=None, pre=None, decoder=None):
-    trained = Tokenizer(models.BPE())
-    trained.pre_tokenizer = pre_tokenizers.Metaspace()
-    trained.train_from_iterator(CORPUS, trainers.BpeTrainer(vocab_size=140, show_progress=False))
-    model = json.loads(trained.to_str())["model"]
-    tokens = ["<unk>", "<s>", "</s>"] + [f"<0x{i:02X}>" for i in range(256)]
-    tokens += [w for w, _ in sorted(model["vocab"].items(), key=lambda x: x[1])]
-    t = Tokenizer(models.BPE({w: i for i, w in enumerate(tokens)}, [tuple(m) for m in model["merges"]], unk_token="<unk>", fuse_unk=True, byte_fallback=True))
+    t = sentencepiece_bpe(CORPUS, 140)
     if normalizer:
         t.normalizer = normalizer
     if pre:
         t.pre_tokenizer = pre
-    t.decoder = decoder or decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)])
+    t.decoder = decoder or sentencepiece_decoder()
     finish(t, True)
     return t
 
@@ -53,14 +49,14 @@ def unigram(byte_fallback):
     words = sorted({w for w in WORDS.split()} | {w[:k] for w in WORDS.split() for k in (1, 2, 3)})
     pieces = sorted({c for w in words for c in w if c.isascii()} | {"▁" + w for w in words} | set(words) | {"▁", "▁▁", "aaaa", "aa"})
     vocab = [("<unk>", 0.0), ("<s>", 0.0), ("</s>", 0.0)]
-    vocab += [(f"<0x{i:02X}>", 0.0) for i in range(256)] if byte_fallback else [("<0x41>", 0.0)]
+    vocab += [(p, 0.0) for p in byte_pieces()] if byte_fallback else [("<0x41>", 0.0)]
     vocab += [(p, -round(4 + 11 / len(p) + i % 3, 1)) for i, p in enumerate(pieces)] + [("", -3.0), ("|ROW|", 0.0)]
     t = Tokenizer(models.Unigram(vocab, 0, byte_fallback))
     if byte_fallback:
-        t.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+        t.normalizer = sentencepiece_normalizer()
     else:
         t.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first", split=True)
-    t.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)])
+    t.decoder = sentencepiece_decoder()
     finish(t, True)
     return t
 
@@ -78,7 +74,7 @@ KINDS = {
     "qwen2": lambda: byte_level(pre_tokenizers.Sequence([split(LLAMA3.replace("{1,3}", "")), bl()]), normalizer=normalizers.NFC(), bos=False),
     "smollm": lambda: byte_level(pre_tokenizers.Sequence([pre_tokenizers.Digits(True), bl(use_regex=True)]), bos=False),
     "other": lambda: byte_level(pre_tokenizers.Sequence([split(O200K), bl(add_prefix_space=True)])),
-    "mistral": lambda: sentencepiece(normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])),
+    "mistral": lambda: sentencepiece(sentencepiece_normalizer()),
     "meta_first": lambda: sentencepiece(pre=pre_tokenizers.Metaspace(prepend_scheme="first", split=False)),
     "meta_always": lambda: sentencepiece(pre=pre_tokenizers.Metaspace(prepend_scheme="always", split=True), decoder=decoders.Metaspace()),
     "unigram": lambda: unigram(True),
