@@ -75,8 +75,12 @@ void block_forward(const struct pass *p, struct block_acts *a, const struct tens
     linear_forward(p, &a->lgate, &a->gate, &a->norm2, &b->gate);                 // 11
     linear_forward(p, &a->lup, &a->up, &a->norm2, &b->up);                       // 12
     op_glu_forward(be, &a->gated, &a->gate, &a->up, c->act);                     // 13
-    linear_forward(p, &a->ldown, y, &a->gated, &b->down);                        // 14
-    op_add(be, y, y, &a->middle);                                                // 15
+    if (!y) {
+        linear_forward_acts(p, &a->ldown, &a->gated, &b->down);
+        return;
+    }
+    linear_forward(p, &a->ldown, y, &a->gated, &b->down); // 14
+    op_add(be, y, y, &a->middle);                         // 15
 }
 
 /* KEEP_SMART: what the layers that ran since have written over. */
@@ -89,15 +93,15 @@ static void make_cheap_again(const struct pass *p, struct block_acts *a, const s
 
 static const struct tensor *or_null(const struct tensor *g) { return g->data ? g : NULL; }
 
-/* Lines 15 to 10, backwards. dx: gradient of y -> gradient of middle. gate and up become their own gradients. */
+/* Lines 15 to 10, backwards. dx: gradient of y -> gradient of middle. gate, up and gated become their own gradients. */
 static void ffn_backward(const struct pass *p, const struct tensor *dx, struct block_acts *a, const struct block *b,
                          const struct text_config *c) {
     struct backend *be = p->be;
     size_t mark = p->scratch->used;
-    struct tensor dgated = arena_tensor2(p->scratch, dx->type, dx->dim[0], c->ffn);
+    const struct tensor *dgated = &a->gated;
     struct tensor dnorm = arena_tensor2(p->scratch, dx->type, dx->dim[0], c->dim);
-    linear_backward(p, &dgated, 0, dx, &a->gated, &a->ldown, &b->down);                             // 14'
-    op_glu_backward(be, &a->gate, &a->up, &dgated, &a->gate, &a->up, c->act);                       // 13'
+    linear_backward(p, dgated, 0, dx, &a->gated, &a->ldown, &b->down);                              // 14'
+    op_glu_backward(be, &a->gate, &a->up, dgated, &a->gate, &a->up, c->act);                        // 13'
     linear_backward(p, &dnorm, 0, &a->up, &a->norm2, &a->lup, &b->up);                              // 12'
     linear_backward(p, &dnorm, 1, &a->gate, &a->norm2, &a->lgate, &b->gate);                        // 11'
     op_rmsnorm_backward_add(be, dx, or_null(&b->gnorm2), &dnorm, &a->middle, &a->rstd2, &b->norm2); // 10'

@@ -67,7 +67,7 @@ void block_shared_layout(struct block_shared *s, struct arena *m, const struct t
 void block_acts_layout(struct block_acts *a, struct arena *m, const struct block *b, const struct text_config *c,
                        int64_t N, enum dtype act, const struct block_shared *shared);
 
-/* y (N,C) from x (N,C); y may be x when nothing is kept. */
+/* y (N,C) from x (N,C); y may be x when nothing is kept, and NULL where only what backward wants is asked for. */
 void block_forward(const struct pass *p, struct block_acts *a, const struct tensor *y, const struct tensor *x,
                    const struct block *b, const struct text_config *c, const struct sequence *s);
 

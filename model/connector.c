@@ -229,15 +229,15 @@ static void layer_forward(const struct pass *p, struct perceiver_acts *a, const 
     p->scratch->used = mark;
 }
 
-/* Lines 15 to 10, backwards. dx: gradient of y -> gradient of middle. gate and up become their own gradients. */
+/* Lines 15 to 10, backwards. dx: gradient of y -> gradient of middle. gate, up and gated become their own gradients. */
 static void ffn_backward(const struct pass *p, const struct tensor *dx, struct perceiver_acts *a,
                          const struct perceiver_layer *l, const struct perceiver_config *c) {
     struct backend *be = p->be;
     size_t mark = p->scratch->used;
-    struct tensor dgated = arena_tensor2(p->scratch, dx->type, dx->dim[0], c->ffn);
+    const struct tensor *dgated = &a->gated;
     struct tensor dnorm = arena_tensor2(p->scratch, dx->type, dx->dim[0], dx->dim[1]);
-    linear_backward(p, &dgated, 0, dx, &a->gated, &a->ldown, &l->down);                           // 14'
-    op_glu_backward(be, &a->gate, &a->up, &dgated, &a->gate, &a->up, c->act);                     // 13'
+    linear_backward(p, dgated, 0, dx, &a->gated, &a->ldown, &l->down);                            // 14'
+    op_glu_backward(be, &a->gate, &a->up, dgated, &a->gate, &a->up, c->act);                      // 13'
     linear_backward(p, &dnorm, 0, &a->up, &a->norm2, &a->lup, &l->up);                            // 12'
     linear_backward(p, &dnorm, 1, &a->gate, &a->norm2, &a->lgate, &l->gate);                      // 11'
     op_rmsnorm_backward_add(be, dx, or_null(&l->gnorm), &dnorm, &a->middle, &a->rstd2, &l->norm); // 10'
@@ -303,12 +303,11 @@ static void projection_backward(const struct pass *p, const struct tensor *dx, c
                                 enum activation act) {
     size_t mark = p->scratch->used;
     struct tensor gated = arena_tensor2(p->scratch, a->gate.type, a->gate.dim[0], a->gate.dim[1]);
-    struct tensor dgated = arena_tensor2(p->scratch, a->gate.type, a->gate.dim[0], a->gate.dim[1]);
-    op_glu_forward(p->be, &gated, &a->gate, &a->up, act);                     // 3, again
-    linear_backward(p, &dgated, 0, dcontext, &gated, &a->ldown, &c->down);    // 4'
-    op_glu_backward(p->be, &a->gate, &a->up, &dgated, &a->gate, &a->up, act); // 3'
-    linear_backward(p, dx, 0, &a->up, x, &a->lup, &c->up);                    // 2'
-    linear_backward(p, dx, 1, &a->gate, x, &a->lgate, &c->gate);              // 1'
+    op_glu_forward(p->be, &gated, &a->gate, &a->up, act);                    // 3, again
+    linear_backward(p, &gated, 0, dcontext, &gated, &a->ldown, &c->down);    // 4', in its place
+    op_glu_backward(p->be, &a->gate, &a->up, &gated, &a->gate, &a->up, act); // 3'
+    linear_backward(p, dx, 0, &a->up, x, &a->lup, &c->up);                   // 2'
+    linear_backward(p, dx, 1, &a->gate, x, &a->lgate, &c->gate);             // 1'
     p->scratch->used = mark;
 }
 

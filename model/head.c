@@ -38,24 +38,23 @@ static int64_t chunk_rows(const struct model *m, int64_t scored) {
     return rows < scored ? rows : scored;
 }
 
-/* Rows [at, at + n) of the scored rows: logits, losses, and with dnormed the gradient of normed. */
-static void chunk_loss(const struct pass *p, struct workspace *w, const struct tensor *dnormed, float scale, int64_t at,
-                       int64_t n) {
+/* Rows [at, at + n) of the scored rows: logits and losses; with `back` normed becomes its own gradient. */
+static void chunk_loss(const struct pass *p, struct workspace *w, const struct tensor *normed, bool back, float scale,
+                       int64_t at, int64_t n) {
     struct acts *a = &w->acts;
     const struct linear *head = &w->m->head;
     size_t mark = p->scratch->used;
-    struct tensor x = tensor_rows(&a->normed, at, n), targets = tensor_rows(&a->targets, at, n);
+    struct tensor x = tensor_rows(normed, at, n), targets = tensor_rows(&a->targets, at, n);
     struct tensor loss = tensor_rows(&a->loss, at, n);
     struct tensor logits = arena_tensor2(p->scratch, F32, n, head->W.dim[0]);
     struct linear_acts acts;
     linear_acts_layout_head(&acts, p->scratch, head, n, p->act);
     linear_forward(p, &acts, &logits, &x, head);
-    if (!dnormed) {
+    if (!back) {
         op_cross_entropy_forward(p->be, &loss, &logits, &targets);
     } else {
-        struct tensor dx = tensor_rows(dnormed, at, n);
         op_cross_entropy(p->be, &loss, &logits, &targets, scale);
-        linear_backward(p, &dx, 0, &logits, &x, &acts, head);
+        linear_backward(p, &x, 0, &logits, &x, &acts, head);
     }
     p->scratch->used = mark;
 }
@@ -71,17 +70,17 @@ void head_loss(const struct pass *p, struct workspace *w, const struct tensor *d
     if (dx) op_zero(p->be, dx);
     if (a->scored == 0) return;
     size_t mark = p->scratch->used;
-    struct tensor dnormed = {0}, dlast = {0};
-    if (dx) dnormed = arena_tensor2(p->scratch, p->act, a->scored, c->dim);
-    if (dx) dlast = arena_tensor2(p->scratch, p->act, a->scored, c->dim);
-    op_gather_rows(p->be, &a->last, &a->x[c->layers], &a->scored_rows);
-    final_norm_forward(p, m, &a->normed, &a->norm, &a->last);
+    struct tensor last = arena_tensor2(p->scratch, p->act, a->scored, c->dim);
+    struct tensor normed = arena_tensor2(p->scratch, p->act, a->scored, c->dim);
+    op_gather_rows(p->be, &last, &a->x[c->layers], &a->scored_rows);
+    final_norm_forward(p, m, &normed, &a->norm, &last);
     int64_t rows = chunk_rows(m, a->scored);
     for (int64_t at = 0; at < a->scored; at += rows)
-        chunk_loss(p, w, dx ? &dnormed : NULL, scale, at, rows < a->scored - at ? rows : a->scored - at);
+        chunk_loss(p, w, &normed, dx != NULL, scale, at, rows < a->scored - at ? rows : a->scored - at);
     if (dx) {
+        struct tensor dlast = arena_tensor2(p->scratch, p->act, a->scored, c->dim);
         op_zero(p->be, &dlast);
-        final_norm_backward_add(p, m, &dlast, &dnormed, &a->last, &a->norm);
+        final_norm_backward_add(p, m, &dlast, &normed, &last, &a->norm);
         op_scatter_rows(p->be, dx, &dlast, &a->scored_rows);
     }
     p->scratch->used = mark;

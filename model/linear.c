@@ -129,6 +129,18 @@ void linear_forward(const struct pass *p, struct linear_acts *a, const struct te
     p->scratch->used = mark;
 }
 
+void linear_forward_acts(const struct pass *p, struct linear_acts *a, const struct tensor *x, const struct linear *l) {
+    const struct lora *r = l->lora;
+    size_t mark = p->scratch->used;
+    if (r && r->dora) {
+        struct tensor y = arena_tensor2(p->scratch, a->t.type, a->t.dim[0], a->t.dim[1]);
+        dora_forward(p, a, &y, x, l);
+    } else if (r) {
+        down_forward(p, &a->u, x, r);
+    }
+    p->scratch->used = mark;
+}
+
 /* --- backward ---------------------------------------------------------------------------------------------------- */
 
 /* Gradients of A and B from dt, the gradient of s B A D(x); dx, or NULL, = beta * dx + the adapter's share. */

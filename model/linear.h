@@ -65,7 +65,11 @@ void linear_acts_layout_head(struct linear_acts *a, struct arena *m, const struc
 void linear_forward(const struct pass *p, struct linear_acts *a, const struct tensor *y, const struct tensor *x,
                     const struct linear *l);
 
-/* dx (N,I) = beta * dx + ..., or NULL when nobody needs it. Wants x and a as forward left them. */
+/* Of forward what backward wants in a, without y. */
+void linear_forward_acts(const struct pass *p, struct linear_acts *a, const struct tensor *x, const struct linear *l);
+
+/* dx (N,I) = beta * dx + ..., or NULL when nobody needs it. Wants x and a as forward left them. With beta 0, dx may lie
+ * where x does. */
 void linear_backward(const struct pass *p, const struct tensor *dx, float beta, const struct tensor *dy,
                      const struct tensor *x, const struct linear_acts *a, const struct linear *l);
 

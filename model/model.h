@@ -104,8 +104,7 @@ struct acts {
     struct sequence sequence;
 
     struct tensor scored_rows, targets; // (S) I32
-    struct tensor last, normed;         // (S,C) (S,C): the scored rows of the last output
-    struct norm_stats norm;             // of them
+    struct norm_stats norm;             // of the scored rows of the last output
     struct tensor loss;                 // (S) F32
     struct tensor labels, outputs;      // (S,labels) F32: of a head that is no language model's
     struct linear_acts lhead;

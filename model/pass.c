@@ -81,7 +81,7 @@ static int64_t score_width(const struct model *m) {
 static void acts_layout(struct workspace *w, const struct batch *b) {
     struct acts *a = &w->acts;
     struct arena *m = &w->arena;
-    int64_t C = w->m->config.text.dim, S = b->scored;
+    int64_t S = b->scored;
     m->used = w->tables_end;
     a->N = b->N, a->scored = S, a->images = b->images;
     a->ids = arena_tensor1(m, I32, b->N);
@@ -95,8 +95,6 @@ static void acts_layout(struct workspace *w, const struct batch *b) {
         a->labels = arena_tensor2(m, F32, S, score_width(w->m));
         a->outputs = arena_tensor2(m, F32, S, w->m->config.num_labels);
     }
-    a->last = arena_tensor2(m, w->act, S, C);
-    a->normed = arena_tensor2(m, w->act, S, C);
     final_norm_layout(&a->norm, m, S);
     if (w->neftune_alpha > 0 && w->train) a->noise = arena_tensor1(m, F32, b->N);
     blocks_layout(w, b->N);
@@ -218,12 +216,9 @@ static int64_t lowest_layer(const struct model *m) {
 
 /* A layer that kept its input only runs forward again, into memory that it has to itself until its backward is done. */
 static void run_again(const struct pass *p, struct workspace *w, int64_t layer) {
-    size_t mark = p->scratch->used;
     struct acts *a = &w->acts;
     const struct text_config *c = &w->m->config.text;
-    struct tensor y = arena_tensor2(p->scratch, p->act, a->N, c->dim);
-    block_forward(p, &a->blocks[layer], &y, &a->x[layer], &w->m->blocks[layer], c, &a->sequence);
-    p->scratch->used = mark;
+    block_forward(p, &a->blocks[layer], NULL, &a->x[layer], &w->m->blocks[layer], c, &a->sequence);
 }
 
 void model_backward(const struct pass *p, struct workspace *w, const struct batch *b, const struct tensor *dx) {

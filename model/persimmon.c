@@ -86,8 +86,12 @@ void persimmon_forward(const struct pass *p, struct block_acts *a, const struct 
     op_layernorm_forward(be, &a->norm2, &a->mean2, &a->rstd2, &a->middle, &b->norm2, &b->bias2, c->eps); // 10
     linear_forward(p, &a->lup, &a->up, &a->norm2, &b->up);                                               // 11
     op_act_forward(be, &a->gated, &a->up, c->act);                                                       // 12
-    linear_forward(p, &a->ldown, y, &a->gated, &b->down);                                                // 13
-    op_add(be, y, y, &a->middle);                                                                        // 14
+    if (!y) {
+        linear_forward_acts(p, &a->ldown, &a->gated, &b->down);
+        return;
+    }
+    linear_forward(p, &a->ldown, y, &a->gated, &b->down); // 13
+    op_add(be, y, y, &a->middle);                         // 14
 }
 
 /* KEEP_SMART: what the layers that ran since have written over. */
@@ -100,16 +104,16 @@ static void make_cheap_again(const struct pass *p, struct block_acts *a, const s
 
 static const struct tensor *or_null(const struct tensor *g) { return g->data ? g : NULL; }
 
-/* Lines 14 to 10, backwards. dx: gradient of y -> gradient of middle. */
+/* Lines 14 to 10, backwards. dx: gradient of y -> gradient of middle. gated becomes its own gradient, then that of up. */
 static void ffn_backward(const struct pass *p, const struct tensor *dx, struct block_acts *a, const struct block *b,
                          const struct text_config *c) {
     struct backend *be = p->be;
     size_t mark = p->scratch->used;
-    struct tensor dgated = arena_tensor2(p->scratch, dx->type, dx->dim[0], c->ffn);
+    const struct tensor *dgated = &a->gated;
     struct tensor dnorm = arena_tensor2(p->scratch, dx->type, dx->dim[0], c->dim);
-    linear_backward(p, &dgated, 0, dx, &a->gated, &a->ldown, &b->down); // 13'
-    op_act_backward(be, &dgated, &dgated, &a->up, c->act);              // 12'
-    linear_backward(p, &dnorm, 0, &dgated, &a->norm2, &a->lup, &b->up); // 11'
+    linear_backward(p, dgated, 0, dx, &a->gated, &a->ldown, &b->down); // 13'
+    op_act_backward(be, dgated, dgated, &a->up, c->act);               // 12'
+    linear_backward(p, &dnorm, 0, dgated, &a->norm2, &a->lup, &b->up); // 11'
     op_layernorm_backward_add(be, dx, or_null(&b->gnorm2), or_null(&b->gbias2), &dnorm, &a->middle, &a->mean2,
                               &a->rstd2, &b->norm2); // 10'
     p->scratch->used = mark;

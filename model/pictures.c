@@ -116,13 +116,13 @@ static void projector_forward(const struct pass *p, struct projector_acts *a, co
 static void projector_backward(const struct pass *p, const struct tensor *dx, const struct tensor *dy,
                                struct projector_acts *a, const struct model *m) {
     size_t mark = p->scratch->used;
-    struct tensor dhidden = arena_tensor2(p->scratch, p->act, dy->dim[0], dy->dim[1]);
+    const struct tensor *dhidden = &a->active; // in its place
     struct tensor dpicked = arena_tensor2(p->scratch, p->act, dy->dim[0], m->config.vision.dim);
-    linear_backward(p, &dhidden, 0, dy, &a->active, &a->l2, &m->project2);                   // 4'
-    op_act_backward(p->be, &dhidden, &dhidden, &a->hidden, m->config.projector_act);         // 3'
-    linear_backward(p, dx ? &dpicked : NULL, 0, &dhidden, &a->picked, &a->l1, &m->project1); // 2'
-    if (dx) op_zero(p->be, dx);                                                              // 1'
-    if (dx) op_scatter_rows(p->be, dx, &dpicked, &a->rows);                                  // 1'
+    linear_backward(p, dhidden, 0, dy, &a->active, &a->l2, &m->project2);                   // 4'
+    op_act_backward(p->be, dhidden, dhidden, &a->hidden, m->config.projector_act);          // 3'
+    linear_backward(p, dx ? &dpicked : NULL, 0, dhidden, &a->picked, &a->l1, &m->project1); // 2'
+    if (dx) op_zero(p->be, dx);                                                             // 1'
+    if (dx) op_scatter_rows(p->be, dx, &dpicked, &a->rows);                                 // 1'
     p->scratch->used = mark;
 }
 

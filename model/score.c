@@ -30,21 +30,19 @@ void score_loss(const struct pass *p, struct workspace *w, const struct tensor *
     const struct text_config *c = &m->config.text;
     int64_t S = a->scored;
     size_t mark = p->scratch->used;
-    struct tensor dlast = {0}, dnormed = {0}, doutputs = {0};
-    if (dx) {
-        dlast = arena_tensor2(p->scratch, p->act, S, c->dim);
-        dnormed = arena_tensor2(p->scratch, p->act, S, c->dim);
-        doutputs = arena_tensor2(p->scratch, F32, S, m->config.num_labels);
-    }
+    struct tensor last = arena_tensor2(p->scratch, p->act, S, c->dim);
+    struct tensor normed = arena_tensor2(p->scratch, p->act, S, c->dim);
+    struct tensor doutputs = arena_tensor2(p->scratch, F32, S, m->config.num_labels);
     linear_acts_layout_head(&a->lhead, p->scratch, &m->head, S, p->act);
-    op_gather_rows(p->be, &a->last, &a->x[c->layers], &a->scored_rows);
-    final_norm_forward(p, m, &a->normed, &a->norm, &a->last);
-    linear_forward(p, &a->lhead, &a->outputs, &a->normed, &m->head);
+    op_gather_rows(p->be, &last, &a->x[c->layers], &a->scored_rows);
+    final_norm_forward(p, m, &normed, &a->norm, &last);
+    linear_forward(p, &a->lhead, &a->outputs, &normed, &m->head);
     row_losses(p, w, dx ? &doutputs : NULL, scale);
     if (dx) {
-        linear_backward(p, &dnormed, 0, &doutputs, &a->normed, &a->lhead, &m->head);
+        struct tensor dlast = arena_tensor2(p->scratch, p->act, S, c->dim);
+        linear_backward(p, &normed, 0, &doutputs, &normed, &a->lhead, &m->head); // in its place
         op_zero(p->be, &dlast);
-        final_norm_backward_add(p, m, &dlast, &dnormed, &a->last, &a->norm);
+        final_norm_backward_add(p, m, &dlast, &normed, &last, &a->norm);
         op_zero(p->be, dx);
         op_scatter_rows(p->be, dx, &dlast, &a->scored_rows);
     }

@@ -196,7 +196,8 @@ static void block_forward(const struct pass *p, struct vit_block_acts *a, const 
 
 static const struct tensor *or_null(const struct tensor *g) { return g->data ? g : NULL; }
 
-/* dx: gradient of y -> gradient of the block's input (unless needs_dx is false). */
+/* dx: gradient of y -> gradient of the block's input (unless needs_dx is false). active becomes its own gradient, then
+ * that of hidden. */
 static void block_backward(const struct pass *p, const struct tensor *dx, bool needs_dx, struct vit_block_acts *a,
                            const struct vit_block *b, const struct vision_config *c,
                            const struct attention *attention) {
@@ -204,16 +205,16 @@ static void block_backward(const struct pass *p, const struct tensor *dx, bool n
     int64_t N = dx->dim[0], H = c->heads, D = c->dim / H;
     size_t mark = p->scratch->used;
     struct tensor dnorm = arena_tensor2(p->scratch, dx->type, N, c->dim);
-    struct tensor dhidden = arena_tensor2(p->scratch, dx->type, N, c->ffn);
+    const struct tensor *dhidden = &a->active;
     struct tensor da = arena_tensor3(p->scratch, dx->type, N, H, D), dq = arena_tensor3(p->scratch, dx->type, N, H, D);
     struct tensor dk = arena_tensor3(p->scratch, dx->type, N, H, D), dv = arena_tensor3(p->scratch, dx->type, N, H, D);
     struct tensor delta = arena_tensor2(p->scratch, F32, N, H), attended = flat(&a->attended);
     struct tensor flat_da = flat(&da), flat_dq = flat(&dq), flat_dk = flat(&dk), flat_dv = flat(&dv);
     bool norm = needs_dx || b->gnorm1.data || b->gbias1.data;
 
-    linear_backward(p, &dhidden, 0, dx, &a->active, &a->lfc2, &b->fc2);    // 11'
-    op_act_backward(be, &dhidden, &dhidden, &a->hidden, c->act);           // 10'
-    linear_backward(p, &dnorm, 0, &dhidden, &a->norm2, &a->lfc1, &b->fc1); // 9'
+    linear_backward(p, dhidden, 0, dx, &a->active, &a->lfc2, &b->fc2);    // 11'
+    op_act_backward(be, dhidden, dhidden, &a->hidden, c->act);            // 10'
+    linear_backward(p, &dnorm, 0, dhidden, &a->norm2, &a->lfc1, &b->fc1); // 9'
     op_layernorm_backward_add(be, dx, or_null(&b->gnorm2), or_null(&b->gbias2), &dnorm, &a->middle, &a->mean2,
                               &a->rstd2, &b->norm2);               // 8'
     linear_backward(p, &flat_da, 0, dx, &attended, &a->lo, &b->o); // 6'

@@ -175,6 +175,40 @@ static void test_beta_and_no_dx(void **state) {
     }
 }
 
+/* dx in the place of x: the same numbers, and the same gradients. */
+static void test_dx_in_place(void **state) {
+    for (int kind = 0; kind < 4; kind++) {
+        struct layer *one = layer_new(*state, kind & 1, kind & 2 ? 0.4f : 0, true),
+                     *two = layer_new(*state, kind & 1, kind & 2 ? 0.4f : 0, true);
+        if (!one) skip();
+        struct tensor dx = arena_tensor2(&one->arena, F32, N, I);
+        loss(one), loss(two);
+        linear_backward(&one->pass, &dx, 0, &one->c, &one->x, &one->acts, &one->linear);
+        linear_backward(&two->pass, &two->x, 0, &two->c, &two->x, &two->acts, &two->linear);
+        settle(one), settle(two);
+        assert_memory_equal(two->x.data, dx.data, tensor_bytes(&dx));
+        assert_memory_equal(two->lora.gA.data, one->lora.gA.data, tensor_bytes(&one->lora.gA));
+        assert_memory_equal(two->lora.gB.data, one->lora.gB.data, tensor_bytes(&one->lora.gB));
+        layer_free(one), layer_free(two);
+    }
+}
+
+/* What forward leaves for backward is the same when y is not asked for. */
+static void test_acts_alone(void **state) {
+    for (int kind = 0; kind < 4; kind++) {
+        struct layer *l = layer_new(*state, kind & 1, kind & 2 ? 0.4f : 0, false);
+        if (!l) skip();
+        struct linear_acts alone;
+        linear_acts_layout(&alone, &l->arena, &l->linear, N, F32);
+        loss(l);
+        linear_forward_acts(&l->pass, &alone, &l->x, &l->linear);
+        settle(l);
+        assert_memory_equal(alone.u.data, l->acts.u.data, tensor_bytes(&alone.u));
+        if (kind & 1) assert_memory_equal(alone.t.data, l->acts.t.data, tensor_bytes(&alone.t));
+        layer_free(l);
+    }
+}
+
 /* Copies of A and B that were rounded are what products read, forward and backward; here they hold zeros. */
 static void test_reads_rounded(void **state) {
     struct layer *l = layer_new(*state, false, 0, false);
@@ -251,6 +285,10 @@ int main(void) {
         ON("cpu", test_beta_and_no_dx),
         ON("cpu", test_reads_rounded),
         ON("cpu", test_dropout_in_pieces),
+        ON("cpu", test_dx_in_place),
+        ON("cpu", test_acts_alone),
+        ON("cuda", test_dx_in_place),
+        ON("cuda", test_acts_alone),
         ON("cuda", test_lora),
         ON("cuda", test_lora_dropout),
         ON("cuda", test_dora),
