@@ -59,7 +59,16 @@ static char *cut(char *text, const char *word) {
 /* What Go or Ollama would read otherwise. */
 static bool is_plain(const char *s) { return !strstr(s, "{{") && !strstr(s, "\"\"\""); }
 
-static void add_template(const struct asked *a, struct text *out) {
+/* The mark behind an answer, without the space around it, or NULL; the caller frees it. */
+static char *end_of_answer(const char *E) {
+    if (!E) return NULL;
+    size_t n = strlen(E += strspn(E, " \n"));
+    while (n > 0 && strchr(" \n", E[n - 1])) n--;
+    return mem_text_n(E, n);
+}
+
+/* Returns the mark behind an answer, or NULL; the caller frees it. */
+static char *add_template(const struct asked *a, struct text *out) {
     char *one = ask(a, false, false), *two = a->conv ? NULL : ask(a, true, false), *three = ask(a, false, true);
     char *B = cut(one, USER), *Q = cut(two, SYSTEM), *B2 = cut(Q, USER), *after = cut(three, USER);
     char *E = cut(after, ANSWER);
@@ -71,7 +80,9 @@ static void add_template(const struct asked *a, struct text *out) {
         if (E && strcmp(one, three) == 0 && strcmp(after, B) == 0 && is_plain(E)) text_add(out, E);
         text_add(out, "\"\"\"\n");
     }
+    char *end = end_of_answer(E);
     free(one), free(two), free(three);
+    return end;
 }
 
 static void add_stop(const struct tokenizer *t, int32_t id, struct text *out) {
@@ -87,17 +98,20 @@ static enum status add_prompt(const struct modelfile *m, struct text *out, struc
     struct tokenizer *t = NULL;
     struct err quiet = {0};
     struct asked a = {0};
+    char *end = NULL;
     if (model_config_read(&c, m->model, e) == ST_OK) t = tokenizer_load(m->model, &quiet);
     if (t) {
         a.bos = tokenizer_bos(t) >= 0 ? tokenizer_token(t, tokenizer_bos(t)) : NULL;
         if (c.default_template) a.conv = conversation_find(c.default_template, &quiet);
         if (!a.conv && chat_template_exists(m->model)) a.own = chat_template_load(m->model, &quiet);
-        if (a.conv || a.own) add_template(&a, out);
+        if (a.conv || a.own) end = add_template(&a, out);
         add_stop(t, tokenizer_eos(t), out);
+        if (end && *end) add_stop(t, tokenizer_id(t, end), out);
         for (int i = 0; i < c.eos_count; i++) add_stop(t, c.eos[i], out);
         if (a.conv && strcmp(conversation_name(a.conv), "llama_3") == 0)
             add_stop(t, tokenizer_id(t, "<|eot_id|>"), out);
     }
+    free(end);
     chat_template_free(a.own);
     tokenizer_free(t);
     model_config_free(&c);

@@ -412,16 +412,21 @@ static void test_command(void **state) {
     free(line);
 }
 
-/* Named templates go along: in the GGUF file under keys of their own, in other folders where transformers looks. */
+/* Named templates go along: in the GGUF file under keys of their own, in other folders where transformers looks. What
+ * the template writes behind an answer stops Ollama, though no config says so. */
 static void test_named_templates(void **state) {
     struct fixture *f = *state;
     int status;
-    char *line = mem_format("cd %s && G=$OLDPWD/$0 && case $0 in /*) G=$0;; esac && $G init llama-tiny --out m --quiet "
-                            "&& mkdir m/additional_chat_templates && echo one >m/chat_template.jinja && "
-                            "echo two >m/additional_chat_templates/tool-use.jinja && $G export m --out m.gguf --quiet "
-                            "&& $G quantize m --out q --quiet && cat q/additional_chat_templates/tool-use.jinja",
-                            f->tmp);
-    wants(shell(line, &status), "two\n");
+    char *line =
+        mem_format("cd %s && G=$OLDPWD/$0 && case $0 in /*) G=$0;; esac && $G init llama-tiny --out m --quiet "
+                   "&& mkdir m/additional_chat_templates && echo '{%% for m in messages %%}{{ m.content "
+                   "}}<|end_header_id|>{%% endfor %%}' >m/chat_template.jinja && "
+                   "echo two >m/additional_chat_templates/tool-use.jinja && $G export m --out m.gguf --quiet "
+                   "&& $G quantize m --out q --quiet && cat m.Modelfile q/additional_chat_templates/tool-use.jinja",
+                   f->tmp);
+    char *said = shell(line, &status);
+    assert_non_null(strstr(said, "PARAMETER stop \"<|end_header_id|>\"\n"));
+    wants(said, "two\n");
     assert_int_equal(status, 0);
     char *path = path_join(f->tmp, "m.gguf");
     struct gguf g;
