@@ -73,7 +73,7 @@ ifdef SIM
 # Kernels compiled by the host's compiler, with checks of memory (sim) or of races (race), which the runtime answers.
 CXX      := g++
 CXXFLAGS := -std=c++17 -g -I. -Itests/cudasim -D_GNU_SOURCE -MMD -MP -Wall -Wextra -Wno-unknown-pragmas \
-            -fno-exceptions -fno-rtti -fno-strict-aliasing -ffp-contract=off $(SIM)
+            -fno-exceptions -fno-rtti -fno-strict-aliasing -ffp-contract=fast $(SIM)
 KERNEL_CHECKS := $(if $(filter race,$(FLAVOUR)),-fsanitize=thread) -fsanitize=alignment \
                  -fno-sanitize-recover=alignment $(if $(shell grep -m 1 -o ' fma ' /proc/cpuinfo),-mfma)
 CUDA_SRC := $(filter-out kernels/cuda/cublaslt_load.cu,$(CUDA_SRC)) tests/cudasim/cublaslt.cu

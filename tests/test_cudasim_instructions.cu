@@ -113,6 +113,20 @@ static void test_mma_with_one_element_of_b(void **) {
     product_free(&p);
 }
 
+/* What is small beside c is cut, not rounded, one bit below the last of c. */
+static void test_mma_cuts(void **) {
+    static const float factors[] = {0x1p-12f, 0x1p-11f}, wants[] = {1.0f, 1.0f + 0x1p-20f};
+    struct product p = product_new();
+    for (int i = 0; i < 2; i++) {
+        for (int k = 0; k < M * K; k++) p.a[k] = bf16_of_float(factors[i]);
+        for (int k = 0; k < K * MMA_N; k++) p.b[k] = bf16_of_float(0x1p-13f);
+        for (int k = 0; k < M * MMA_N; k++) p.c[k] = 1.0f;
+        start(multiply, p.c, p.a, p.b);
+        for (int k = 0; k < M * MMA_N; k++) assert_true(p.c[k] == wants[i]);
+    }
+    product_free(&p);
+}
+
 /* --- ldmatrix ---------------------------------------------------------------------------------------------------- */
 
 enum { STRIDE = 24 }; // of the rows in shared memory: not 8, so that a row is not found where none was named
@@ -306,6 +320,20 @@ static float value_of_half(uint16_t h) { return f16_to_float(h); }
 static void test_bf16_rounds_to_nearest_even(void **) { check_rounding<__nv_bfloat16>(value_of_bf16, 0x7f80); }
 static void test_half_rounds_to_nearest_even(void **) { check_rounding<__half>(value_of_half, 0x7c00); }
 
+/* Off, but by no more than the device is. */
+static void test_functions_are_inexact(void **) {
+    int off = 0, fast_off = 0;
+    for (float x = -20; x < 20; x += 0.37f) {
+        double want = exp(static_cast<double>(x)), fast = exp2(static_cast<double>(x));
+        assert_true(fabs(static_cast<double>(expf(x)) - want) <= 2.51 * 0x1p-23 * want);
+        assert_true(fabs(static_cast<double>(exp2_fast(x)) - fast) <= 2.51 * 0x1p-23 * fast);
+        off += fabs(static_cast<double>(expf(x)) - want) > 0x1p-24 * want;
+        fast_off += fabs(static_cast<double>(exp2_fast(x)) - fast) > 0x1p-24 * fast;
+    }
+    assert_true(off > 50 && fast_off > 50);
+    assert_true(expf(0) == 1 && exp2_fast(0) == 1 && exp2_fast(-INFINITY) == 0 && isnan(expf(NAN)));
+}
+
 static void test_bits(void **) {
     assert_int_equal(__byte_perm(0x33221100u, 0x77665544u, 0x7531u), 0x77553311u);
     assert_int_equal(__byte_perm(0x33221180u, 0u, 0x1018u), 0x118011ffu);
@@ -328,12 +356,14 @@ int main() {
         cmocka_unit_test(test_mma),
         cmocka_unit_test(test_mma_with_one_element_of_a),
         cmocka_unit_test(test_mma_with_one_element_of_b),
+        cmocka_unit_test(test_mma_cuts),
         cmocka_unit_test(test_ldmatrix),
         cmocka_unit_test(test_cp_async),
         cmocka_unit_test(test_shuffles),
         cmocka_unit_test(test_votes),
         cmocka_unit_test(test_bf16_rounds_to_nearest_even),
         cmocka_unit_test(test_half_rounds_to_nearest_even),
+        cmocka_unit_test(test_functions_are_inexact),
         cmocka_unit_test(test_bits),
     };
     return cmocka_run_group_tests(tests, nullptr, nullptr);

@@ -78,7 +78,7 @@ static inline uint32_t pack_bf16(float low, float high) {
 
 static inline float exp2_fast(float x) {
     float y = exp2f(x);
-    return y < 0x1p-126f ? 0.0f : y;
+    return y < 0x1p-126f ? 0.0f : inexact(y, 2);
 }
 
 #endif

@@ -2,6 +2,7 @@
  *
  * Stricter than the device: a lane that ended or that does not exist may not be named in a mask, and all lanes that a
  * mask names must come to the same line. */
+#include <math.h>
 #include <string.h>
 
 #include "tests/cudasim/runtime.h"
@@ -207,7 +208,25 @@ static float bf16_value(uint32_t pair, unsigned which) {
     return x;
 }
 
-/* Sixteen products summed in float, first to last, and then c added. The device sums in an order of its own. */
+/* c and eight products, as tensor cores are known to add them up: each is cut, toward zero, one bit below the last that
+ * a float as large as the largest would have, and the sum is cut to a float. */
+static float sum_of_step(float c, const float *x, const float *y) {
+    double term[9], most = 0, sum = 0;
+    int exponent;
+    for (int k = 0; k < 8; k++) term[k] = static_cast<double>(x[k]) * static_cast<double>(y[k]);
+    term[8] = static_cast<double>(c);
+    for (double t : term) sum += t, most = fmax(most, fabs(t));
+    if (most == 0 || !isfinite(sum)) return static_cast<float>(sum);
+    frexp(most, &exponent);
+    sum = 0;
+    for (double t : term) sum += trunc(ldexp(t, 25 - exponent));
+    frexp(sum, &exponent);
+    int lost = exponent > 24 ? exponent - 24 : 0;
+    frexp(most, &exponent);
+    return static_cast<float>(ldexp(trunc(ldexp(sum, -lost)), lost + exponent - 25));
+}
+
+/* Sixteen products in two steps. */
 void warp_run_mma_bf16(struct warp_call *const *lanes, unsigned mask) {
     float a[16][16], b[8][16]; // b (column, k)
     need_whole_warp(lanes[0], mask);
@@ -224,9 +243,7 @@ void warp_run_mma_bf16(struct warp_call *const *lanes, unsigned mask) {
         float *c = static_cast<float *>(lanes[i]->c);
         for (unsigned r = 0; r < 4; r++) {
             const float *x = a[i / 4 + 8 * (r >> 1)], *y = b[2 * (i % 4) + (r & 1)];
-            float sum = 0;
-            for (unsigned k = 0; k < 16; k++) sum += x[k] * y[k];
-            c[r] += sum;
+            c[r] = sum_of_step(sum_of_step(c[r], x, y), x + 8, y + 8);
         }
     }
 }
