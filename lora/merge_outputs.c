@@ -225,6 +225,7 @@ static enum status side_open(struct side *s, struct model *m, const struct fed *
     final_norm_layout(&stats, &s->arena, N);
     final_norm_forward(&p, m, &s->normed, &stats, &w->acts.x[m->config.text.layers]);
     backend_sync(m->be, e);
+    st_forget_all(&m->weights.files);
 done:
     workspace_free(w);
     return e->code;

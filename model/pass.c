@@ -198,9 +198,9 @@ void model_forward(const struct pass *p, struct workspace *w, const struct batch
     if (a->noise.data && p->train) op_noise_add(p->be, &a->x[0], &a->noise, p->seed, noise_stream(p));
     if (b->images) pictures_forward(p, w, &a->x[0], b);
     for (int64_t i = 0; i < c->layers; i++) {
+        if (w->forget && !w->dry) st_forget_all(&m->weights.files);
         store_input(w, i);
         block_forward(p, &a->blocks[i], &a->x[i + 1], &a->x[i], &m->blocks[i], c, &a->sequence);
-        if (w->forget && !w->dry) st_forget_all(&m->weights.files);
     }
     if (w->host.used) backend_await(p->be); // the next pass writes to all places
     if (w->cache) w->cache->length += b->N;
