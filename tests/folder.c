@@ -10,7 +10,6 @@
 #include <cmocka.h>
 
 #include "base/file.h"
-#include "base/memory.h"
 
 char *folder_new(void) {
     const char *tmp = getenv("TMPDIR");
@@ -42,6 +41,19 @@ char *folder_put(const char *folder, const char *name, const char *text) {
     return path;
 }
 
+void copy_file(const char *from, const char *to) {
+    struct err e = {0};
+    char *data;
+    size_t size;
+    if (file_read(from, &data, &size, &e) != ST_OK || file_write(to, data, size, &e) != ST_OK) fail_msg("%s", e.text);
+    free(data);
+}
+
 void assert_contains(const char *text, const char *part) {
     if (!strstr(text, part)) fail_msg("\"%s\" does not hold \"%s\"", text, part);
+}
+
+void assert_says(char *said, const char *part) {
+    assert_contains(said, part);
+    free(said);
 }

@@ -4,6 +4,7 @@
 #include <fcntl.h>
 #include <poll.h>
 #include <signal.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/wait.h>
 #include <time.h>
@@ -132,4 +133,9 @@ done:
 void command_free(struct command_result *r) {
     text_free(&r->out);
     text_free(&r->err);
+}
+
+const char *graft_path(void) {
+    const char *path = getenv("GRAFT");
+    return path && *path ? path : "build/release/graft";
 }

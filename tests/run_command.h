@@ -20,4 +20,6 @@ enum status command_run(const char *const *argv, const char *dir, const char *in
                         struct command_result *r, struct err *e);
 void command_free(struct command_result *r);
 
+const char *graft_path(void); // $GRAFT, or build/release/graft when it is not set
+
 #endif

@@ -23,7 +23,7 @@ enum { WORDS = 40 };
 /* Runs graft with the words of a line, @ being the folder; wants the status. Returns stdout, which the caller frees;
  * *said (if wanted) becomes stderr. */
 static char *run(const char *folder, int status, const char *line, char **said) {
-    const char *binary = getenv("GRAFT"), *argv[WORDS] = {binary && *binary ? binary : "build/release/graft"};
+    const char *argv[WORDS] = {graft_path()};
     struct text t = {0};
     for (const char *s = line; *s; s++) *s == '@' ? text_add(&t, folder) : text_add_char(&t, *s);
     int n = 1;

@@ -23,20 +23,7 @@
 #include "tests/compare.h"
 #include "tests/training.h"
 
-static const char LLAMA[] = "tests/golden/models/llama/model",
-                  PICTURES[] = "tests/golden/models/mllava-lora/config.yaml";
-
-static int open_folder(void **state) {
-    struct training *t = *state = mem_alloc(sizeof *t);
-    training_open(t, LLAMA);
-    return 0;
-}
-
-static int close_folder(void **state) {
-    training_close(*state);
-    free(*state);
-    return 0;
-}
+static const char PICTURES[] = "tests/golden/models/mllava-lora/config.yaml";
 
 /* Where there is no device the running test ends here. */
 static void need_device(void) {
@@ -155,9 +142,7 @@ static char *three_percent_more(const struct training *t, const char *flags) {
 static void test_host_inputs(void **state) {
     need_device();
     struct training *t = *state;
-    struct command_result r;
-    training_graft(t, "init llama-tiny --out tiny --quiet", 60, &r);
-    command_free(&r);
+    training_done(t, "init llama-tiny --out tiny --quiet");
     const char *flags = "--model_name_or_path tiny --max_steps 2 --lora_dropout 0.1 --gradient_checkpointing";
     char *full = mem_format("%s full", flags), *kept = mem_format("%s none", flags);
     char *host = mem_format("%s auto --memory_limit %.0f", flags, planned(t, full, "total") - 1);
@@ -208,18 +193,12 @@ static void test_pictures(void **state) {
 static void test_idefics2(void **state) {
     need_device();
     struct training *t = *state;
-    struct command_result r;
-    char *data = mem_format("data:\n- {path: %s/tests/golden/models/mllava/rows.jsonl, name: r, split: train, "
-                            "format: chat, type: json}\n",
-                            t->here);
-    training_put(t, "pictures.yaml", data);
-    training_graft(t, "init idefics2-tiny --out tiny --quiet", 60, &r);
-    command_free(&r);
+    training_put_data(t, "pictures.yaml", "mllava");
+    training_done(t, "init idefics2-tiny --out tiny --quiet");
     same_training(state,
                   "--model_name_or_path tiny --data_config_file pictures.yaml --conv_template idefics_2 --max_steps 1 "
                   "--per_device_train_batch_size 1 --gradient_accumulation_steps 1 --use_dora true",
                   ADAPTER, 1e-5, 1e-4, 1e-3);
-    free(data);
 }
 
 static bool is_simulated(const struct backend *be) { return strstr(backend_describe(be), "simulator") != NULL; }
@@ -280,10 +259,8 @@ static void test_host_inputs_memory(void **state) {
     need_device();
     enum { LAYERS = 4, DIM = 128, N = 8000, INPUT = N * DIM * 4 };
     struct training *t = *state;
-    struct command_result r;
     struct err e = {0};
-    training_graft(t, "init llama-tiny --out tiny --quiet", 60, &r);
-    command_free(&r);
+    training_done(t, "init llama-tiny --out tiny --quiet");
     struct backend *first = backend_new("cuda", 1, &e), *be;
     size_t before = backend_memory_free(first);
     struct model *m = NULL;
@@ -315,19 +292,19 @@ static void test_host_inputs_memory(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test_setup_teardown(test_lora, open_folder, close_folder),
-        cmocka_unit_test_setup_teardown(test_lora_bf16, open_folder, close_folder),
-        cmocka_unit_test_setup_teardown(test_qlora, open_folder, close_folder),
-        cmocka_unit_test_setup_teardown(test_qlora_bf16, open_folder, close_folder),
-        cmocka_unit_test_setup_teardown(test_dora, open_folder, close_folder),
-        cmocka_unit_test_setup_teardown(test_full, open_folder, close_folder),
-        cmocka_unit_test_setup_teardown(test_checkpointing, open_folder, close_folder),
-        cmocka_unit_test_setup_teardown(test_host_inputs, open_folder, close_folder),
-        cmocka_unit_test_setup_teardown(test_same_bytes_and_resume, open_folder, close_folder),
-        cmocka_unit_test_setup_teardown(test_pictures, open_folder, close_folder),
-        cmocka_unit_test_setup_teardown(test_idefics2, open_folder, close_folder),
-        cmocka_unit_test_setup_teardown(test_memory, open_folder, close_folder),
-        cmocka_unit_test_setup_teardown(test_host_inputs_memory, open_folder, close_folder),
+        TRAINING_TEST(test_lora),
+        TRAINING_TEST(test_lora_bf16),
+        TRAINING_TEST(test_qlora),
+        TRAINING_TEST(test_qlora_bf16),
+        TRAINING_TEST(test_dora),
+        TRAINING_TEST(test_full),
+        TRAINING_TEST(test_checkpointing),
+        TRAINING_TEST(test_host_inputs),
+        TRAINING_TEST(test_same_bytes_and_resume),
+        TRAINING_TEST(test_pictures),
+        TRAINING_TEST(test_idefics2),
+        TRAINING_TEST(test_memory),
+        TRAINING_TEST(test_host_inputs_memory),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

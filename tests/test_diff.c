@@ -11,7 +11,6 @@
 #include <cmocka.h>
 
 #include "base/file.h"
-#include "base/json.h"
 #include "base/memory.h"
 #include "base/rng.h"
 #include "base/safetensors.h"
@@ -248,19 +247,14 @@ static void test_base_mark(void **state) {
     free(out), free(tuned), free(mark);
 }
 
-static const char *binary(void) {
-    const char *path = getenv("GRAFT");
-    return path && *path ? path : "build/release/graft";
-}
-
 /* graft diff and what graft inspect says of its adapter beside its base, and beside another. */
 static void test_command(void **state) {
     struct fixture *f = *state;
     char *tuned = merged(f, MODELS "llama/model", MODELS "lora/adapter", "tuned"), *out = path_join(f->tmp, "out");
     const char *const lines[][9] = {
-        {binary(), "diff", MODELS "llama/model", tuned, "--rank", "8", "--out", out, NULL},
-        {binary(), "inspect", out, "--base", MODELS "llama/model", NULL},
-        {binary(), "inspect", out, "--base", tuned, NULL},
+        {graft_path(), "diff", MODELS "llama/model", tuned, "--rank", "8", "--out", out, NULL},
+        {graft_path(), "inspect", out, "--base", MODELS "llama/model", NULL},
+        {graft_path(), "inspect", out, "--base", tuned, NULL},
     };
     static const char *const says[] = {"rank 8 holds 100.0000% of the difference's energy in 14 linear layers",
                                        "the same weights", "other weights"};

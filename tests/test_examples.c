@@ -29,10 +29,9 @@ static void run_program(struct command_result *r, const char *const *argv) {
 }
 
 static void example_folder(struct example *x, const char *name) {
-    const char *graft = getenv("GRAFT");
     struct err e = {0};
     char *inside = mem_format("tests/%s_example", name);
-    *x = (struct example){.build = path_dir(graft ? graft : "build/release/graft")};
+    *x = (struct example){.build = path_dir(graft_path())};
     x->out = path_join(x->build, inside);
     dir_remove(x->out, &e);
     free(inside);

@@ -21,6 +21,7 @@
 #include "lora/export.h"
 #include "quant/gguf.h"
 #include "tests/adapter_fixture.h"
+#include "tests/folder.h"
 #include "tests/run_command.h"
 
 /* The options of one export; the strings are the caller's. */
@@ -360,26 +361,16 @@ static void test_refuses_overflow(void **state) {
 
 /* --- the command ------------------------------------------------------------------------------------------------- */
 
-static const char *binary(void) {
-    const char *path = getenv("GRAFT");
-    return path && *path ? path : "build/release/graft";
-}
-
 /* Runs a shell line in which $0 is graft; its status, and what it said on stderr. The caller frees what is returned. */
 static char *shell(const char *line, int *status) {
     struct command_result r = {0};
     struct err e = {0};
-    const char *argv[] = {"/bin/sh", "-c", line, binary(), NULL};
+    const char *argv[] = {"/bin/sh", "-c", line, graft_path(), NULL};
     assert_int_equal(command_run(argv, NULL, NULL, 120, &r, &e), ST_OK);
     *status = r.status;
     char *said = mem_format("%s%s", text_str(&r.out), text_str(&r.err));
     command_free(&r);
     return said;
-}
-
-static void wants(char *said, const char *part) {
-    if (!strstr(said, part)) fail_msg("\"%s\" does not say \"%s\"", said, part);
-    free(said);
 }
 
 static void test_command(void **state) {
@@ -394,20 +385,20 @@ static void test_command(void **state) {
     assert_non_null(strstr(said, "\"architecture\": \"llama\""));
     assert_non_null(strstr(said, "FROM ./m.gguf\n"));
     assert_non_null(strstr(said, "{{ .Prompt }}<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\n"));
-    wants(said, "PARAMETER stop \"<|eot_id|>\"");
+    assert_says(said, "PARAMETER stop \"<|eot_id|>\"");
     free(line);
     line = mem_format("$0 inspect %s/m.gguf", f->tmp);
     said = shell(line, &status);
     assert_non_null(strstr(said, "GGUF, llama, model, m\n"));
     assert_non_null(strstr(said, "tokenizer  gpt2, llama-bpe, 500 tokens"));
-    wants(said, "head                  1");
+    assert_says(said, "head                  1");
     free(line);
     line = mem_format("$0 export %s/m --out %s/m.gguf", f->tmp, f->tmp);
-    wants(shell(line, &status), "is there already");
+    assert_says(shell(line, &status), "is there already");
     assert_int_equal(status, 1);
-    wants(shell("$0 export x", &status), "--out is missing");
+    assert_says(shell("$0 export x", &status), "--out is missing");
     assert_int_equal(status, 2);
-    wants(shell("$0 export x --out y --part adapter", &status), "wants --adapter");
+    assert_says(shell("$0 export x --out y --part adapter", &status), "wants --adapter");
     assert_int_equal(status, 2);
     free(line);
 }
@@ -443,7 +434,7 @@ static void test_folder_missing(void **state) {
     struct fixture *f = *state;
     int status;
     char *line = mem_format("$0 export " MODELS "llama/model --out %s/none/x.gguf", f->tmp);
-    wants(shell(line, &status), "No such file");
+    assert_says(shell(line, &status), "No such file");
     assert_int_equal(status, 1);
     free(line);
 }

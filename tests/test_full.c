@@ -13,14 +13,8 @@
 #include "base/memory.h"
 #include "base/safetensors.h"
 #include "tests/compare.h"
+#include "tests/folder.h"
 #include "tests/training.h"
-
-static void open_tensors(const struct training *t, const char *name, struct st_set *set) {
-    struct err e = {0};
-    char *path = training_path(t, name);
-    if (st_open_file(set, path, &e) != ST_OK) fail_msg("%s", e.text);
-    free(path);
-}
 
 /* Three steps of AdamW against tests/golden/make_full.py. Another order of the sums is a few times what float32 is away
  * from double there; twenty times is allowed. */
@@ -33,11 +27,7 @@ static void check_against_torch(const char *base) {
     cJSON *spec = json_read(golden, &e);
     assert_non_null(spec);
     training_open(&t, model);
-    char *data =
-        mem_format("data:\n- {path: %s/tests/golden/models/%s/rows.jsonl, name: rows, split: train, format: chat, "
-                   "type: json}\n",
-                   t.here, base);
-    training_put(&t, "golden.yaml", data);
+    training_put_data(&t, "golden.yaml", base);
     struct text flags = {0};
     text_add(&flags, "--finetuning_type full --data_config_file golden.yaml --conv_template llama_3 --shuffle false");
     for (const cJSON *v = json_get(spec, "settings")->child; v; v = v->next) {
@@ -50,17 +40,17 @@ static void check_against_torch(const char *base) {
     const struct field fields[] = {{"loss", 1e-6, 0}, {"grad_norm", 1e-5, 0}, {"learning_rate", 1e-12, 0}};
     cJSON *log = training_log(&t, "out");
     if (compare_lines("log.jsonl", "step", log, json_get(spec, "log"), fields, 3, &e) != ST_OK) fail_msg("%s", e.text);
-    open_tensors(&t, "out/model.safetensors", &got);
+    training_tensors(&t, "out/model.safetensors", &got);
     char *trained = mem_format("%s/tests/golden/full/%s.safetensors", t.here, base);
     char *before = mem_format("%s/%s/model.safetensors", t.here, model);
-    open_tensors(&t, trained, &want);
-    open_tensors(&t, before, &init);
+    training_tensors(&t, trained, &want);
+    training_tensors(&t, before, &init);
     double bound = 20 * json_get(spec, "distance")->valuedouble;
     if (compare_update(&got, &want, &init, bound, &e) != ST_OK) fail_msg("%s", e.text);
     st_close(&got), st_close(&want), st_close(&init);
     cJSON_Delete(spec), cJSON_Delete(log);
     text_free(&flags);
-    free(model), free(golden), free(data), free(trained), free(before);
+    free(model), free(golden), free(trained), free(before);
     training_close(&t);
 }
 
@@ -84,7 +74,6 @@ static void test_tower_as_torch(void **state) {
 static void test_output_is_a_model(void **state) {
     (void)state;
     struct training t;
-    struct command_result r;
     training_open(&t, "tests/golden/models/qwen2/model");
     const char *flags = "--finetuning_type full --max_steps 12 --save_steps 4 --learning_rate 0.01";
     training_run(&t, "out", flags, 0, NULL);
@@ -94,14 +83,9 @@ static void test_output_is_a_model(void **state) {
     for (size_t i = 0; i < sizeof files / sizeof *files; i++)
         if (!training_has(&t, files[i])) fail_msg("%s is missing", files[i]);
     assert_false(training_has(&t, "out/adapter_config.json"));
-    training_graft(&t, "eval out --data data.yaml --split train --conv_template plain --device cpu --json", 60, &r);
-    if (r.status != 0) fail_msg("%s", text_str(&r.err));
-    struct err e = {0};
-    cJSON *o = json_parse(text_str(&r.out), r.out.len, "eval", &e);
-    assert_non_null(o);
+    cJSON *o = training_json(&t, "eval out --data data.yaml --split train --conv_template plain --device cpu --json");
     assert_true(json_get(o, "loss")->valuedouble < 0.5 * training_loss(&t, "out", 1));
     cJSON_Delete(o);
-    command_free(&r);
     char *resumed = mem_format("%s --resume_from_checkpoint out/checkpoint-8", flags);
     training_run(&t, "again", resumed, 0, NULL);
     training_same(&t, "out/model.safetensors", "again/model.safetensors");
@@ -131,17 +115,11 @@ static void test_frozen_part_is_copied(void **state) {
         struct training t;
         struct st_set got, base;
         training_open(&t, cases[i].model);
-        if (i == 1) {
-            char *data = mem_format("data:\n- {path: %s/tests/golden/models/mllava/rows.jsonl, name: r, split: train, "
-                                    "format: chat, type: json}\n",
-                                    t.here);
-            training_put(&t, "data.yaml", data);
-            free(data);
-        }
+        if (i == 1) training_put_data(&t, "data.yaml", "mllava");
         training_run(&t, "out", cases[i].flags, 0, NULL);
         char *path = mem_format("%s/%s/model.safetensors", t.here, cases[i].model);
-        open_tensors(&t, "out/model.safetensors", &got);
-        open_tensors(&t, path, &base);
+        training_tensors(&t, "out/model.safetensors", &got);
+        training_tensors(&t, path, &base);
         assert_int_equal(got.count, base.count);
         size_t changed = 0;
         for (size_t k = 0; k < base.count; k++) {
@@ -163,22 +141,19 @@ static void test_types_of_the_base(void **state) {
     struct training t;
     struct err e = {0};
     struct st_set base, got;
-    training_open(&t, "tests/golden/models/llama/model");
+    training_open(&t, LLAMA);
     static const char *const copied[] = {"config.json", "tokenizer.json", "tokenizer_config.json"};
     char *dir = training_path(&t, "half");
     assert_int_equal(dir_make(dir, &e), ST_OK);
     for (int i = 0; i < 3; i++) {
         char *from = mem_format("%s/tests/golden/models/llama/model/%s", t.here, copied[i]),
              *to = path_join(dir, copied[i]);
-        char *data;
-        size_t size;
-        assert_int_equal(file_read(from, &data, &size, &e), ST_OK);
-        assert_int_equal(file_write(to, data, size, &e), ST_OK);
-        free(from), free(to), free(data);
+        copy_file(from, to);
+        free(from), free(to);
     }
     char *from = mem_format("%s/tests/golden/models/llama/model/model.safetensors", t.here);
     char *to = path_join(dir, "model.safetensors");
-    open_tensors(&t, from, &base);
+    training_tensors(&t, from, &base);
     struct st_entry *entries = mem_alloc(base.count * sizeof *entries);
     for (size_t i = 0; i < base.count; i++) {
         entries[i] = base.entries[i];
@@ -193,10 +168,10 @@ static void test_types_of_the_base(void **state) {
     }
     assert_int_equal(st_write(to, entries, base.count, &e), ST_OK);
     training_run(&t, "out", "--finetuning_type full --model_name_or_path half --max_steps 4 --save_steps 2", 0, NULL);
-    open_tensors(&t, "out/model.safetensors", &got);
+    training_tensors(&t, "out/model.safetensors", &got);
     for (size_t i = 0; i < got.count; i++) assert_int_equal(got.entries[i].type, ST_BF16);
     st_close(&got);
-    open_tensors(&t, "out/checkpoint-2/model.safetensors", &got);
+    training_tensors(&t, "out/checkpoint-2/model.safetensors", &got);
     for (size_t i = 0; i < got.count; i++) assert_int_equal(got.entries[i].type, ST_F32);
     st_close(&got);
     training_run(&t, "again",
@@ -213,7 +188,7 @@ static void test_types_of_the_base(void **state) {
 static void test_refusals(void **state) {
     (void)state;
     struct training t;
-    training_open(&t, "tests/golden/models/llama/model");
+    training_open(&t, LLAMA);
     training_run(&t, "a", "--finetuning_type full --quantization nf4", 2, "quantised");
     training_run(&t, "a", "--finetuning_type full --use_dora true", 2, "trains no adapter");
     training_run(&t, "b", "--finetuning_type projector", 1, "projector");

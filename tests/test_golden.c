@@ -64,8 +64,8 @@ static enum status says(const struct command_result *r, const char *verb, struct
 static enum status run_line(struct golden *c, const cJSON *line, struct text *out) {
     size_t count = (size_t)cJSON_GetArraySize(line), n = 0;
     char **argv = mem_alloc((count + 2) * sizeof *argv);
-    argv[n++] = realpath(setting("GRAFT", "build/release/graft"), NULL);
-    if (!argv[0]) err_set(&c->err, ST_FAIL, "%s: not there; run make first", setting("GRAFT", "build/release/graft"));
+    argv[n++] = realpath(graft_path(), NULL);
+    if (!argv[0]) err_set(&c->err, ST_FAIL, "%s: not there; run make first", graft_path());
     for (const cJSON *w = line->child; w; w = w->next) argv[n++] = fill(c, w->valuestring);
 
     struct command_result r = {0};

@@ -82,12 +82,9 @@ static void good(const struct err *e) {
 static int open_model(void **state) {
     struct host_inputs *h = *state = mem_alloc(sizeof *h);
     const struct load_options o = {.quantize = {.type = F32}};
-    struct command_result r;
     struct err e = {0};
-    training_open(&h->training, "tests/golden/models/llama/model");
-    training_graft(&h->training, "init llama-tiny --out tiny --quiet", 60, &r);
-    assert_int_equal(r.status, 0);
-    command_free(&r);
+    training_open(&h->training, LLAMA);
+    training_done(&h->training, "init llama-tiny --out tiny --quiet");
     char *dir = training_path(&h->training, "tiny");
     h->be = backend_new("cpu", 2, &e);
     good(&e);

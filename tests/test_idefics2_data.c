@@ -236,15 +236,6 @@ static void test_limits_are_reached(void **state) {
     dataset_free(d);
 }
 
-static void copy_picture(const char *from, const char *to) {
-    struct err e = {0};
-    char *data;
-    size_t size;
-    assert_int_equal(file_read(from, &data, &size, &e), ST_OK);
-    assert_int_equal(file_write(to, data, size, &e), ST_OK);
-    free(data);
-}
-
 /* A picture that grows after the check would not fit the memory that was planned. */
 static void test_changed_picture(void **state) {
     struct data_fixture *x = *state;
@@ -255,13 +246,13 @@ static void test_changed_picture(void **state) {
     struct err e = {0};
     const struct batch *b;
     char *rows = folder_put(x->folder, "chat_one.json", text);
-    copy_picture(GOLDEN "/0.png", picture);
+    copy_file(GOLDEN "/0.png", picture);
     struct dataset *d = open_good(x, rows, "", &f);
     struct loader_options o = {.rows_per_batch = 1, .workers = 1, .batches = 1};
     struct loader *l = loader_new(d, &o);
     assert_int_equal(loader_next(l, &b, &e), ST_OK);
     loader_free(l);
-    copy_picture(GOLDEN "/6.png", picture);
+    copy_file(GOLDEN "/6.png", picture);
     l = loader_new(d, &o);
     assert_int_equal(loader_next(l, &b, &e), ST_FAIL);
     assert_contains(e.text, "a file has changed");

@@ -19,6 +19,7 @@
 #include "lora/merge.h"
 #include "lora/merge_config.h"
 #include "tests/adapter_fixture.h"
+#include "tests/folder.h"
 #include "tests/run_command.h"
 
 #define EXPECTED "tests/golden/merge/"
@@ -467,7 +468,7 @@ enum { MAX_WORDS = 20, SECONDS = 60 };
 
 /* Runs `graft merge WORDS...`; what it said on both streams is the caller's. */
 static char *command(int status, const char *const *words) {
-    const char *path = getenv("GRAFT"), *argv[MAX_WORDS + 3] = {path && *path ? path : "build/release/graft", "merge"};
+    const char *argv[MAX_WORDS + 3] = {graft_path(), "merge"};
     struct command_result r = {0};
     struct err e = {0};
     for (int i = 0; words[i]; i++) argv[i + 2] = words[i];
@@ -481,11 +482,6 @@ static char *command(int status, const char *const *words) {
 
 #define WORDS(...)                                                                                                     \
     (const char *const[]) { __VA_ARGS__, NULL }
-
-static void wants(char *said, const char *part) {
-    if (!strstr(said, part)) fail_msg("\"%s\" does not say \"%s\"", said, part);
-    free(said);
-}
 
 static bool holds(const char *dir, const char *name) {
     char *path = path_join(dir, name);
@@ -501,21 +497,21 @@ static void test_command(void **state) {
     struct fixture *f = *state;
     char *out = path_join(f->tmp, "merged"), *small = path_join(f->tmp, "small"), *both = path_join(f->tmp, "both");
     char *report = path_join(out, "merge_report.json"), *config = path_join(small, "config.json");
-    wants(command(0, WORDS(NF4_MODEL, "--adapter", NF4_LORA, "--out", out)), "dequantised");
+    assert_says(command(0, WORDS(NF4_MODEL, "--adapter", NF4_LORA, "--out", out)), "dequantised");
     cJSON *o = json_read(report, &f->e);
     assert_true(json_get(json_get(o, "outputs"), "top1_agreement")->valuedouble >= 0.99);
     assert_int_equal(json_get(json_get(o, "weights"), "changed_as_expected")->valueint, 14);
     cJSON_Delete(o);
     assert_true(holds(out, "tokenizer.json") && holds(out, "README.md"));
-    wants(command(0, WORDS(NF4_MODEL, "--adapter", NF4_LORA, "--out", small, "--quantize", "nf4", "--json")),
-          "quantization_cost");
+    assert_says(command(0, WORDS(NF4_MODEL, "--adapter", NF4_LORA, "--out", small, "--quantize", "nf4", "--json")),
+                "quantization_cost");
     o = json_read(config, &f->e);
     expect_good(&f->e);
     assert_non_null(json_get(o, "quantization_config"));
     cJSON_Delete(o);
-    wants(command(0, WORDS(NF4_MODEL, "--adapter", NF4_LORA ":0.5", "--adapter", NF4_LORA ":-2", "--out", both,
-                           "--prompt", "Hello", "--max_shard_size", "30KB")),
-          "14 of 21");
+    assert_says(command(0, WORDS(NF4_MODEL, "--adapter", NF4_LORA ":0.5", "--adapter", NF4_LORA ":-2", "--out", both,
+                                 "--prompt", "Hello", "--max_shard_size", "30KB")),
+                "14 of 21");
     assert_true(holds(both, "model.safetensors.index.json"));
     free(out), free(small), free(both), free(report), free(config);
 }
@@ -525,8 +521,8 @@ static void test_head(void **state) {
     struct fixture *f = *state;
     char *out = path_join(f->tmp, "scorer"), *config = path_join(out, "config.json");
     char *half = path_join(f->tmp, "half");
-    wants(command(0, WORDS(MODELS "llama/model", "--adapter", "tests/golden/score/adapter", "--out", out)),
-          "top-1 agreement 100%");
+    assert_says(command(0, WORDS(MODELS "llama/model", "--adapter", "tests/golden/score/adapter", "--out", out)),
+                "top-1 agreement 100%");
     struct model *m = NULL;
     const struct load_options as_it_is = {.quantize = {.type = F32}};
     struct st_set adapter;
@@ -543,8 +539,8 @@ static void test_head(void **state) {
     cJSON *o = json_read(config, &f->e);
     assert_string_equal(json_get(o, "architectures")->child->valuestring, "LlamaForSequenceClassification");
     cJSON_Delete(o);
-    wants(command(1, WORDS(MODELS "llama/model", "--adapter", "tests/golden/score/adapter:0.5", "--out", half)),
-          "classification head");
+    assert_says(command(1, WORDS(MODELS "llama/model", "--adapter", "tests/golden/score/adapter:0.5", "--out", half)),
+                "classification head");
     free(out), free(config), free(half);
 }
 
@@ -583,18 +579,19 @@ static void test_command_refuses(void **state) {
     char **names, *out = path_join(f->tmp, "merged"), *taken = path_join(f->tmp, "taken");
     char *inside = path_join(taken, "file");
     size_t count;
-    wants(command(2, WORDS(NF4_MODEL, "--out", out)), "--adapter is missing");
-    wants(command(2, WORDS(NF4_MODEL, "--adapter", NF4_LORA)), "--out is missing");
-    wants(command(2, WORDS(NF4_MODEL, "--adapter", NF4_LORA, "--out", out, "--base", "original")), "--original DIR");
-    wants(
+    assert_says(command(2, WORDS(NF4_MODEL, "--out", out)), "--adapter is missing");
+    assert_says(command(2, WORDS(NF4_MODEL, "--adapter", NF4_LORA)), "--out is missing");
+    assert_says(command(2, WORDS(NF4_MODEL, "--adapter", NF4_LORA, "--out", out, "--base", "original")),
+                "--original DIR");
+    assert_says(
         command(2, WORDS(MODELS "llama/model", "--adapter", MODELS "lora/adapter", "--out", out, "--base", "dequant")),
         "not quantised");
-    wants(command(2, WORDS(NF4_MODEL, "--adapter", NF4_LORA ":0", "--out", out)), "the weight is 0");
-    wants(command(1, WORDS(NF4_MODEL, "--adapter", "/nowhere", "--out", out)), "/nowhere");
-    wants(command(1, WORDS(MODELS "nf4-double/model", "--adapter", MODELS "nf4-dora/adapter:0.5", "--out", out)),
-          "merge it alone");
+    assert_says(command(2, WORDS(NF4_MODEL, "--adapter", NF4_LORA ":0", "--out", out)), "the weight is 0");
+    assert_says(command(1, WORDS(NF4_MODEL, "--adapter", "/nowhere", "--out", out)), "/nowhere");
+    assert_says(command(1, WORDS(MODELS "nf4-double/model", "--adapter", MODELS "nf4-dora/adapter:0.5", "--out", out)),
+                "merge it alone");
     dir_make(taken, &f->e), file_write(inside, "x", 1, &f->e);
-    wants(command(1, WORDS(NF4_MODEL, "--adapter", NF4_LORA, "--out", taken)), "not empty");
+    assert_says(command(1, WORDS(NF4_MODEL, "--adapter", NF4_LORA, "--out", taken)), "not empty");
     dir_remove(taken, &f->e);
     dir_list(f->tmp, &names, &count, &f->e);
     expect_good(&f->e);

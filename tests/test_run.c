@@ -16,28 +16,13 @@
 
 #include "base/file.h"
 #include "base/memory.h"
-#include "base/safetensors.h"
 #include "tests/compare.h"
 #include "tests/training.h"
-
-static const char LLAMA[] = "tests/golden/models/llama/model";
 
 /* Everything random and everything that has a state of its own. */
 static const char NOISY[] = "--lora_dropout 0.2 --use_dora true --neftune_noise_alpha 5 --weight_decay 0.1 "
                             "--warmup_steps 2 --lr_scheduler_type cosine --max_steps 14 --save_steps 2 "
                             "--eval_strategy steps --eval_steps 3 --load_best_model_at_end true --save_total_limit 1";
-
-static int open_folder(void **state) {
-    struct training *t = *state = mem_alloc(sizeof *t);
-    training_open(t, LLAMA);
-    return 0;
-}
-
-static int close_folder(void **state) {
-    training_close(*state);
-    free(*state);
-    return 0;
-}
 
 static void wait_ms(double ms) {
     struct timespec pause = {(time_t)(ms / 1000), (long)(fmod(ms, 1000) * 1e6)};
@@ -216,16 +201,12 @@ static void test_same_bytes(void **state) {
 
 /* Values of a key of `graft plan --json`. */
 static double planned(const struct training *t, const char *flags, const char *key) {
-    struct command_result r;
     struct err e = {0};
     char *words = mem_format("plan c.yaml --output_dir none --device cpu --dtype f32 --json %s", flags);
-    training_graft(t, words, 60, &r);
-    if (r.status != 0) fail_msg("graft %s: %s", words, text_str(&r.err));
-    cJSON *o = json_parse(text_str(&r.out), r.out.len, words, &e);
+    cJSON *o = training_json(t, words);
     double v = 0;
-    if (!o || json_num(o, words, key, -1, &v, &e) != ST_OK) fail_msg("%s", e.text);
+    if (json_num(o, words, key, -1, &v, &e) != ST_OK) fail_msg("%s", e.text);
     cJSON_Delete(o);
-    command_free(&r);
     free(words);
     return v;
 }
@@ -346,16 +327,16 @@ static void test_best_and_limit(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test_setup_teardown(test_killed_at_any_moment, open_folder, close_folder),
-        cmocka_unit_test_setup_teardown(test_killed_while_it_writes, open_folder, close_folder),
-        cmocka_unit_test_setup_teardown(test_early_stop_resumes, open_folder, close_folder),
-        cmocka_unit_test_setup_teardown(test_signals, open_folder, close_folder),
-        cmocka_unit_test_setup_teardown(test_same_bytes, open_folder, close_folder),
-        cmocka_unit_test_setup_teardown(test_memory_limit, open_folder, close_folder),
-        cmocka_unit_test_setup_teardown(test_packing, open_folder, close_folder),
-        cmocka_unit_test_setup_teardown(test_resume_refuses, open_folder, close_folder),
-        cmocka_unit_test_setup_teardown(test_damaged_checkpoint, open_folder, close_folder),
-        cmocka_unit_test_setup_teardown(test_best_and_limit, open_folder, close_folder),
+        TRAINING_TEST(test_killed_at_any_moment),
+        TRAINING_TEST(test_killed_while_it_writes),
+        TRAINING_TEST(test_early_stop_resumes),
+        TRAINING_TEST(test_signals),
+        TRAINING_TEST(test_same_bytes),
+        TRAINING_TEST(test_memory_limit),
+        TRAINING_TEST(test_packing),
+        TRAINING_TEST(test_resume_refuses),
+        TRAINING_TEST(test_damaged_checkpoint),
+        TRAINING_TEST(test_best_and_limit),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -13,27 +13,13 @@
 #include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
-#include <unistd.h>
 
 #include "base/file.h"
 #include "base/memory.h"
 #include "base/rng.h"
 #include "base/safetensors.h"
+#include "tests/folder.h"
 #include "tests/training.h"
-
-static const char LLAMA[] = "tests/golden/models/llama/model";
-
-static int open_folder(void **state) {
-    struct training *t = *state = mem_alloc(sizeof *t);
-    training_open(t, LLAMA);
-    return 0;
-}
-
-static int close_folder(void **state) {
-    training_close(*state);
-    free(*state);
-    return 0;
-}
 
 static void assert_holds(const struct training *t, const char *name, const char *part) {
     struct err e = {0};
@@ -42,13 +28,6 @@ static void assert_holds(const struct training *t, const char *name, const char 
     if (file_read(path, &data, &size, &e) != ST_OK) fail_msg("%s", e.text);
     if (!strstr(data, part)) fail_msg("%s does not hold \"%s\"", name, part);
     free(path), free(data);
-}
-
-static void open_tensors(const struct training *t, const char *name, struct st_set *set) {
-    struct err e = {0};
-    char *path = training_path(t, name);
-    if (st_open_file(set, path, &e) != ST_OK) fail_msg("%s", e.text);
-    free(path);
 }
 
 /* --- not finite -------------------------------------------------------------------------------------------------- */
@@ -64,7 +43,7 @@ static void test_diverges(void **state) {
             training_run(t, out, flags, 1, ", rows r");
         }
         char *checkpoint = path_join(out, "checkpoint-1/adapter_model.safetensors");
-        open_tensors(t, checkpoint, &set);
+        training_tensors(t, checkpoint, &set);
         st_close(&set);
         char *adapter = path_join(out, "adapter_model.safetensors");
         assert_false(training_has(t, adapter));
@@ -107,7 +86,7 @@ static void check_whole_files(const struct training *t, const char *out) {
         struct st_set set;
         char *name = path_join(out, tensors[i]);
         if (training_has(t, name)) {
-            open_tensors(t, name, &set);
+            training_tensors(t, name, &set);
             st_close(&set);
         }
         free(name);
@@ -204,15 +183,15 @@ static void test_options(void **state) {
     training_run(t, "noise", "--neftune_noise_alpha 20", 0, NULL);
     assert_true(training_loss(t, "plain", 1) != training_loss(t, "noise", 1));
     training_run(t, "frozen", "--freeze .*layers\\.0.*", 0, NULL);
-    open_tensors(t, "frozen/adapter_model.safetensors", &got);
+    training_tensors(t, "frozen/adapter_model.safetensors", &got);
     for (size_t i = 0; i < got.count; i++) assert_null(strstr(got.entries[i].name, "layers.0"));
     st_close(&got);
     training_run(t, "head", "--modules_to_save [lm_head] --head_learning_rate 0", 0, NULL);
     char *path = mem_format("%s/%s/model.safetensors", t->here, LLAMA);
-    open_tensors(t, path, &base);
+    training_tensors(t, path, &base);
     for (int moved = 0; moved < 2; moved++) {
         if (moved) training_run(t, "head2", "--modules_to_save [lm_head] --head_learning_rate 0.001", 0, NULL);
-        open_tensors(t, moved ? "head2/adapter_model.safetensors" : "head/adapter_model.safetensors", &got);
+        training_tensors(t, moved ? "head2/adapter_model.safetensors" : "head/adapter_model.safetensors", &got);
         const struct st_entry *a = st_find(&got, "base_model.model.lm_head.weight"),
                               *b = st_find(&base, "lm_head.weight");
         assert_true(a && b && a->bytes == b->bytes);
@@ -242,10 +221,7 @@ static void test_what_is_left(void **state) {
     assert_true(n == 1 && text_starts(names[0], "events.out.tfevents."));
     names_free(names, n);
     free(runs);
-    struct command_result r;
-    training_graft(t, "train out/config.yaml --output_dir again --dtype f32 --device cpu --quiet", 60, &r);
-    if (r.status != 0) fail_msg("%s", text_str(&r.err));
-    command_free(&r);
+    training_done(t, "train out/config.yaml --output_dir again --dtype f32 --device cpu --quiet");
     training_same(t, "out/adapter_model.safetensors", "again/adapter_model.safetensors");
 }
 
@@ -300,11 +276,9 @@ static void put_wide_model(const struct training *t) {
     training_put(t, "wide/config.json", config);
     static const char *const copied[] = {"tokenizer.json", "tokenizer_config.json"};
     for (int i = 0; i < 2; i++) {
-        char *from = mem_format("%s/%s/%s", t->here, LLAMA, copied[i]), *to = path_join(dir, copied[i]), *data;
-        size_t size;
-        assert_int_equal(file_read(from, &data, &size, &e), ST_OK);
-        assert_int_equal(file_write(to, data, size, &e), ST_OK);
-        free(from), free(to), free(data);
+        char *from = mem_format("%s/%s/%s", t->here, LLAMA, copied[i]), *to = path_join(dir, copied[i]);
+        copy_file(from, to);
+        free(from), free(to);
     }
     free(config), free(dir);
 }
@@ -336,7 +310,6 @@ static double peak_of(const struct training *t, const char *out, const char *fla
 /* What two runs differ by in the plan is what they differ by on the machine; the frozen weights are read by both. */
 static void test_plan_is_what_happens(void **state) {
     struct training *t = *state;
-    struct err e = {0};
     put_wide_model(t);
     put_long_rows(t);
     const char *common = "--model_name_or_path wide --data_config_file long.yaml --max_steps 1 "
@@ -345,18 +318,13 @@ static void test_plan_is_what_happens(void **state) {
                            "--per_device_train_batch_size 2 --lora_r 64 --max_seq_len 0"};
     double plan[2], peak[2];
     for (int i = 0; i < 2; i++) {
-        struct command_result r;
         char *flags = mem_format("%s %s", common, sizes[i]);
         char *words = mem_format("plan c.yaml --output_dir none --device cpu --dtype f32 --json %s", flags);
         char *out = mem_format("out%d", i);
-        training_graft(t, words, 60, &r);
-        if (r.status != 0) fail_msg("%s", text_str(&r.err));
-        cJSON *o = json_parse(text_str(&r.out), r.out.len, "plan", &e);
-        assert_non_null(o);
+        cJSON *o = training_json(t, words);
         plan[i] = json_get(o, "activations")->valuedouble + json_get(o, "adapter")->valuedouble;
         peak[i] = peak_of(t, out, flags);
         cJSON_Delete(o);
-        command_free(&r);
         free(flags), free(words), free(out);
     }
     double planned = plan[1] - plan[0], grown = peak[1] - peak[0];
@@ -366,20 +334,18 @@ static void test_plan_is_what_happens(void **state) {
     assert_true(planned > 50e6);
 }
 
-#define TEST(f) cmocka_unit_test_setup_teardown(f, open_folder, close_folder)
-
 int main(void) {
     const struct CMUnitTest tests[] = {
-        TEST(test_diverges),
-        TEST(test_poisoned_adapter),
-        TEST(test_adapter_of_another_meaning),
-        TEST(test_full_disk),
-        TEST(test_bad_rows),
-        TEST(test_usage),
-        TEST(test_nothing_scored),
-        TEST(test_options),
-        TEST(test_what_is_left),
-        TEST(test_plan_is_what_happens),
+        TRAINING_TEST(test_diverges),
+        TRAINING_TEST(test_poisoned_adapter),
+        TRAINING_TEST(test_adapter_of_another_meaning),
+        TRAINING_TEST(test_full_disk),
+        TRAINING_TEST(test_bad_rows),
+        TRAINING_TEST(test_usage),
+        TRAINING_TEST(test_nothing_scored),
+        TRAINING_TEST(test_options),
+        TRAINING_TEST(test_what_is_left),
+        TRAINING_TEST(test_plan_is_what_happens),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -309,7 +309,7 @@ static double number(const cJSON *o, const char *a, const char *b) {
 static void test_new_head_learns_and_comes_back(void **state) {
     (void)state;
     struct training t;
-    training_open(&t, MODELS "llama/model");
+    training_open(&t, LLAMA);
     put_rows(&t);
     training_run(&t, "out",
                  "--problem_type regression --max_steps 60 --learning_rate 0.02 --eval_strategy steps --eval_steps 20 "
@@ -340,7 +340,7 @@ static void test_new_head_learns_and_comes_back(void **state) {
 static void test_labels_are_read_by_name(void **state) {
     (void)state;
     struct training t;
-    training_open(&t, MODELS "llama/model");
+    training_open(&t, LLAMA);
     put_rows(&t);
     char *line = mem_format("data data.yaml --model %s/" MODELS "llama/model --split train --row 1 --json", t.here);
     cJSON *out = json_lines(&t, line);
@@ -356,7 +356,7 @@ static void test_labels_are_read_by_name(void **state) {
 static void test_whole_model(void **state) {
     (void)state;
     struct training t;
-    training_open(&t, MODELS "llama/model");
+    training_open(&t, LLAMA);
     put_rows(&t);
     training_run(&t, "whole", "--problem_type regression --finetuning_type full --eval_strategy steps --eval_steps 12",
                  0, NULL);
@@ -379,7 +379,7 @@ static void test_whole_model(void **state) {
 static void test_resumes(void **state) {
     (void)state;
     struct training t;
-    training_open(&t, MODELS "llama/model");
+    training_open(&t, LLAMA);
     put_rows(&t);
     training_run(&t, "one", "--problem_type regression --head_learning_rate 0.03", 0, NULL);
     training_run(&t, "two", "--problem_type regression --head_learning_rate 0.03", 0, NULL);
@@ -414,7 +414,7 @@ static void test_refusals(void **state) {
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         struct training t;
-        training_open(&t, MODELS "llama/model");
+        training_open(&t, LLAMA);
         char *rows = mem_format("{\"id\": \"a\", \"prompt\": \"b\", \"labels\": {\"blur\": 1, \"noise\": 2}}\n%s\n",
                                 cases[i].row);
         training_put(&t, "rows.jsonl", rows);
@@ -429,7 +429,7 @@ static void test_refusals(void **state) {
 static void test_class_index(void **state) {
     (void)state;
     struct training t;
-    training_open(&t, MODELS "llama/model");
+    training_open(&t, LLAMA);
     training_put(&t, "rows.jsonl", "{\"id\": \"a\", \"prompt\": \"b\", \"labels\": {\"topic\": 2}}\n");
     training_put(&t, "data.yaml", "data:\n- {path: rows.jsonl, name: r, split: train, format: classification}\n");
     training_run(&t, "a", "--problem_type single_label_classification", 2, "num_labels");
@@ -453,7 +453,7 @@ static void expect_names(const struct training *t, const char *out, const char *
 static void test_label_names(void **state) {
     (void)state;
     struct training t;
-    training_open(&t, MODELS "llama/model");
+    training_open(&t, LLAMA);
     put_rows(&t);
     training_run(&t, "regression", "--problem_type regression --label_names [noise,blur]", 0, NULL);
     expect_names(&t, "regression", (const char *const[]){"noise", "blur"}, 2); // the rows: blur, noise

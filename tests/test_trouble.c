@@ -33,16 +33,11 @@ static const struct verb_case {
 };
 enum { VERB_COUNT = sizeof VERBS / sizeof *VERBS };
 
-static const char *binary(void) {
-    const char *path = getenv("GRAFT");
-    return path && *path ? path : "build/release/graft";
-}
-
 /* The words of a run with one thread; model NULL: the case's own. */
 static void put_words(const char **argv, const struct verb_case *v, const char *model, const char *out) {
     static const char *const end[] = {"--threads", "1", "--quiet", "--out"};
     int n = 0;
-    argv[n++] = binary();
+    argv[n++] = graft_path();
     for (int i = 0; v->words[i]; i++) argv[n++] = i == 1 && model ? model : v->words[i];
     for (int i = 0; i < 4; i++) argv[n++] = end[i];
     argv[n++] = out, argv[n] = NULL;
@@ -233,9 +228,9 @@ static void test_no_right_to_write(void **state) {
 static char *make_shards(struct fixture *f) {
     char *dir = path_join(f->tmp, "shards");
     struct command_result r;
-    const char *argv[] = {binary(), "merge", MODELS "llama/model", "--adapter", MODELS "lora/adapter",
-                          "--out",  dir,     "--max_shard_size",   "60KB",      "--verify",
-                          "none",   NULL};
+    const char *argv[] = {graft_path(), "merge", MODELS "llama/model", "--adapter", MODELS "lora/adapter",
+                          "--out",      dir,     "--max_shard_size",   "60KB",      "--verify",
+                          "none",       NULL};
     command_run(argv, NULL, NULL, SECONDS, &r, &f->e);
     expect_good(&f->e);
     if (r.status != 0) fail_msg("%s", text_str(&r.err));

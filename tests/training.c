@@ -43,9 +43,8 @@ static void put_rows(const struct training *t, const char *name, const char *pre
 }
 
 void training_open(struct training *t, const char *model) {
-    const char *graft = getenv("GRAFT");
     *t = (struct training){.folder = "/tmp/graft-run-XXXXXX"};
-    t->graft = realpath(graft && *graft ? graft : "build/release/graft", NULL);
+    t->graft = realpath(graft_path(), NULL);
     t->here = realpath(".", NULL);
     if (!t->graft) fail_msg("the program is not there; run make first");
     if (!mkdtemp(t->folder)) fail_msg("cannot make a folder");
@@ -76,6 +75,27 @@ void training_close(struct training *t) {
     if (e.code != ST_OK) fail_msg("%s", e.text);
 }
 
+int training_set_up(void **state) {
+    struct training *t = *state = mem_alloc(sizeof *t);
+    training_open(t, LLAMA);
+    return 0;
+}
+
+int training_tear_down(void **state) {
+    training_close(*state);
+    free(*state);
+    return 0;
+}
+
+void training_put_data(const struct training *t, const char *name, const char *base) {
+    char *data =
+        mem_format("data:\n- {path: %s/tests/golden/models/%s/rows.jsonl, name: r, split: train, format: chat, "
+                   "type: json}\n",
+                   t->here, base);
+    training_put(t, name, data);
+    free(data);
+}
+
 /* argv of the program and the words of a line; the caller frees the list and *copy. */
 static const char **split(const struct training *t, const char *words, char **copy) {
     size_t n = 1, room = strlen(words) + 3;
@@ -92,6 +112,24 @@ void training_graft(const struct training *t, const char *words, double seconds,
     const char **argv = split(t, words, &copy);
     if (command_run(argv, t->folder, NULL, seconds, r, &e) != ST_OK) fail_msg("%s", e.text);
     free(argv), free(copy);
+}
+
+void training_done(const struct training *t, const char *words) {
+    struct command_result r;
+    training_graft(t, words, SECONDS, &r);
+    if (r.status != 0) fail_msg("graft %s: %s", words, text_str(&r.err));
+    command_free(&r);
+}
+
+cJSON *training_json(const struct training *t, const char *words) {
+    struct command_result r;
+    struct err e = {0};
+    training_graft(t, words, SECONDS, &r);
+    if (r.status != 0) fail_msg("graft %s: %s", words, text_str(&r.err));
+    cJSON *o = json_parse(text_str(&r.out), r.out.len, words, &e);
+    if (!o) fail_msg("%s", e.text);
+    command_free(&r);
+    return o;
 }
 
 static char *train_words(const char *out, const char *flags) {
@@ -145,6 +183,13 @@ void training_same(const struct training *t, const char *a, const char *b) {
     for (int i = 0; i < 2; i++) free(paths[i]), free(data[i]);
 }
 
+void training_tensors(const struct training *t, const char *name, struct st_set *set) {
+    struct err e = {0};
+    char *path = training_path(t, name);
+    if (st_open_file(set, path, &e) != ST_OK) fail_msg("%s", e.text);
+    free(path);
+}
+
 void training_no_partial(const struct training *t, const char *out) {
     struct err e = {0};
     char *dir = training_path(t, out), **names;
@@ -183,42 +228,27 @@ double training_loss(const struct training *t, const char *out, int64_t step) {
 
 /* --- from nothing to a merged model ------------------------------------------------------------------------------ */
 
-static void graft_done(const struct training *t, const char *words) {
-    struct command_result r;
-    training_graft(t, words, SECONDS, &r);
-    if (r.status != 0) fail_msg("graft %s: %s", words, text_str(&r.err));
-    command_free(&r);
-}
-
 static double loss_of(const struct training *t, const char *model) {
-    struct command_result r;
-    struct err e = {0};
     char *words = mem_format("eval %s --data pictures.yaml --split train --device cpu --dtype f32 --json", model);
-    training_graft(t, words, SECONDS, &r);
-    cJSON *o = json_parse(text_str(&r.out), r.out.len, "eval", &e);
-    if (!o) fail_msg("graft %s: %s", words, text_str(&r.err));
+    cJSON *o = training_json(t, words);
     double loss = json_get(o, "loss")->valuedouble;
     cJSON_Delete(o);
-    command_free(&r);
     free(words);
     return loss;
 }
 
 void training_of_preset(struct training *t, const char *preset, const char *conv_template) {
-    training_open(t, "tests/golden/models/llama/model");
-    char *data = mem_format("data:\n- {path: %s/tests/golden/models/mllava/rows.jsonl, name: r, split: train, "
-                            "format: chat, type: json}\n",
-                            t->here);
+    training_open(t, LLAMA);
     char *make = mem_format("init %s --out tiny --quiet", preset);
     char *flags = mem_format("--model_name_or_path tiny --data_config_file pictures.yaml --conv_template %s "
                              "--max_steps 30 --lr_scheduler_type constant --use_dora true",
                              conv_template);
-    training_put(t, "pictures.yaml", data);
-    graft_done(t, make);
+    training_put_data(t, "pictures.yaml", "mllava");
+    training_done(t, make);
     training_run(t, "out", flags, 0, NULL);
-    graft_done(t, "merge tiny --adapter out --out merged --device cpu --quiet");
+    training_done(t, "merge tiny --adapter out --out merged --device cpu --quiet");
     double before = loss_of(t, "tiny"), trained = loss_of(t, "tiny --adapter out"), merged = loss_of(t, "merged");
     if (!(trained < 0.5 * before)) fail_msg("%s: loss %g before and %g after", preset, before, trained);
     if (!(fabs(merged - trained) < 1e-4 * trained)) fail_msg("%s: loss %g, merged %g", preset, trained, merged);
-    free(data), free(make), free(flags);
+    free(make), free(flags);
 }
