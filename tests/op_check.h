@@ -32,6 +32,11 @@ typedef void case_fn(struct check *c, const int64_t *shape);
 
 /* Runs a case for each row of shapes (count, 8). */
 void check_case(case_fn *fn, const int64_t (*shapes)[8], int count);
+#define RUN(fn, ...)                                                                                                   \
+    do {                                                                                                               \
+        static const int64_t shapes[][8] = {__VA_ARGS__};                                                              \
+        check_case(fn, shapes, sizeof shapes / sizeof *shapes);                                                        \
+    } while (0)
 
 /* Random input, evenly distributed over low .. high and representable in its type. rank = number of dims given. */
 struct tensor check_input1(struct check *c, enum dtype type, int64_t d0, double low, double high);

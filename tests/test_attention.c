@@ -39,8 +39,7 @@ static void case_rope(struct check *c, const int64_t *shape) {
 
 static void test_rope(void **state) {
     (void)state;
-    static const int64_t shapes[][8] = {{1, 1, 2, 1}, {31, 3, 8, 4}, {33, 2, 80, 20}, {129, 5, 128, 64}, {0, 2, 8, 4}};
-    check_case(case_rope, shapes, 5);
+    RUN(case_rope, {1, 1, 2, 1}, {31, 3, 8, 4}, {33, 2, 80, 20}, {129, 5, 128, 64}, {0, 2, 8, 4});
 }
 
 /* --- attention in double ------------------------------------------------------------------------------------------ */
@@ -250,69 +249,54 @@ static void case_attention(struct check *c, const int64_t *shape) {
     check_near(c, "dv", &dv, g.dv, g.sv, 16);
 }
 
-static void run(const int64_t (*shapes)[8], int count) { check_case(case_attention, shapes, count); }
-
 static void test_attention_plain(void **state) {
     (void)state;
-    static const int64_t shapes[][8] = {{1, 0, 1, 1, 1, 0, 0},    {31, 0, 1, 1, 8, 0, 0},   {33, 0, 2, 2, 16, 0, 0},
-                                        {129, 0, 1, 1, 72, 0, 0}, {64, 0, 1, 1, 80, 0, 0},  {65, 0, 1, 1, 96, 0, 0},
-                                        {33, 0, 2, 2, 128, 0, 0}, {31, 0, 1, 1, 256, 0, 0}, {200, 0, 1, 1, 13, 0, 0}};
-    run(shapes, 9);
+    RUN(case_attention, {1, 0, 1, 1, 1, 0, 0}, {31, 0, 1, 1, 8, 0, 0}, {33, 0, 2, 2, 16, 0, 0},
+        {129, 0, 1, 1, 72, 0, 0}, {64, 0, 1, 1, 80, 0, 0}, {65, 0, 1, 1, 96, 0, 0}, {33, 0, 2, 2, 128, 0, 0},
+        {31, 0, 1, 1, 256, 0, 0}, {200, 0, 1, 1, 13, 0, 0});
 }
 
 static void test_attention_causal(void **state) {
     (void)state;
-    static const int64_t shapes[][8] = {{1, 0, 1, 1, 4, 1, 0}, {31, 0, 1, 1, 8, 1, 0}, {129, 0, 1, 1, 64, 1, 0}};
-    run(shapes, 3);
+    RUN(case_attention, {1, 0, 1, 1, 4, 1, 0}, {31, 0, 1, 1, 8, 1, 0}, {129, 0, 1, 1, 64, 1, 0});
 }
 
 static void test_attention_window(void **state) {
     (void)state;
-    static const int64_t shapes[][8] = {{31, 0, 1, 1, 8, 1, 1},    {129, 0, 1, 1, 8, 1, 3},   {200, 0, 1, 1, 16, 1, 64},
-                                        {200, 0, 1, 1, 16, 1, 65}, {150, 7, 2, 1, 8, 1, 100}, {129, 0, 1, 1, 8, 0, 33}};
-    run(shapes, 6);
+    RUN(case_attention, {31, 0, 1, 1, 8, 1, 1}, {129, 0, 1, 1, 8, 1, 3}, {200, 0, 1, 1, 16, 1, 64},
+        {200, 0, 1, 1, 16, 1, 65}, {150, 7, 2, 1, 8, 1, 100}, {129, 0, 1, 1, 8, 0, 33});
 }
 
 static void test_attention_grouped_heads(void **state) {
     (void)state;
-    static const int64_t shapes[][8] = {{33, 0, 4, 2, 16, 1, 0},
-                                        {31, 0, 6, 2, 8, 0, 0},
-                                        {5, 0, 71, 1, 8, 1, 0},
-                                        {200, 0, 3, 1, 64, 1, 0},
-                                        {260, 0, 2, 1, 36, 1, 70}};
-    run(shapes, 5);
+    RUN(case_attention, {33, 0, 4, 2, 16, 1, 0}, {31, 0, 6, 2, 8, 0, 0}, {5, 0, 71, 1, 8, 1, 0},
+        {200, 0, 3, 1, 64, 1, 0}, {260, 0, 2, 1, 36, 1, 70});
 }
 
 static void test_attention_with_earlier_keys(void **state) {
     (void)state;
-    static const int64_t shapes[][8] = {{1, 130, 4, 2, 32, 1, 0}, {31, 100, 2, 1, 8, 1, 0}, {33, 63, 1, 1, 8, 0, 0}};
-    run(shapes, 3);
+    RUN(case_attention, {1, 130, 4, 2, 32, 1, 0}, {31, 100, 2, 1, 8, 1, 0}, {33, 63, 1, 1, 8, 0, 0});
 }
 
 /* What a kernel may do in its own way: head sizes by 8 and not, wider than 128, tiles that end within a group of heads,
  * boundaries of a mask within a tile and on its edge. */
 static void test_attention_shapes_of_heads(void **state) {
     (void)state;
-    static const int64_t shapes[][8] = {{129, 0, 3, 1, 64, 1, 0},  {50, 5, 3, 1, 128, 1, 33}, {64, 64, 2, 1, 100, 1, 0},
-                                        {66, 0, 1, 1, 48, 1, 20},  {40, 9, 3, 1, 256, 1, 17}, {35, 0, 1, 1, 200, 0, 0},
-                                        {128, 0, 1, 1, 128, 1, 0}, {65, 0, 1, 1, 80, 1, 0},   {50, 3, 2, 1, 96, 0, 7}};
-    run(shapes, 9);
+    RUN(case_attention, {129, 0, 3, 1, 64, 1, 0}, {50, 5, 3, 1, 128, 1, 33}, {64, 64, 2, 1, 100, 1, 0},
+        {66, 0, 1, 1, 48, 1, 20}, {40, 9, 3, 1, 256, 1, 17}, {35, 0, 1, 1, 200, 0, 0}, {128, 0, 1, 1, 128, 1, 0},
+        {65, 0, 1, 1, 80, 1, 0}, {50, 3, 2, 1, 96, 0, 7});
 }
 
 static void test_attention_many_sequences(void **state) {
     (void)state;
-    static const int64_t shapes[][8] = {{40, 0, 2, 1, 16, 1, 0, MANY},
-                                        {3, 0, 1, 1, 8, 0, 0, 33},
-                                        {20, 3, 3, 1, 64, 1, 5, 32},
-                                        {0, 2, 1, 1, 8, 0, 0, 4}};
-    run(shapes, 4);
+    RUN(case_attention, {40, 0, 2, 1, 16, 1, 0, MANY}, {3, 0, 1, 1, 8, 0, 0, 33}, {20, 3, 3, 1, 64, 1, 5, 32},
+        {0, 2, 1, 1, 8, 0, 0, 4});
 }
 
 /* More queries than keys: the first queries stand before the first key and see nothing. */
 static void test_attention_of_queries_that_see_nothing(void **state) {
     (void)state;
-    static const int64_t shapes[][8] = {{70, -66, 1, 1, 8, 1, 0}, {33, -3, 2, 1, 16, 1, 4}, {5, -5, 1, 1, 8, 0, 0}};
-    run(shapes, 3);
+    RUN(case_attention, {70, -66, 1, 1, 8, 1, 0}, {33, -3, 2, 1, 16, 1, 4}, {5, -5, 1, 1, 8, 0, 0});
 }
 
 static void check_bad_offsets(const char *device, const char *sentence) {

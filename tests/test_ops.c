@@ -17,11 +17,6 @@
 #include "tests/op_check.h"
 
 #define COUNT(a) (sizeof(a) / sizeof *(a))
-#define RUN(fn, ...)                                                                                                   \
-    do {                                                                                                               \
-        static const int64_t shapes[][8] = {__VA_ARGS__};                                                              \
-        check_case(fn, shapes, (int)COUNT(shapes));                                                                    \
-    } while (0)
 
 static const double STEP =
     0x1p-17; // of a central difference: error about STEP^2 f'''/6 and 2^-53 f / STEP, both < 1e-10

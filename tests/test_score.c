@@ -21,11 +21,6 @@
 #include "tests/training.h"
 
 #define GOLDEN "tests/golden/score"
-#define RUN(fn, ...)                                                                                                   \
-    do {                                                                                                               \
-        static const int64_t shapes[][8] = {__VA_ARGS__};                                                              \
-        check_case(fn, shapes, sizeof shapes / sizeof *shapes);                                                        \
-    } while (0)
 
 /* --- ops --------------------------------------------------------------------------------------------------------- */
 
