@@ -1,5 +1,4 @@
 /* Whatever the bytes: config.json of a model, preprocessor_config.json and a training config are refused or read. */
-#include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <unistd.h>
@@ -8,8 +7,7 @@
 #include "data/image_set.h"
 #include "lora/settings.h"
 #include "model/config.h"
-
-int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
+#include "tests/fuzz.h"
 
 /* The sizes that pictures of some shapes become are refused or possible. */
 static void measure(const struct processor *p, size_t size) {

@@ -1,10 +1,6 @@
 /* Any bytes as a picture, then through every resize. For libFuzzer; the seeds are tests/golden/image. */
-#include <stddef.h>
-#include <stdint.h>
-
 #include "data/image.h"
-
-int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
+#include "tests/fuzz.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     struct image im, out;

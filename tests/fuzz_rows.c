@@ -1,5 +1,4 @@
 /* Whatever the bytes: a file of chat or classification rows, as a .json list and as .jsonl, is refused or read. */
-#include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -8,8 +7,7 @@
 #include "base/file.h"
 #include "base/memory.h"
 #include "data/dataset_parts.h"
-
-int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
+#include "tests/fuzz.h"
 
 static void read_labels(const struct rows *rows, int64_t i) {
     const struct data_family any = {.problem = PROBLEM_REGRESSION};

@@ -1,12 +1,10 @@
 /* Whatever the bytes: JSON and YAML are refused or read, and what was read is written and read again as the same. */
-#include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "base/json.h"
 #include "base/yaml.h"
-
-int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
+#include "tests/fuzz.h"
 
 static void read_back(const cJSON *tree, char *text,
                       cJSON *(*parse)(const char *, size_t, const char *, struct err *)) {

@@ -1,13 +1,11 @@
 /* Fuzzing entry: the input up to its first zero byte is a tokenizer.json, the rest is a text to encode with it. */
-#include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
 #include "base/file.h"
 #include "data/tokenizer.h"
-
-int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
+#include "tests/fuzz.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     char dir[] = "/tmp/fuzz_tokenizer_XXXXXX";

@@ -1,10 +1,6 @@
 /* Any bytes as a video. For libFuzzer; the seeds are tests/golden/video. */
-#include <stddef.h>
-#include <stdint.h>
-
 #include "data/video.h"
-
-int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
+#include "tests/fuzz.h"
 
 enum { MOST_FRAMES = 20, MOST_PIXELS = 1 << 20 };
 
