@@ -104,7 +104,7 @@ static void make_cheap_again(const struct pass *p, struct block_acts *a, const s
 
 static const struct tensor *or_null(const struct tensor *g) { return g->data ? g : NULL; }
 
-/* Lines 14 to 10, backwards. dx: gradient of y -> gradient of middle. gated becomes its own gradient, then that of up. */
+/* Lines 14 to 10, backwards. dx: gradient of y -> gradient of middle. gated becomes its own gradient, then up's. */
 static void ffn_backward(const struct pass *p, const struct tensor *dx, struct block_acts *a, const struct block *b,
                          const struct text_config *c) {
     struct backend *be = p->be;
