@@ -289,13 +289,24 @@ static void shape_text(struct text *out, int rank, const int64_t *dim) {
     text_add_char(out, ')');
 }
 
+/* Embedding and output layer have a row for each token. */
+static bool has_other_rows(const struct st_entry *t, const struct tensor *want) {
+    bool table = text_ends(t->name, ".embed_tokens.weight") || text_ends(t->name, "lm_head.weight") ||
+                 text_ends(t->name, "lm_head.base_layer.weight");
+    return table && t->rank == 2 && t->dim[1] == want->dim[1] && t->dim[0] != want->dim[0];
+}
+
 static enum status check_entry(const struct st_entry *t, const struct tensor *want, struct err *e) {
     struct text got = {0}, wanted = {0};
     shape_text(&got, t->rank, t->dim);
     shape_text(&wanted, want->rank, want->dim);
     if (!shape_fits(t, want))
-        err_set(e, ST_FAIL, "%s: tensor %s has shape %s, adapter_config.json and the model ask for %s", t->file,
-                t->name, text_str(&got), text_str(&wanted));
+        err_set(e, ST_FAIL, "%s: tensor %s has shape %s, adapter_config.json and the model ask for %s%s", t->file,
+                t->name, text_str(&got), text_str(&wanted),
+                has_other_rows(t, want)
+                    ? "; the vocabulary was resized before training: name the model as it was then, "
+                      "or resize it alike (resize_token_embeddings) and save it"
+                    : "");
     else if (t->type != ST_F32 && t->type != ST_BF16 && t->type != ST_F16)
         err_set(e, ST_FAIL, "%s: tensor %s has type %s, wanted F32, BF16 or F16", t->file, t->name,
                 st_type_name(t->type));

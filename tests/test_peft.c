@@ -324,6 +324,34 @@ static void test_tensor_errors(void **state) {
 }
 
 /* One column less in the first A. */
+/* An embedding that grew by four tokens before training. */
+static void test_resized_vocabulary(void **state) {
+    struct fixture *f = *state;
+    struct adapter *a;
+    struct st_set set = {0};
+    char *path = path_join(f->tmp, "adapter_model.safetensors");
+    cJSON *config = fixture_adapter_config(f, "lora");
+    const int64_t rows = f->model->embed.dim[0] + 4, C = f->model->embed.dim[1];
+    float *zeros = mem_alloc((size_t)(rows * C) * sizeof *zeros);
+    st_open_dir(&set, MODELS "lora/adapter", "adapter_model", &f->e);
+    expect_good(&f->e);
+    struct st_entry *all = mem_alloc((set.count + 1) * sizeof *all);
+    memcpy(all, set.entries, set.count * sizeof *all);
+    all[set.count] = (struct st_entry){.name = "base_model.model.model.embed_tokens.weight",
+                                       .type = ST_F32,
+                                       .rank = 2,
+                                       .dim = {rows, C},
+                                       .bytes = (size_t)(rows * C) * sizeof *zeros,
+                                       .data = zeros};
+    st_write(path, all, set.count + 1, &f->e);
+    expect_good(&f->e);
+    copy_config(f, "lora", NULL, NULL);
+    expect_error(f, adapter_open(&a, f->model, f->tmp, &f->e), "resize_token_embeddings");
+    st_close(&set);
+    cJSON_Delete(config);
+    free(all), free(zeros), free(path);
+}
+
 static void test_wrong_width(void **state) {
     struct fixture *f = *state;
     struct st_set set = {0};
@@ -358,10 +386,15 @@ static void test_default_targets(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_open_and_write),  cmocka_unit_test(test_read),
-        cmocka_unit_test(test_scales),          cmocka_unit_test(test_spellings),
-        cmocka_unit_test(test_flat_tower),      cmocka_unit_test(test_config_errors),
-        cmocka_unit_test(test_tensor_errors),   cmocka_unit_test(test_wrong_width),
+        cmocka_unit_test(test_open_and_write),
+        cmocka_unit_test(test_read),
+        cmocka_unit_test(test_scales),
+        cmocka_unit_test(test_spellings),
+        cmocka_unit_test(test_flat_tower),
+        cmocka_unit_test(test_config_errors),
+        cmocka_unit_test(test_tensor_errors),
+        cmocka_unit_test(test_wrong_width),
+        cmocka_unit_test(test_resized_vocabulary),
         cmocka_unit_test(test_default_targets),
     };
     return cmocka_run_group_tests(tests, fixture_start, fixture_end);
