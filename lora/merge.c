@@ -151,7 +151,7 @@ static enum status check_used(const struct merge *m, struct err *e) {
         const struct merge_source *s = &m->sources[k];
         for (size_t i = 0; i < s->file.count; i++) {
             const char *name = s->file.entries[i].name;
-            if (s->used[i]) continue;
+            if (s->used[i] || peft_is_copy(name)) continue;
             if (text_ends(name, ".lora_B.bias"))
                 return err_set(
                     e, ST_FAIL,

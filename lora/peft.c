@@ -345,6 +345,10 @@ static bool is_left_out(const char *key, const struct spelling *file) {
     return n && (text_starts(path + n, ".head.") || text_starts(path + n, ".post_layernorm."));
 }
 
+bool peft_is_copy(const char *key) {
+    return text_ends(key, ".bias") && (strstr(key, ".original_module.") || strstr(key, ".modules_to_save."));
+}
+
 static const struct st_entry *find_entry(const struct st_set *s, const char *key, const struct spelling *ours,
                                          const struct spelling *file) {
     char *name = change_key(key, ours, file);
@@ -398,7 +402,8 @@ enum status peft_tensors_load(struct adapter *a, const struct st_set *s, const c
         }
     }
     for (size_t i = 0; i < s->count && e->code == ST_OK; i++)
-        if (!used[i] && !is_left_out(s->entries[i].name, file) && !is_own_head(a, &s->entries[i], ours, file))
+        if (!used[i] && !peft_is_copy(s->entries[i].name) && !is_left_out(s->entries[i].name, file) &&
+            !is_own_head(a, &s->entries[i], ours, file))
             err_set(e, ST_FAIL, "%s: tensor %s belongs to nothing that adapter_config.json and the model have",
                     s->entries[i].file, s->entries[i].name);
     if (e->code == ST_OK && a->memory) op_zero(a->model->be, &a->values); // what lies between the tensors

@@ -34,6 +34,9 @@ struct spelling spelling_of_file(const struct model *m, const struct st_set *s);
 /* A path, or the name of a parameter, in another spelling; the caller frees it. */
 char *spelling_change(const char *path, const struct spelling *from, const struct spelling *to);
 
+/* Whether a tensor is one of those that PEFT stores a second time: with bias "all", those of modules_to_save. */
+bool peft_is_copy(const char *key);
+
 /* The values of all trained tensors from a file that must hold exactly these, but for what the model leaves out. Keys
  * are those of the adapter, changed into the file's spelling. dir names the folder in errors. */
 enum status peft_tensors_load(struct adapter *a, const struct st_set *s, const char *dir, const struct spelling *ours,

@@ -15,6 +15,7 @@
 #include "base/memory.h"
 #include "base/safetensors.h"
 #include "lora/adapter.h"
+#include "lora/merge.h"
 #include "tests/adapter_fixture.h"
 #include "tests/compare.h"
 
@@ -324,32 +325,67 @@ static void test_tensor_errors(void **state) {
 }
 
 /* One column less in the first A. */
+/* Writes a fixture's adapter with one tensor more, of zeros. */
+static void copy_with(struct fixture *f, const char *name, struct st_entry more) {
+    struct st_set set = {0};
+    char *dir = mem_format(MODELS "%s/adapter", name), *path = path_join(f->tmp, "adapter_model.safetensors");
+    st_open_dir(&set, dir, "adapter_model", &f->e);
+    expect_good(&f->e);
+    struct st_entry *all = mem_alloc((set.count + 1) * sizeof *all);
+    memcpy(all, set.entries, set.count * sizeof *all);
+    more.type = ST_F32, more.bytes = sizeof(float);
+    for (int i = 0; i < more.rank; i++) more.bytes *= (size_t)more.dim[i];
+    void *zeros = mem_alloc(more.bytes);
+    more.data = zeros;
+    all[set.count] = more;
+    st_write(path, all, set.count + 1, &f->e);
+    expect_good(&f->e);
+    copy_config(f, name, NULL, NULL);
+    st_close(&set);
+    free(all), free(zeros), free(dir), free(path);
+}
+
 /* An embedding that grew by four tokens before training. */
 static void test_resized_vocabulary(void **state) {
     struct fixture *f = *state;
     struct adapter *a;
-    struct st_set set = {0};
-    char *path = path_join(f->tmp, "adapter_model.safetensors");
-    cJSON *config = fixture_adapter_config(f, "lora");
-    const int64_t rows = f->model->embed.dim[0] + 4, C = f->model->embed.dim[1];
-    float *zeros = mem_alloc((size_t)(rows * C) * sizeof *zeros);
-    st_open_dir(&set, MODELS "lora/adapter", "adapter_model", &f->e);
-    expect_good(&f->e);
-    struct st_entry *all = mem_alloc((set.count + 1) * sizeof *all);
-    memcpy(all, set.entries, set.count * sizeof *all);
-    all[set.count] = (struct st_entry){.name = "base_model.model.model.embed_tokens.weight",
-                                       .type = ST_F32,
-                                       .rank = 2,
-                                       .dim = {rows, C},
-                                       .bytes = (size_t)(rows * C) * sizeof *zeros,
-                                       .data = zeros};
-    st_write(path, all, set.count + 1, &f->e);
-    expect_good(&f->e);
-    copy_config(f, "lora", NULL, NULL);
+    cJSON_Delete(fixture_adapter_config(f, "lora"));
+    const int64_t *dim = f->model->embed.dim;
+    copy_with(f, "lora",
+              (struct st_entry){
+                  .name = "base_model.model.model.embed_tokens.weight", .rank = 2, .dim = {dim[0] + 4, dim[1]}});
     expect_error(f, adapter_open(&a, f->model, f->tmp, &f->e), "resize_token_embeddings");
-    st_close(&set);
-    cJSON_Delete(config);
-    free(all), free(zeros), free(path);
+}
+
+/* What PEFT stores a second time where bias is "all" and a module is trained whole. */
+static void test_copies_of_biases(void **state) {
+    struct fixture *f = *state;
+    static const char *const names[] = {"base_model.model.model.layers.0.self_attn.o_proj.original_module.bias",
+                                        "base_model.model.model.layers.0.mlp.modules_to_save.default.up_proj.bias",
+                                        "base_model.model.model.layers.0.self_attn.o_proj.modules_to_save.weight"};
+    cJSON_Delete(fixture_adapter_config(f, "bias-all"));
+    for (int i = 0; i < 3; i++) {
+        struct adapter *a;
+        struct merge *m;
+        const struct merge_adapter one = {f->tmp, 1};
+        const struct merge_options o = {.model = MODELS "llama-bias/model",
+                                        .adapters = &one,
+                                        .adapter_count = 1,
+                                        .as_stored = true,
+                                        .any_base = true,
+                                        .be = f->be};
+        copy_with(f, "bias-all", (struct st_entry){.name = names[i], .rank = 1, .dim = {36}});
+        adapter_open(&a, f->model, f->tmp, &f->e);
+        if (i == 2) {
+            expect_error(f, f->e.code, "belongs to nothing");
+            continue;
+        }
+        expect_good(&f->e);
+        adapter_free(a);
+        merge_open(&m, &o, &f->e);
+        expect_good(&f->e);
+        merge_free(m);
+    }
 }
 
 static void test_wrong_width(void **state) {
@@ -395,6 +431,7 @@ int main(void) {
         cmocka_unit_test(test_tensor_errors),
         cmocka_unit_test(test_wrong_width),
         cmocka_unit_test(test_resized_vocabulary),
+        cmocka_unit_test(test_copies_of_biases),
         cmocka_unit_test(test_default_targets),
     };
     return cmocka_run_group_tests(tests, fixture_start, fixture_end);
