@@ -1,4 +1,5 @@
-/* What the files of a merge share: merge.c (plan and arithmetic), merge_check.c, merge_outputs.c. */
+/* What the files of a merge share: merge.c (plan), merge_write.c (arithmetic and writing), merge_check.c and
+ * merge_outputs.c. */
 #ifndef LORA_MERGE_PARTS_H
 #define LORA_MERGE_PARTS_H
 
