@@ -5,9 +5,9 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 #include "base/half.h"
+#include "bench/clock.h"
 #include "kernels/backend.h"
 #include "kernels/ops.h"
 
@@ -28,12 +28,6 @@ static const struct row rows[] = {
     {16, 512, 9, 3, 64, 0, true, BF16},     {512, 512, 9, 3, 64, 0, true, F32},
     {512, 512, 8, 8, 128, 0, true, F32},    {729, 729, 16, 16, 72, 0, false, F32},
 };
-
-static double now(void) {
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
 
 static double pairs(const struct row *r) {
     double n = 0;

@@ -5,10 +5,10 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 #include "base/half.h"
 #include "base/memory.h"
+#include "bench/clock.h"
 #include "kernels/backend.h"
 #include "kernels/ops.h"
 #include "quant/q4.h"
@@ -99,12 +99,6 @@ static const struct row rows[] = {
     {NORMS, 4096, 4096, 16, F32, NF4},
     {NORMS, 4096, 4096, 16, F32, BF16},
 };
-
-static double now(void) {
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
 
 static uint64_t next_random(uint64_t *state) {
     *state = *state * 6364136223846793005u + 1442695040888963407u;

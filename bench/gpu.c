@@ -8,11 +8,11 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 #include "base/arena.h"
 #include "base/half.h"
 #include "base/memory.h"
+#include "bench/clock.h"
 #include "kernels/cuda/cuda.h"
 #include "kernels/ops.h"
 #include "quant/block.h"
@@ -477,12 +477,6 @@ struct bench {
     double copy, product; // bytes and operations in a second
     struct err err;
 };
-
-static double now(void) {
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
 
 static int ascending(const void *a, const void *b) {
     double x = *(const double *)a, y = *(const double *)b;

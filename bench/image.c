@@ -3,20 +3,14 @@
  *     build/release/bench/image && python bench/image_peer.py build/bench-*.jpg */
 #include <stdio.h>
 #include <stdlib.h>
-#include <time.h>
 
 #include <jpeglib.h>
 
 #include "base/memory.h"
 #include "base/rng.h"
+#include "bench/clock.h"
 #include "data/image.h"
 #include "data/processor.h"
-
-static double seconds(void) {
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
-}
 
 /* A picture with slopes, edges and some noise, so that the decoder has a photograph's work. */
 static void fill_row(uint8_t *rgb, int64_t width, int64_t y) {
@@ -60,13 +54,13 @@ struct parts {
 static enum status run_once(const char *path, const struct processor *p, float *pixels, struct parts *t,
                             struct err *e) {
     struct image im, small;
-    double start = seconds();
+    double start = now();
     if (image_read(&im, path, e) != ST_OK) return e->code;
-    double decoded = seconds();
+    double decoded = now();
     image_resize(&small, &im, p->width, p->height, p->resample);
-    double resized = seconds();
+    double resized = now();
     enum status st = processor_run(p, &small, path, pixels, e); // the resize in it is a copy now
-    double done = seconds();
+    double done = now();
     t->decode += decoded - start;
     t->resize += resized - decoded;
     t->normalise += done - resized;
@@ -85,7 +79,7 @@ static int bench(const char *path, const struct processor *p, float *pixels) {
         return 1;
     }
     t = (struct parts){0};
-    for (double start = seconds(); seconds() - start < 2.0; n++) run_once(path, p, pixels, &t, &e);
+    for (double start = now(); now() - start < 2.0; n++) run_once(path, p, pixels, &t, &e);
     double ms = 1e3 / n, all = t.decode + t.resize + t.normalise;
     printf("image %5lld x %-5lld %8.1f images/s   decode %6.2f ms   resize %6.2f ms   normalise %6.2f ms\n",
            (long long)width, (long long)height, n / all, t.decode * ms, t.resize * ms, t.normalise * ms);

@@ -2,21 +2,15 @@
  * elements a second and GB/s of source. bench/quant_peer.py measures bitsandbytes on the same matrix. */
 #include <stdio.h>
 #include <stdlib.h>
-#include <time.h>
 
 #include "base/half.h"
 #include "base/memory.h"
 #include "base/rng.h"
+#include "bench/clock.h"
 #include "quant/block.h"
 #include "quant/q4.h"
 
 enum { ROWS = 4096, COLUMNS = 14336, RUNS = 7 };
-
-static double now(void) {
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
 
 static void print_row(const char *what, enum dtype source, double seconds) {
     double n = (double)ROWS * COLUMNS;

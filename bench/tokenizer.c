@@ -1,16 +1,10 @@
 /* How fast one thread tokenizes a text file: bench/tokenizer DIR FILE. Prints one line. */
 #include <stdio.h>
 #include <stdlib.h>
-#include <time.h>
 
 #include "base/file.h"
+#include "bench/clock.h"
 #include "data/tokenizer.h"
-
-static double seconds(void) {
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
 
 int main(int argc, char **argv) {
     enum { RUNS = 5 };
@@ -20,15 +14,15 @@ int main(int argc, char **argv) {
     struct ids ids = {0};
     struct tokenizer *t = NULL;
     if (argc != 3) return fprintf(stderr, "usage: tokenizer DIR FILE\n"), ST_USAGE;
-    double start = seconds(), best = 1e30;
+    double start = now(), best = 1e30;
     if (!(t = tokenizer_load(argv[1], &e))) goto done;
-    double load = seconds() - start;
+    double load = now() - start;
     if (file_read(argv[2], &text, &n, &e) != ST_OK) goto done;
     for (int run = 0; run < RUNS; run++) {
         ids_clear(&ids);
-        start = seconds();
+        start = now();
         if (tokenizer_encode(t, text, n, false, &ids, &e) != ST_OK) goto done;
-        double took = seconds() - start;
+        double took = now() - start;
         if (took < best) best = took;
     }
     printf("tokenizer %s: load %.0f ms, %.1f MB/s, %.2f M tokens/s (%zu tokens, best of %d, one thread)\n", argv[1],
