@@ -25,8 +25,7 @@ struct check_block {
     bool output;
 };
 
-/* --- values
- * ---------------------------------------------------------------------------------------------------------- */
+/* --- values ------------------------------------------------------------------------------------------------------- */
 
 double check_get(const struct tensor *t, int64_t i) {
     switch (t->type) {
@@ -49,10 +48,14 @@ void check_set(const struct tensor *t, int64_t i, double value) {
     if (t->type == I64) ((int64_t *)t->data)[i] = (int64_t)value;
 }
 
+double check_rounded(double x, enum dtype type) {
+    if (type == BF16) return (double)bf16_to_float(bf16_of_float((float)x));
+    return type == F16 ? (double)f16_to_float(f16_of_float((float)x)) : x;
+}
+
 uint32_t check_random(struct check *c) { return rng_bits(1234, 0, c->draws++); }
 
-/* --- memory
- * ---------------------------------------------------------------------------------------------------------- */
+/* --- memory ------------------------------------------------------------------------------------------------------- */
 
 static uint64_t hash_of(const void *p, size_t n) { return hash_bytes(HASH_START, p, n); }
 
@@ -149,16 +152,10 @@ struct tensor check_copy(struct check *c, const struct tensor *t) {
     return y;
 }
 
-/* --- comparing
- * ------------------------------------------------------------------------------------------------------- */
-
-static double rounded_to(double x, enum dtype type) {
-    if (type == BF16) return (double)bf16_to_float(bf16_of_float((float)x));
-    return type == F16 ? (double)f16_to_float(f16_of_float((float)x)) : x;
-}
+/* --- comparing ---------------------------------------------------------------------------------------------------- */
 
 bool check_is_near(double got, double want, double size, double units, enum dtype type) {
-    double tolerance = 2 * fabs(rounded_to(want, type) - want) + units * 0x1p-24 * size + 1e-37;
+    double tolerance = 2 * fabs(check_rounded(want, type) - want) + units * 0x1p-24 * size + 1e-37;
     return fabs(got - want) <= tolerance;
 }
 
@@ -211,8 +208,7 @@ void check_bytes(struct check *c, const char *name, const struct tensor *got, co
     add_to_digest(c, got);
 }
 
-/* --- running
- * --------------------------------------------------------------------------------------------------------- */
+/* --- running ------------------------------------------------------------------------------------------------------ */
 
 static void verify_blocks(const struct check *c) {
     char where[256];

@@ -74,5 +74,6 @@ bool check_is_near(double got, double want, double size, double units, enum dtyp
 
 double check_get(const struct tensor *t, int64_t i);
 void check_set(const struct tensor *t, int64_t i, double value); // rounds
+double check_rounded(double x, enum dtype type);                 // of a half; else x
 
 #endif

@@ -1,9 +1,5 @@
 /* Matrix products against a sum in double, for every instruction set that the machine runs, and on the GPU or its
- * simulator. Tensors lie in memory that host and device share.
- *
- * The bound: a sum of K products in F32 is off by at most (K + 8) eps sum |a||b|, whatever the order; alpha, beta and
- * the bias add a few roundings of their terms, and the store one of the result. Where a product is computed in bf16,
- * the reference rounds the factors in the same way; their products are exact in F32. */
+ * simulator, as gemm_check.h says. */
 #include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -15,201 +11,15 @@
 
 #include <cmocka.h>
 
-#include "base/half.h"
 #include "base/memory.h"
 #include "kernels/backend.h"
 #include "kernels/cuda/cuda.h"
-#include "kernels/ops.h"
 #include "quant/block.h"
-#include "quant/q4.h"
-
-enum { GUARD = 64, SAMPLES = 3000 };
+#include "tests/gemm_check.h"
+#include "tests/op_check.h"
 
 /* So few rows, with k along the lines of both factors, are multiplied without panels, in F32. */
 enum { FEW = 4 };
-
-static uint64_t next_random(uint64_t *s) {
-    *s = *s * 6364136223846793005u + 1442695040888963407u;
-    return *s >> 33;
-}
-
-static float random_float(uint64_t *s) { return (float)next_random(s) * 0x1p-30f - 1.0f; }
-
-static int close_enough(double got, double want, double tol) { return fabs(got - want) <= tol; }
-
-/* --- tensors ----------------------------------------------------------------------------------------------------- */
-
-static float element(const struct tensor *t, int64_t i) {
-    if (t->type == F32) return ((const float *)t->data)[i];
-    uint16_t half = ((const uint16_t *)t->data)[i];
-    return t->type == BF16 ? bf16_to_float(half) : f16_to_float(half);
-}
-
-static void set_element(const struct tensor *t, int64_t i, float x) {
-    if (t->type == F32)
-        ((float *)t->data)[i] = x;
-    else
-        ((uint16_t *)t->data)[i] = t->type == BF16 ? bf16_of_float(x) : f16_of_float(x);
-}
-
-static float rounded(float x, enum dtype type) {
-    if (type == BF16) return bf16_to_float(bf16_of_float(x));
-    return type == F16 ? f16_to_float(f16_of_float(x)) : x;
-}
-
-static void *memory(struct backend *be, size_t bytes) {
-    void *p = backend_host_alloc(be, bytes);
-    if (!p) fail_msg("%s", be->err.text);
-    return p;
-}
-
-/* What ops wrote is there. */
-static void settle(struct backend *be) {
-    struct err e = {0};
-    if (backend_sync(be, &e) != ST_OK) fail_msg("%s", e.text);
-}
-
-/* Memory of the exact size, between guards that tensor_done checks. */
-static struct tensor tensor_make(struct backend *be, enum dtype type, int64_t a, int64_t b, uint64_t *s) {
-    struct tensor t = b < 0 ? tensor_over1(NULL, type, a) : tensor_over2(NULL, type, a, b);
-    char *p = memory(be, tensor_bytes(&t) + 2 * GUARD);
-    memset(p, 0xA5, tensor_bytes(&t) + 2 * GUARD);
-    t.data = p + GUARD;
-    for (int64_t i = 0; s && i < tensor_count(&t); i++) set_element(&t, i, random_float(s));
-    return t;
-}
-
-static void tensor_done(struct backend *be, const struct tensor *t) {
-    const unsigned char *p = (const unsigned char *)t->data - GUARD;
-    size_t bytes = tensor_bytes(t);
-    for (size_t i = 0; i < GUARD; i++) {
-        assert_int_equal(p[i], 0xA5);
-        assert_int_equal(p[GUARD + bytes + i], 0xA5);
-    }
-    backend_host_release(be, (char *)t->data - GUARD);
-}
-
-/* An input: allocated to the byte, so that AddressSanitizer sees a read beyond it. */
-static struct tensor input_make(struct backend *be, enum dtype type, int64_t a, int64_t b, uint64_t *s) {
-    struct tensor t = tensor_over2(NULL, type, a, b);
-    t.data = memory(be, tensor_bytes(&t));
-    for (int64_t i = 0; i < tensor_count(&t); i++) set_element(&t, i, random_float(s));
-    return t;
-}
-
-/* --- 4-bit ------------------------------------------------------------------------------------------------------- */
-
-struct weight {
-    struct backend *be;
-    struct tensor t;
-    struct q4 q;
-    float *code, *nested_code; // (16), (256)
-    uint8_t *absmax8;
-    float *absmax, *nested_absmax;
-};
-
-static struct weight *weight_make(struct backend *be, enum dtype type, int64_t O, int64_t I, int blocksize, bool nested,
-                                  enum dtype source, uint64_t *s) {
-    struct weight *w = mem_alloc(sizeof *w);
-    w->be = be;
-    if (type != NF4 && type != FP4) {
-        w->t = input_make(be, type, O, I, s);
-        return w;
-    }
-    int64_t blocks = (O * I + blocksize - 1) / blocksize, groups = (blocks + 255) / 256;
-    w->t = tensor_over2(NULL, type, O, I);
-    w->t.data = memory(be, tensor_bytes(&w->t));
-    w->code = memory(be, 16 * sizeof(float));
-    w->nested_code = memory(be, 256 * sizeof(float));
-    for (size_t i = 0; i < tensor_bytes(&w->t); i++) ((uint8_t *)w->t.data)[i] = (uint8_t)next_random(s);
-    for (int i = 0; i < 16; i++) w->code[i] = random_float(s);
-    for (int i = 0; i < 256; i++) w->nested_code[i] = random_float(s);
-    w->absmax = memory(be, (size_t)blocks * sizeof(float));
-    w->absmax8 = memory(be, (size_t)blocks);
-    w->nested_absmax = memory(be, (size_t)groups * sizeof(float));
-    for (int64_t i = 0; i < blocks; i++) w->absmax[i] = 1.5f + random_float(s);
-    for (int64_t i = 0; i < blocks; i++) w->absmax8[i] = (uint8_t)next_random(s);
-    for (int64_t i = 0; i < groups; i++) w->nested_absmax[i] = 1.5f + random_float(s);
-    w->q = (struct q4){.blocksize = blocksize, .source = source, .code = w->code};
-    if (nested) {
-        w->q.absmax8 = w->absmax8, w->q.nested_absmax = w->nested_absmax, w->q.nested_code = w->nested_code;
-        w->q.nested_offset = 0.3f, w->q.nested_blocksize = 256;
-    } else {
-        w->q.absmax = w->absmax;
-    }
-    w->t.q4 = &w->q;
-    return w;
-}
-
-static void weight_done(struct weight *w) {
-    void *const parts[] = {w->t.data, w->code, w->nested_code, w->absmax, w->absmax8, w->nested_absmax};
-    for (size_t i = 0; i < sizeof parts / sizeof *parts; i++)
-        if (parts[i]) backend_host_release(w->be, parts[i]);
-    free(w);
-}
-
-/* The value by hand: the product and the sum of a nested scale are two roundings. */
-static float weight_element(const struct weight *w, int64_t i, enum dtype round) {
-    if (!w->t.q4) return element(&w->t, i);
-    int64_t block = i / w->q.blocksize;
-    uint8_t byte = ((const uint8_t *)w->t.data)[i / 2];
-    float scale = w->absmax[block];
-    if (!w->q.absmax) {
-        volatile float product = w->nested_code[w->absmax8[block]] * w->nested_absmax[block / 256];
-        scale = product + 0.3f;
-    }
-    return rounded(w->code[i % 2 ? byte & 15 : byte >> 4] * scale, round);
-}
-
-/* --- reference --------------------------------------------------------------------------------------------------- */
-
-struct product {
-    int64_t M, N, K;
-    double *a, *b;    // (M,K), (K,N) as the kernel sees them
-    double *c;        // (M,N) before, or NULL
-    double bias_unit; // how far the bias may be off, relatively
-    const struct tensor *bias;
-    double alpha, beta;
-};
-
-static struct product product_make(int64_t M, int64_t N, int64_t K) {
-    struct product p = {.M = M, .N = N, .K = K, .alpha = 1};
-    p.a = malloc((size_t)(M * K + 1) * sizeof(double)), p.b = malloc((size_t)(K * N + 1) * sizeof(double));
-    return p;
-}
-
-static void product_done(struct product *p) {
-    free(p->a);
-    free(p->b);
-    free(p->c);
-}
-
-static void check_element(const struct product *p, const struct tensor *C, int64_t m, int64_t n, const char *what) {
-    double sum = 0, size = 0;
-    for (int64_t k = 0; k < p->K; k++) {
-        double x = p->a[m * p->K + k] * p->b[k * p->N + n];
-        sum += x, size += fabs(x);
-    }
-    double old = p->c ? p->beta * p->c[m * p->N + n] : 0, bias = p->bias ? (double)element(p->bias, n) : 0;
-    double want = p->alpha * sum + old + bias, unit = C->type == BF16 ? 0x1p-8 : 0x1p-24;
-    double tol = fabs(p->alpha) * size * (double)(p->K + 8) * 0x1p-24 + 0x1p-22 * (fabs(old) + fabs(bias)) +
-                 p->bias_unit * fabs(bias);
-    double got = (double)element(C, m * p->N + n);
-    if (close_enough(got, want, tol + unit * (fabs(want) + tol))) return;
-    fail_msg("%s, %lldx%lldx%lld: C[%lld][%lld] is %.9g, wanted %.9g within %.3g", what, (long long)p->M,
-             (long long)p->N, (long long)p->K, (long long)m, (long long)n, got, want, tol + unit * fabs(want));
-}
-
-/* All elements, or a sample of many. */
-static void check(const struct product *p, const struct tensor *C, const char *what) {
-    uint64_t s = 7;
-    double work = (double)p->M * (double)p->N * (double)p->K;
-    if (work < 4e6)
-        for (int64_t i = 0; i < p->M * p->N; i++) check_element(p, C, i / p->N, i % p->N, what);
-    else
-        for (int i = 0; i < SAMPLES && i < 4e8 / (double)p->K; i++)
-            check_element(p, C, (int64_t)next_random(&s) % p->M, (int64_t)next_random(&s) % p->N, what);
-}
 
 /* --- backends ---------------------------------------------------------------------------------------------------- */
 
@@ -251,7 +61,7 @@ static const int64_t sizes[] = {1, 2, 3, 5, 8, 16, 17, 31, 33, 48, 64, 65, 100, 
 enum { SIZES = sizeof sizes / sizeof *sizes, SMALL_SIZES = SIZES - 2 };
 
 static int64_t random_size(struct backend *be, uint64_t *s) {
-    return sizes[next_random(s) % (is_simulated(be) ? SMALL_SIZES : SIZES)];
+    return sizes[gemm_random(s) % (is_simulated(be) ? SMALL_SIZES : SIZES)];
 }
 
 /* --- matmul ------------------------------------------------------------------------------------------------------ */
@@ -264,37 +74,37 @@ struct matmul_case {
 };
 
 static void check_matmul(struct backend *be, struct backend *three, const struct matmul_case *m, uint64_t *s) {
-    struct tensor A = m->ta ? input_make(be, m->a, m->K, m->M, s) : input_make(be, m->a, m->M, m->K, s);
-    struct tensor B = m->tb ? input_make(be, m->b, m->N, m->K, s) : input_make(be, m->b, m->K, m->N, s);
-    struct tensor C = tensor_make(be, m->c, m->M, m->N, s), D = tensor_make(be, m->c, m->M, m->N, NULL);
+    struct tensor A = m->ta ? input_new(be, m->a, m->K, m->M, s) : input_new(be, m->a, m->M, m->K, s);
+    struct tensor B = m->tb ? input_new(be, m->b, m->N, m->K, s) : input_new(be, m->b, m->K, m->N, s);
+    struct tensor C = output_new(be, m->c, m->M, m->N, s), D = output_new(be, m->c, m->M, m->N, NULL);
     bool narrow = m->a == BF16 || m->b == BF16 || m->c == BF16;
     bool amx = narrow && (is_device(be) || (has_amx(be) && (m->M > FEW || m->ta || !m->tb)));
-    struct product p = product_make(m->M, m->N, m->K);
+    struct gemm_reference p = gemm_reference_new(m->M, m->N, m->K);
     p.alpha = (double)m->alpha, p.beta = (double)m->beta;
     for (int64_t i = 0; i < m->M; i++)
         for (int64_t k = 0; k < m->K; k++)
-            p.a[i * m->K + k] = (double)rounded(element(&A, m->ta ? k * m->M + i : i * m->K + k), amx ? BF16 : F32);
+            p.a[i * m->K + k] = check_rounded(check_get(&A, m->ta ? k * m->M + i : i * m->K + k), amx ? BF16 : F32);
     for (int64_t k = 0; k < m->K; k++)
         for (int64_t j = 0; j < m->N; j++)
-            p.b[k * m->N + j] = (double)rounded(element(&B, m->tb ? j * m->K + k : k * m->N + j), amx ? BF16 : F32);
+            p.b[k * m->N + j] = check_rounded(check_get(&B, m->tb ? j * m->K + k : k * m->N + j), amx ? BF16 : F32);
     if (m->beta != 0.0f) {
         p.c = malloc((size_t)(m->M * m->N) * sizeof(double));
-        for (int64_t i = 0; i < m->M * m->N; i++) p.c[i] = (double)element(&C, i);
+        for (int64_t i = 0; i < m->M * m->N; i++) p.c[i] = check_get(&C, i);
     } else {
-        for (int64_t i = 0; i < m->M * m->N; i++) set_element(&C, i, NAN); // must not be read
+        for (int64_t i = 0; i < m->M * m->N; i++) check_set(&C, i, NAN); // must not be read
     }
     memcpy(D.data, C.data, tensor_bytes(&C));
     char what[96];
     snprintf(what, sizeof what, "matmul %s = %s%s %s%s, alpha %g, beta %g", dtype_name(m->c), dtype_name(m->a),
              m->ta ? "^T" : "", dtype_name(m->b), m->tb ? "^T" : "", (double)m->alpha, (double)m->beta);
     op_matmul(be, &C, &A, m->ta, &B, m->tb, m->alpha, m->beta);
-    settle(be);
-    check(&p, &C, what);
+    gemm_settle(be);
+    gemm_check(&p, &C, what);
     op_matmul(three, &D, &A, m->ta, &B, m->tb, m->alpha, m->beta);
-    settle(three);
+    gemm_settle(three);
     if (memcmp(C.data, D.data, tensor_bytes(&C)) != 0) fail_msg("%s: one thread and three differ", what);
-    product_done(&p);
-    tensor_done(be, &C), tensor_done(be, &D);
+    gemm_reference_free(&p);
+    output_free(be, &C), output_free(be, &D);
     backend_host_release(be, A.data), backend_host_release(be, B.data);
 }
 
@@ -327,8 +137,8 @@ static void matmul_mixtures(void **state) {
                                 i & 4 ? BF16 : F32,
                                 i >> 3 & 1,
                                 i >> 4 & 1,
-                                alphas[next_random(&s) % 3],
-                                betas[next_random(&s) % 3]};
+                                alphas[gemm_random(&s) % 3],
+                                betas[gemm_random(&s) % 3]};
         check_matmul(p.one, p.three, &m, &s);
     }
     pair_done(&p);
@@ -377,30 +187,30 @@ struct linear_case {
 
 /* The type to which this product rounds the elements of its weight, after that of the 4-bit rule. */
 static double weight_seen(const struct linear_case *l, const struct weight *w, int64_t i, bool amx) {
-    float x = weight_element(w, i, l->back ? l->source : l->act);
-    if (w->t.q4) x = rounded(x, l->act);
-    return (double)rounded(x, amx ? BF16 : F32);
+    double x = weight_element(w, i, l->back ? l->source : l->act);
+    if (w->t.q4) x = check_rounded(x, l->act);
+    return check_rounded(x, amx ? BF16 : F32);
 }
 
 static bool few_rows(const struct linear_case *l) { return !l->back && l->N <= FEW; }
 
 static void check_linear(struct backend *be, struct backend *three, const struct linear_case *l, uint64_t *s) {
-    struct weight *w = weight_make(be, l->weight, l->O, l->I, l->blocksize, l->nested, l->source, s);
+    struct weight *w = weight_new(be, l->weight, l->O, l->I, l->blocksize, l->nested, l->source, s);
     int64_t in = l->back ? l->O : l->I, out = l->back ? l->I : l->O;
     enum dtype in_type = l->wide && l->back ? F32 : l->act, out_type = l->wide && !l->back ? F32 : l->act;
-    struct tensor x = input_make(be, in_type, l->N, in, s), y = tensor_make(be, out_type, l->N, out, s);
-    struct tensor z = tensor_make(be, out_type, l->N, out, NULL), b = tensor_make(be, F32, out, -1, s);
+    struct tensor x = input_new(be, in_type, l->N, in, s), y = output_new(be, out_type, l->N, out, s);
+    struct tensor z = output_new(be, out_type, l->N, out, NULL), b = output_new(be, F32, out, -1, s);
     bool amx = l->act == BF16 && (is_device(be) || (has_amx(be) && !few_rows(l)));
-    struct product p = product_make(l->N, out, in);
-    for (int64_t i = 0; i < l->N * in; i++) p.a[i] = (double)rounded(element(&x, i), amx ? BF16 : F32);
+    struct gemm_reference p = gemm_reference_new(l->N, out, in);
+    for (int64_t i = 0; i < l->N * in; i++) p.a[i] = check_rounded(check_get(&x, i), amx ? BF16 : F32);
     for (int64_t o = 0; o < l->O; o++)
         for (int64_t i = 0; i < l->I; i++)
             p.b[l->back ? o * l->I + i : i * l->O + o] = weight_seen(l, w, o * l->I + i, amx);
     if (l->beta != 0.0f) {
         p.beta = 1, p.c = malloc((size_t)(l->N * out) * sizeof(double));
-        for (int64_t i = 0; i < l->N * out; i++) p.c[i] = (double)element(&y, i);
+        for (int64_t i = 0; i < l->N * out; i++) p.c[i] = check_get(&y, i);
     } else {
-        for (int64_t i = 0; i < l->N * out; i++) set_element(&y, i, NAN);
+        for (int64_t i = 0; i < l->N * out; i++) check_set(&y, i, NAN);
     }
     memcpy(z.data, y.data, tensor_bytes(&y));
     p.bias = l->bias ? &b : NULL;
@@ -414,13 +224,13 @@ static void check_linear(struct backend *be, struct backend *three, const struct
         op_linear_backward(be, &y, &x, &w->t, l->beta), op_linear_backward(three, &z, &x, &w->t, l->beta);
     else
         op_linear_forward(be, &y, &x, &w->t, p.bias, l->beta), op_linear_forward(three, &z, &x, &w->t, p.bias, l->beta);
-    settle(be), settle(three);
-    check(&p, &y, what);
+    gemm_settle(be), gemm_settle(three);
+    gemm_check(&p, &y, what);
     if (memcmp(y.data, z.data, tensor_bytes(&y)) != 0) fail_msg("%s: one thread and three differ", what);
-    product_done(&p);
-    tensor_done(be, &y), tensor_done(be, &z), tensor_done(be, &b);
+    gemm_reference_free(&p);
+    output_free(be, &y), output_free(be, &z), output_free(be, &b);
     backend_host_release(be, x.data);
-    weight_done(w);
+    weight_free(w);
 }
 
 static void linear_mixtures(void **state, bool back) {
@@ -433,15 +243,15 @@ static void linear_mixtures(void **state, bool back) {
                                 random_size(p.one, &s),
                                 i & 1 ? BF16 : F32,
                                 weights[i / 2 % 5],
-                                sources[next_random(&s) % 3],
-                                32 << next_random(&s) % 4,
-                                next_random(&s) & 1,
+                                sources[gemm_random(&s) % 3],
+                                32 << gemm_random(&s) % 4,
+                                gemm_random(&s) & 1,
                                 false,
                                 back,
                                 0,
                                 false};
-        l.bias = !back && next_random(&s) & 1, l.beta = next_random(&s) & 1 ? 1.0f : 0.0f;
-        l.wide = next_random(&s) & 1;
+        l.bias = !back && gemm_random(&s) & 1, l.beta = gemm_random(&s) & 1 ? 1.0f : 0.0f;
+        l.wide = gemm_random(&s) & 1;
         check_linear(p.one, p.three, &l, &s);
     }
     pair_done(&p);
@@ -478,36 +288,36 @@ static void linear_blocks(void **state) {
 static void check_slices(struct backend *be, enum dtype act, bool back, bool wide) {
     enum { O = 2100, I = 4104, N = 3, PICKS = 5 };
     uint64_t s = 8;
-    struct weight *w = weight_make(be, NF4, O, I, 64, false, BF16, &s);
+    struct weight *w = weight_new(be, NF4, O, I, 64, false, BF16, &s);
     for (int i = 0; i < 16; i++) w->code[i] = (float)(i % 3 - 1);
     for (int64_t i = 0; i < (int64_t)O * I / 64 + 1; i++) w->absmax[i] = (float)(1 + i % 2);
     int64_t in = back ? O : I, out = back ? I : O;
-    struct tensor x = input_make(be, wide ? F32 : act, N, in, &s), y = tensor_make(be, act, N, out, &s);
+    struct tensor x = input_new(be, wide ? F32 : act, N, in, &s), y = output_new(be, act, N, out, &s);
     int64_t picks[N][PICKS];
     memset(x.data, 0, tensor_bytes(&x));
     for (int64_t i = 0; i < N * PICKS; i++) {
-        picks[i / PICKS][i % PICKS] = in * (i % PICKS) / PICKS + (int64_t)next_random(&s) % (in / PICKS);
-        set_element(&x, i / PICKS * in + picks[i / PICKS][i % PICKS], 1.0f);
+        picks[i / PICKS][i % PICKS] = in * (i % PICKS) / PICKS + (int64_t)gemm_random(&s) % (in / PICKS);
+        check_set(&x, i / PICKS * in + picks[i / PICKS][i % PICKS], 1.0f);
     }
-    for (int64_t i = 0; i < N * out; i++) set_element(&y, i, 1.0f);
+    for (int64_t i = 0; i < N * out; i++) check_set(&y, i, 1.0f);
     if (back)
         op_linear_backward(be, &y, &x, &w->t, 1);
     else
         op_linear_forward(be, &y, &x, &w->t, NULL, 1);
-    settle(be);
+    gemm_settle(be);
     for (int64_t n = 0; n < N; n++)
         for (int64_t j = 0; j < out; j++) {
-            float want = 1.0f;
+            double want = 1;
             for (int k = 0; k < PICKS; k++)
                 want += weight_element(w, back ? picks[n][k] * I + j : j * I + picks[n][k], F32);
-            if (element(&y, n * out + j) != want)
+            if (check_get(&y, n * out + j) != want)
                 fail_msg("%s%s, %s: y[%lld][%lld] is %g, wanted %g", back ? "backward" : "forward",
-                         wide ? " of f32" : "", dtype_name(act), (long long)n, (long long)j,
-                         (double)element(&y, n * out + j), (double)want);
+                         wide ? " of f32" : "", dtype_name(act), (long long)n, (long long)j, check_get(&y, n * out + j),
+                         want);
         }
-    tensor_done(be, &y);
+    output_free(be, &y);
     backend_host_release(be, x.data);
-    weight_done(w);
+    weight_free(w);
 }
 
 /* A gradient in F32 that fills what the device has for its copy, but for the padding of its rows. */
@@ -545,42 +355,42 @@ static void biases_at_any_address(void **state) {
     enum { N = 40, O = 64, I = 72, SHIFTS = 5 };
     struct pair p = pair_of(state);
     uint64_t s = 12;
-    struct weight *w = weight_make(p.one, F32, O, I, 0, false, F32, &s);
-    struct tensor x = input_make(p.one, F32, N, I, &s), y = tensor_make(p.one, F32, N, O, NULL);
-    struct tensor all = tensor_make(p.one, F32, O + SHIFTS, -1, &s);
+    struct weight *w = weight_new(p.one, F32, O, I, 0, false, F32, &s);
+    struct tensor x = input_new(p.one, F32, N, I, &s), y = output_new(p.one, F32, N, O, NULL);
+    struct tensor all = output_new(p.one, F32, O + SHIFTS, -1, &s);
     memset(x.data, 0, tensor_bytes(&x));
     for (int shift = 0; shift < SHIFTS; shift++) {
         struct tensor b = tensor_rows(&all, shift, O);
         op_linear_forward(p.one, &y, &x, &w->t, &b, 0);
-        settle(p.one);
-        for (int64_t i = 0; i < N * O; i++) assert_true(element(&y, i) == element(&b, i % O));
+        gemm_settle(p.one);
+        for (int64_t i = 0; i < N * O; i++) assert_true(check_get(&y, i) == check_get(&b, i % O));
     }
-    tensor_done(p.one, &y), tensor_done(p.one, &all);
+    output_free(p.one, &y), output_free(p.one, &all);
     backend_host_release(p.one, x.data);
-    weight_done(w);
+    weight_free(w);
     pair_done(&p);
 }
 
 /* With rows of the identity for x a product is the weight itself, so each dequantised value shows to the last bit. */
-static void check_values(struct backend *be, int64_t rows, enum dtype act, enum dtype source, bool back, uint64_t *s) {
+static void check_exact(struct backend *be, int64_t rows, enum dtype act, enum dtype source, bool back, uint64_t *s) {
     enum { O = 150, I = 131 };
-    struct weight *w = weight_make(be, NF4, O, I, 64, true, source, s);
+    struct weight *w = weight_new(be, NF4, O, I, 64, true, source, s);
     int64_t in = back ? O : I, out = back ? I : O;
-    struct tensor x = input_make(be, act, rows, in, s), y = tensor_make(be, act, rows, out, s);
-    for (int64_t i = 0; i < rows * in; i++) set_element(&x, i, i / in == i % in ? 1.0f : 0.0f);
+    struct tensor x = input_new(be, act, rows, in, s), y = output_new(be, act, rows, out, s);
+    for (int64_t i = 0; i < rows * in; i++) check_set(&x, i, i / in == i % in ? 1.0f : 0.0f);
     if (back)
         op_linear_backward(be, &y, &x, &w->t, 0.0f);
     else
         op_linear_forward(be, &y, &x, &w->t, NULL, 0);
-    settle(be);
+    gemm_settle(be);
     for (int64_t n = 0; n < rows; n++)
         for (int64_t j = 0; j < out; j++) {
-            float want = weight_element(w, back ? n * I + j : j * I + n, back ? source : act);
-            assert_true(element(&y, n * out + j) == rounded(want, act));
+            double want = weight_element(w, back ? n * I + j : j * I + n, back ? source : act);
+            assert_true(check_get(&y, n * out + j) == check_rounded(want, act));
         }
-    tensor_done(be, &y);
+    output_free(be, &y);
     backend_host_release(be, x.data);
-    weight_done(w);
+    weight_free(w);
 }
 
 static void values_exact(void **state) {
@@ -588,7 +398,7 @@ static void values_exact(void **state) {
     struct pair p = pair_of(state);
     uint64_t s = 6;
     for (int i = 0; i < 24; i++)
-        check_values(p.one, i & 1 ? 131 : 3, i & 2 ? BF16 : F32, sources[i / 4 % 3], i >= 12, &s);
+        check_exact(p.one, i & 1 ? 131 : 3, i & 2 ? BF16 : F32, sources[i / 4 % 3], i >= 12, &s);
     pair_done(&p);
 }
 
@@ -599,32 +409,32 @@ static void values_exact(void **state) {
 static void check_norms(struct pair *p, int64_t O, int64_t I, int64_t r, enum dtype type, enum dtype source,
                         bool nested, uint64_t *s) {
     struct backend *be = p->one;
-    struct weight *w = weight_make(be, type, O, I, 64, nested, source, s);
-    struct tensor A = input_make(be, F32, r, I, s), B = input_make(be, F32, O, r, s);
-    struct tensor norms = tensor_make(be, F32, O, -1, s), again = tensor_make(be, F32, O, -1, s);
+    struct weight *w = weight_new(be, type, O, I, 64, nested, source, s);
+    struct tensor A = input_new(be, F32, r, I, s), B = input_new(be, F32, O, r, s);
+    struct tensor norms = output_new(be, F32, O, -1, s), again = output_new(be, F32, O, -1, s);
     float scale = 0.75f;
     op_row_norms(p->one, &norms, &w->t, r ? &A : NULL, r ? &B : NULL, scale);
     op_row_norms(p->three, &again, &w->t, r ? &A : NULL, r ? &B : NULL, scale);
-    settle(p->one), settle(p->three);
+    gemm_settle(p->one), gemm_settle(p->three);
     assert_memory_equal(norms.data, again.data, tensor_bytes(&norms));
     for (int64_t o = 0; o < O; o++) {
         double sum = 0, size = 0;
         for (int64_t i = 0; i < I; i++) {
-            double v = (double)weight_element(w, o * I + i, source), terms = fabs(v);
+            double v = weight_element(w, o * I + i, source), terms = fabs(v);
             for (int64_t k = 0; k < r; k++) {
-                double x = 0.75 * (double)element(&B, o * r + k) * (double)element(&A, k * I + i);
+                double x = 0.75 * check_get(&B, o * r + k) * check_get(&A, k * I + i);
                 v += x, terms += fabs(x);
             }
             sum += v * v, size += terms * terms;
         }
-        double tol = ((double)r + 4) * 0x1p-24 * sqrt(size), got = (double)element(&norms, o);
+        double tol = ((double)r + 4) * 0x1p-24 * sqrt(size), got = check_get(&norms, o);
         if (!close_enough(got, sqrt(sum), tol))
             fail_msg("norm of row %lld of %lldx%lld, rank %lld, %s: %.9g, wanted %.9g within %.3g", (long long)o,
                      (long long)O, (long long)I, (long long)r, dtype_name(type), got, sqrt(sum), tol);
     }
-    tensor_done(be, &norms), tensor_done(be, &again);
+    output_free(be, &norms), output_free(be, &again);
     backend_host_release(be, A.data), backend_host_release(be, B.data);
-    weight_done(w);
+    weight_free(w);
 }
 
 static void row_norms(void **state) {
@@ -633,8 +443,8 @@ static void row_norms(void **state) {
     struct pair p = pair_of(state);
     uint64_t s = 5;
     for (int i = 0; i < 60; i++)
-        check_norms(&p, random_size(p.one, &s), random_size(p.one, &s), ranks[next_random(&s) % 5], types[i % 5],
-                    sources[next_random(&s) % 3], next_random(&s) & 1, &s);
+        check_norms(&p, random_size(p.one, &s), random_size(p.one, &s), ranks[gemm_random(&s) % 5], types[i % 5],
+                    sources[gemm_random(&s) % 3], gemm_random(&s) & 1, &s);
     check_norms(&p, 100, 900, 16, NF4, BF16, true, &s);
     check_norms(&p, 60, 500, 400, BF16, BF16, false, &s);
     pair_done(&p);
@@ -647,16 +457,16 @@ static void row_norms(void **state) {
 
 static void check_dequantize(struct backend *be, int64_t O, int64_t I, enum dtype to, int blocksize, bool nested,
                              uint64_t *s) {
-    struct weight *w = weight_make(be, NF4, O, I, blocksize, nested, F32, s);
-    struct tensor y = tensor_make(be, to, O, I, NULL);
+    struct weight *w = weight_new(be, NF4, O, I, blocksize, nested, F32, s);
+    struct tensor y = output_new(be, to, O, I, NULL);
     char *want = mem_alloc(tensor_bytes(&y) + 1);
     block_dequantize(want, to, &w->t, be->threads);
     cuda_dequantize(be, &y, &w->t);
-    settle(be);
+    gemm_settle(be);
     if (memcmp(want, y.data, tensor_bytes(&y)) != 0)
         fail_msg("%lldx%lld, blocks of %d to %s: other values", (long long)O, (long long)I, blocksize, dtype_name(to));
-    tensor_done(be, &y);
-    weight_done(w);
+    output_free(be, &y);
+    weight_free(w);
     free(want);
 }
 
