@@ -51,8 +51,10 @@ static bool choose(struct memory_plan *p, struct model *m, const struct settings
     return measure(p, m, s, act) <= p->limit;
 }
 
-static enum status too_much(const struct memory_plan *p, const struct settings *s, struct err *e) {
-    const char *advice = settings_is(s, "quantization", "none") && p->weights > p->total / 2 ? "set quantization: nf4"
+static enum status too_much(const struct memory_plan *p, const struct model *m, const struct settings *s,
+                            struct err *e) {
+    bool dense = settings_is(s, "quantization", "none") && !m->config.quantization_config;
+    const char *advice = dense && p->weights > p->total / 2 ? "set quantization: nf4"
                          : settings_is(s, "gradient_checkpointing", "auto")
                              ? "lower per_device_train_batch_size or max_seq_len"
                              : "lower per_device_train_batch_size or max_seq_len, or set gradient_checkpointing: auto";
@@ -101,7 +103,7 @@ enum status memory_plan_make(struct memory_plan *p, struct model *m, const struc
         p->kept_input += p->keep[i] == KEEP_INPUT;
         p->kept_host += p->keep[i] == KEEP_HOST;
     }
-    if (p->total > p->limit) return too_much(p, s, e);
+    if (p->total > p->limit) return too_much(p, m, s, e);
     return p->host <= memory_available() / 10 * 9 ? ST_OK : too_much_on_host(p, e);
 }
 
