@@ -417,7 +417,7 @@ static void test_named_templates(void **state) {
                    f->tmp);
     char *said = shell(line, &status);
     assert_non_null(strstr(said, "PARAMETER stop \"<|end_header_id|>\"\n"));
-    wants(said, "two\n");
+    assert_non_null(strstr(said, "two\n"));
     assert_int_equal(status, 0);
     char *path = path_join(f->tmp, "m.gguf");
     struct gguf g;
