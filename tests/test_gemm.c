@@ -324,21 +324,21 @@ static void check_slices(struct backend *be, enum dtype act, bool back, bool wid
 static void check_padding(struct backend *be) {
     enum { N = 1000, O = 8388, I = 8 };
     uint64_t s = 13;
-    struct weight *w = weight_make(be, NF4, O, I, 64, false, BF16, &s);
+    struct weight *w = weight_new(be, NF4, O, I, 64, false, BF16, &s);
     for (int i = 0; i < 16; i++) w->code[i] = (float)(i % 3 - 1);
     for (int64_t i = 0; i < (int64_t)O * I / 64 + 1; i++) w->absmax[i] = 1;
-    struct tensor dy = input_make(be, F32, N, O, &s), dx = tensor_make(be, BF16, N, I, NULL);
+    struct tensor dy = input_new(be, F32, N, O, &s), dx = output_new(be, BF16, N, I, NULL);
     memset(dy.data, 0, tensor_bytes(&dy));
-    set_element(&dy, (int64_t)N * O - 1, 2);
+    check_set(&dy, (int64_t)N * O - 1, 2);
     op_linear_backward(be, &dx, &dy, &w->t, 0);
-    settle(be);
+    gemm_settle(be);
     for (int64_t i = 0; i < N * I; i++) {
-        float want = i / I < N - 1 ? 0 : 2 * weight_element(w, (int64_t)(O - 1) * I + i % I, F32);
-        assert_true(element(&dx, i) == want);
+        double want = i / I < N - 1 ? 0 : 2 * weight_element(w, (int64_t)(O - 1) * I + i % I, F32);
+        assert_true(check_get(&dx, i) == want);
     }
-    tensor_done(be, &dx);
+    output_free(be, &dx);
     backend_host_release(be, dy.data);
-    weight_done(w);
+    weight_free(w);
 }
 
 static void large_weights(void **state) {
