@@ -64,17 +64,16 @@ __global__ void __launch_bounds__(THREADS) slice_kernel(T *dst, struct weight w,
     SHARED(float, codes, CODES);
     codes_load<W>(codes, w);
     const unsigned first = blockIdx.x * EACH * THREADS + threadIdx.x;
-    unsigned row[EACH], col[EACH];
-#pragma unroll
-    for (int j = 0; j < EACH; j++) {
-        unsigned i = min(first + j * THREADS, s.count - 1);
-        row[j] = i / s.runs, col[j] = i % s.runs * RUN;
-    }
     if constexpr (ALIGNED) {
         struct run<W> runs[EACH];
+        unsigned row[EACH], col[EACH];
         int64_t at[EACH];
 #pragma unroll
-        for (int j = 0; j < EACH; j++) at[j] = s.first + row[j] * w.stride + col[j];
+        for (int j = 0; j < EACH; j++) {
+            unsigned i = min(first + j * THREADS, s.count - 1);
+            row[j] = i / s.runs, col[j] = i % s.runs * RUN;
+            at[j] = s.first + row[j] * w.stride + col[j];
+        }
         runs_load(runs, w, at);
 #pragma unroll
         for (int j = 0; j < EACH; j++) {
@@ -83,11 +82,12 @@ __global__ void __launch_bounds__(THREADS) slice_kernel(T *dst, struct weight w,
             if (first + j * THREADS < s.count) store_run(dst + row[j] * s.ld + col[j], v, RUN, true);
         }
     } else {
-        for (int j = 0; j < EACH && first + j * THREADS < s.count; j++) {
+        for (unsigned j = 0, i = first; j < EACH && i < s.count; j++, i += THREADS) {
+            unsigned row = i / s.runs, col = i % s.runs * RUN;
+            int count = static_cast<int>(min(s.cols - col, static_cast<unsigned>(RUN)));
             float v[RUN];
-            int count = static_cast<int>(min(s.cols - col[j], static_cast<unsigned>(RUN)));
-            run_read<W, false>(v, w, codes, s.first + row[j] * w.stride + col[j], count);
-            store_run(dst + row[j] * s.ld + col[j], v, count, false);
+            run_read<W, false>(v, w, codes, s.first + row * w.stride + col, count);
+            store_run(dst + row * s.ld + col, v, count, false);
         }
     }
 }
