@@ -18,6 +18,7 @@
 #include "base/safetensors.h"
 #include "base/text.h"
 #include "tests/compare.h"
+#include "tests/folder.h"
 #include "tests/run_command.h"
 
 static const char MODELS[] = "tests/golden/models";
@@ -175,11 +176,10 @@ static const struct kind *kind_of(struct golden *c) {
 
 static void golden_open(struct golden *c, const char *name) {
     *c = (struct golden){0};
-    char *relative = path_join(MODELS, name), *path = path_join(setting("TMPDIR", "/tmp"), "graft-golden-XXXXXX");
+    char *relative = path_join(MODELS, name);
     c->folder = realpath(relative, NULL);
     assert_non_null(c->folder);
-    assert_non_null(mkdtemp(path));
-    c->tmp = path;
+    c->tmp = folder_new();
     char *spec = path_join(c->folder, "case.json");
     c->spec = json_read(spec, &c->err);
     free(spec);
@@ -187,11 +187,9 @@ static void golden_open(struct golden *c, const char *name) {
 }
 
 static void golden_close(struct golden *c) {
-    struct err e = {0};
-    if (c->tmp) dir_remove(c->tmp, &e);
+    folder_free(c->tmp);
     cJSON_Delete(c->spec);
     free(c->folder);
-    free(c->tmp);
 }
 
 static void test_golden(void **state) {

@@ -12,20 +12,24 @@
 #include "base/json.h"
 #include "base/memory.h"
 #include "model/preset.h"
+#include "tests/folder.h"
+
+/* What is read of a config.json, which is deleted. */
+static void read_config(struct model_config *c, cJSON *tree, const char *what) {
+    struct err e = {0};
+    char *dir = folder_new(), *path = path_join(dir, "config.json");
+    if (json_write(path, tree, &e) != ST_OK || model_config_read(c, dir, &e) != ST_OK) fail_msg("%s: %s", what, e.text);
+    cJSON_Delete(tree);
+    folder_free(dir);
+    free(path);
+}
 
 /* Parameters of a preset with the vocabulary of its shape. */
 static int64_t count_parameters(const struct preset *p) {
     const struct preset_tokens tokens = {.bos = 1, .eos = 2, .pad = -1, .image = p->family == FAMILY_TEXT ? -1 : 3};
-    const char *tmp = getenv("TMPDIR");
-    struct err e = {0};
-    char *dir = path_join(tmp && *tmp ? tmp : "/tmp", "graft-preset-XXXXXX");
-    assert_non_null(mkdtemp(dir));
-    char *path = path_join(dir, "config.json");
-    cJSON *tree = preset_config(p, &tokens, "bfloat16");
     struct model_config c;
-    if (json_write(path, tree, &e) != ST_OK || model_config_read(&c, dir, &e) != ST_OK)
-        fail_msg("%s: %s", p->name, e.text);
     struct new_tensors t;
+    read_config(&c, preset_config(p, &tokens, "bfloat16"), p->name);
     preset_tensors(&t, &c, ST_BF16, p->published);
     int64_t bytes = 0;
     for (size_t i = 0; i < t.count; i++) {
@@ -34,9 +38,6 @@ static int64_t count_parameters(const struct preset *p) {
     }
     preset_tensors_free(&t);
     model_config_free(&c);
-    cJSON_Delete(tree);
-    assert_int_equal(dir_remove(dir, &e), ST_OK);
-    free(path), free(dir);
     return bytes / 2;
 }
 
@@ -123,21 +124,15 @@ static void test_fuyu_is_the_sum_of_its_parts(void **state) {
 /* The config of a preset with keys set, as it is read. */
 static void read_with(struct model_config *c, const char *preset, const char *keys) {
     const struct preset_tokens tokens = {.bos = 1, .eos = 2, .pad = -1, .image = -1};
-    const char *tmp = getenv("TMPDIR");
     struct err e = {0};
-    char *dir = path_join(tmp && *tmp ? tmp : "/tmp", "graft-preset-XXXXXX");
-    assert_non_null(mkdtemp(dir));
-    char *path = path_join(dir, "config.json");
     cJSON *tree = preset_config(preset_find(preset, &e), &tokens, "float32"), *set = cJSON_Parse(keys);
     assert_non_null(set);
     for (cJSON *v = set->child; v; v = v->next) {
         cJSON_DeleteItemFromObjectCaseSensitive(tree, v->string);
         cJSON_AddItemToObject(tree, v->string, cJSON_Duplicate(v, true));
     }
-    if (json_write(path, tree, &e) != ST_OK || model_config_read(c, dir, &e) != ST_OK) fail_msg("%s: %s", keys, e.text);
-    cJSON_Delete(tree), cJSON_Delete(set);
-    assert_int_equal(dir_remove(dir, &e), ST_OK);
-    free(path), free(dir);
+    read_config(c, tree, keys);
+    cJSON_Delete(set);
 }
 
 #define LLAMA3 "\"rope_type\": \"llama3\", \"factor\": 8, \"low_freq_factor\": 1, \"high_freq_factor\": 4"

@@ -282,6 +282,11 @@ static void put_rows(const struct training *t) {
     text_free(&all);
 }
 
+static void put_labelled(const struct training *t, const char *rows) {
+    training_put(t, "rows.jsonl", rows);
+    training_put(t, "data.yaml", "data:\n- {path: rows.jsonl, name: r, split: train, format: classification}\n");
+}
+
 /* The lines that a command prints as JSON; the caller deletes the list. */
 static cJSON *json_lines(const struct training *t, const char *line) {
     struct command_result r;
@@ -412,8 +417,7 @@ static void test_refusals(void **state) {
         training_open(&t, LLAMA);
         char *rows = mem_format("{\"id\": \"a\", \"prompt\": \"b\", \"labels\": {\"blur\": 1, \"noise\": 2}}\n%s\n",
                                 cases[i].row);
-        training_put(&t, "rows.jsonl", rows);
-        training_put(&t, "data.yaml", "data:\n- {path: rows.jsonl, name: r, split: train, format: classification}\n");
+        put_labelled(&t, rows);
         char *flags = mem_format("--problem_type regression %s", cases[i].flags);
         training_run(&t, "out", flags, strstr(cases[i].flags, "metric") ? 2 : 1, cases[i].says);
         free(rows), free(flags);
@@ -425,8 +429,7 @@ static void test_class_index(void **state) {
     (void)state;
     struct training t;
     training_open(&t, LLAMA);
-    training_put(&t, "rows.jsonl", "{\"id\": \"a\", \"prompt\": \"b\", \"labels\": {\"topic\": 2}}\n");
-    training_put(&t, "data.yaml", "data:\n- {path: rows.jsonl, name: r, split: train, format: classification}\n");
+    put_labelled(&t, "{\"id\": \"a\", \"prompt\": \"b\", \"labels\": {\"topic\": 2}}\n");
     training_run(&t, "a", "--problem_type single_label_classification", 2, "num_labels");
     training_run(&t, "b", "--problem_type single_label_classification --num_labels 2", 1, "is 2, wanted a class index");
     training_run(&t, "c", "--problem_type single_label_classification --num_labels 3", 0, NULL);
@@ -457,8 +460,7 @@ static void test_label_names(void **state) {
     training_run(&t, "twice", "--problem_type regression --label_names [blur,blur]", 2, "comes twice");
     training_run(&t, "count", "--problem_type regression --num_labels 3 --label_names [blur,noise]", 2,
                  "label_names has 2 names, num_labels is 3");
-    training_put(&t, "rows.jsonl", "{\"id\": \"a\", \"prompt\": \"b\", \"labels\": {\"topic\": 2}}\n");
-    training_put(&t, "data.yaml", "data:\n- {path: rows.jsonl, name: r, split: train, format: classification}\n");
+    put_labelled(&t, "{\"id\": \"a\", \"prompt\": \"b\", \"labels\": {\"topic\": 2}}\n");
     training_run(&t, "classes", "--problem_type single_label_classification --label_names [a,b,c]", 0, NULL);
     expect_names(&t, "classes", (const char *const[]){"a", "b", "c"}, 3);
     training_close(&t);
