@@ -14,7 +14,8 @@ for program in "$build"/tests/test_*; do
     ok=$(grep -c '^\[ *OK *\]' "$log")
     bad=$(sed -n 's/^\[ *FAILED *\] \([0-9]*\) test(s).*/\1/p' "$log")
     bad=${bad:-0} # no summary when the program crashed
-    skip=$(grep -c '^\[ *SKIPPED *\] [a-z]' "$log")
+    skip=$(sed -n 's/^\[ *SKIPPED *\] \([0-9]*\) test(s).*/\1/p' "$log")
+    skip=${skip:-0}
     [ $status -ne 0 ] && [ "$bad" -eq 0 ] && bad=1
     passed=$((passed + ok)) failed=$((failed + bad)) skipped=$((skipped + skip))
     printf '%-28s %4d passed' "$name" "$ok"
