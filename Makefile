@@ -269,6 +269,10 @@ golden: ## makes the fixtures again; needs Python with tests/golden/requirements
 INTEROP_PYTHON ?= python3
 interop: $(BUILD)/graft ## what graft writes, in PEFT, transformers and llama.cpp; needs tests/interop/requirements.txt
 	GRAFT=$(abspath $(BUILD)/graft) $(INTEROP_PYTHON) tests/interop/interop.py
+	GRAFT=$(abspath $(BUILD)/graft) $(INTEROP_PYTHON) tests/interop/adapters.py
+ifdef OLD_PEFT_PYTHON
+	GRAFT=$(abspath $(BUILD)/graft) $(OLD_PEFT_PYTHON) tests/interop/adapters.py
+endif
 
 PREFIX ?= /usr/local
 install: $(BUILD)/graft ## copies graft to PREFIX/bin
