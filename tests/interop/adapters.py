@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""Adapters that graft trains, in the PEFT of this interpreter. `make interop` asks the newest and, where OLD_PEFT_PYTHON
-names an interpreter that has it (peft 0.12.0, transformers 4.45.2), the oldest that is supported: the logits of base and
-adapter in PEFT against those of the model that graft merges from them, all in float32."""
+"""Adapters that graft trains, in the PEFT of this interpreter. `make interop` asks the newest and, where
+OLD_PEFT_PYTHON names an interpreter that has it (peft 0.12.0, transformers 4.45.2), the oldest that is supported: the
+logits of base and adapter in PEFT against those of the model that graft merges from them, all in float32."""
 
 import os
 import subprocess
