@@ -9,8 +9,8 @@
 
 #include <cmocka.h>
 
-#include "base/json.h"
 #include "base/half.h"
+#include "base/json.h"
 #include "base/memory.h"
 #include "lora/adapter.h"
 #include "tests/adapter_fixture.h"
