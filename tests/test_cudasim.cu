@@ -87,7 +87,7 @@ template <typename T> T *device_zeros(int n) {
 
 template <typename... P>
 void start(void (*kernel)(P...), unsigned blocks, unsigned threads, size_t shared, typename same_type<P>::type... a) {
-    if (device_launch(kernel, blocks, threads, shared, nullptr, a...) != cudaSuccess) _exit(7);
+    if (sim_launch(kernel, blocks, threads, shared, nullptr, a...) != cudaSuccess) _exit(7);
 }
 
 /* --- barriers ---------------------------------------------------------------------------------------------------- */
@@ -413,17 +413,16 @@ __global__ void unasked() {}
 
 /* A launch of a kernel for which nothing was asked. */
 static bool launch_unasked(size_t shared) {
-    const void *kernel = reinterpret_cast<const void *>(unasked);
-    return sim::launch_bound(kernel, 1, 32, shared, nullptr, [] { unasked(); });
+    return cudaLaunchKernel(device_kernel(unasked), 1, 32, nullptr, shared, nullptr) == cudaSuccess;
 }
 
 static void test_limits_of_a_launch(void **) {
     char *p;
-    assert_int_equal(device_launch(nothing, 1, 1024, 0, nullptr), cudaSuccess);
-    assert_int_equal(device_launch(nothing, 1, 1025, 0, nullptr), cudaErrorInvalidConfiguration);
-    assert_int_equal(device_launch(nothing, dim3(1, 65536), 32, 0, nullptr), cudaErrorInvalidConfiguration);
-    assert_int_equal(device_launch(nothing, 1, 32, 99 * 1024, nullptr), cudaSuccess);
-    assert_int_equal(device_launch(nothing, 1, 32, 99 * 1024 + 1, nullptr), cudaErrorInvalidValue);
+    assert_int_equal(sim_launch(nothing, 1, 1024, 0, nullptr), cudaSuccess);
+    assert_int_equal(sim_launch(nothing, 1, 1025, 0, nullptr), cudaErrorInvalidConfiguration);
+    assert_int_equal(sim_launch(nothing, dim3(1, 65536), 32, 0, nullptr), cudaErrorInvalidConfiguration);
+    assert_int_equal(sim_launch(nothing, 1, 32, 99 * 1024, nullptr), cudaSuccess);
+    assert_int_equal(sim_launch(nothing, 1, 32, 99 * 1024 + 1, nullptr), cudaErrorInvalidValue);
     assert_false(launch_unasked(48 * 1024 + 1));
     assert_true(launch_unasked(48 * 1024));
     must_fail([] { start(greedy, 1, 32, 0); }, "take more than 49152 bytes");
@@ -462,9 +461,9 @@ static int copied_beside(int what) {
     assert_int_equal(cudaStreamCreate(&kernels), cudaSuccess);
     assert_int_equal(cudaStreamCreate(&copies), cudaSuccess);
     assert_int_equal(cudaEventCreate(&e), cudaSuccess);
-    assert_int_equal(device_launch(raise, 1, N, 0, kernels, x, 1), cudaSuccess);
+    assert_int_equal(sim_launch(raise, 1, N, 0, kernels, x, 1), cudaSuccess);
     if (what == AN_EARLY_EVENT) cudaEventRecord(e, kernels);
-    assert_int_equal(device_launch(raise, 1, N, 0, kernels, x, 2), cudaSuccess);
+    assert_int_equal(sim_launch(raise, 1, N, 0, kernels, x, 2), cudaSuccess);
     if (what == AN_EVENT) cudaEventRecord(e, kernels);
     if (what != NO_EVENT) cudaStreamWaitEvent(copies, e);
     cudaMemcpyAsync(host, x, N * sizeof *host, cudaMemcpyDeviceToHost, copies);

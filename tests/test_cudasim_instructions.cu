@@ -25,7 +25,7 @@ template <typename T> T *shared_with_host(int n) {
 }
 
 template <typename... P> void start(void (*kernel)(P...), typename same_type<P>::type... arguments) {
-    assert_int_equal(device_launch(kernel, 1, LANES, 0, nullptr, arguments...), cudaSuccess);
+    assert_int_equal(sim_launch(kernel, 1, LANES, 0, nullptr, arguments...), cudaSuccess);
 }
 
 /* --- mma --------------------------------------------------------------------------------------------------------- */

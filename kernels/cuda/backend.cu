@@ -7,6 +7,7 @@
 
 #include "kernels/cuda/common.cuh"
 #include "kernels/cuda/cublaslt.h"
+#include "kernels/cuda/graphs.cuh"
 
 extern "C" {
 #include "base/memory.h"
@@ -58,6 +59,7 @@ struct index_check cuda_index_check(struct backend *be, const char *op, int64_t 
 
 static void report_indices(struct cuda_backend *c) {
     unsigned long long first[INDEX_CHECKS];
+    graphs_restart(&c->base);
     if (!c->checks) return;
     cuda_check(&c->base,
                cudaMemcpyAsync(first, c->indices, c->checks * sizeof *first, cudaMemcpyDeviceToHost, c->stream),
@@ -99,7 +101,10 @@ static void *cuda_alloc(struct backend *be, size_t bytes) {
 }
 
 /* Waits for all ops, which may still use the memory. */
-static void cuda_release(struct backend *be, void *memory) { cuda_check(be, cudaFree(memory), "release"); }
+static void cuda_release(struct backend *be, void *memory) {
+    graphs_flush(be);
+    cuda_check(be, cudaFree(memory), "release");
+}
 
 static void *cuda_host_alloc(struct backend *be, size_t bytes) {
     void *memory = NULL;
@@ -110,6 +115,7 @@ static void *cuda_host_alloc(struct backend *be, size_t bytes) {
 
 /* Waits too. */
 static void cuda_host_release(struct backend *be, void *memory) {
+    graphs_flush(be);
     cuda_check(be, cudaStreamSynchronize(cuda_of(be)->stream), "release of memory of the host");
     cuda_check(be, cudaStreamSynchronize(cuda_of(be)->copies), "release of memory of the host");
     cuda_check(be, cudaFreeHost(memory), "release of memory of the host");
@@ -144,6 +150,7 @@ static void cuda_upload(struct backend *be, const struct tensor *dst, const void
     struct cuda_backend *c = cuda_of(be);
     struct staging *s = &c->staging;
     size_t bytes = tensor_bytes(dst);
+    graphs_restart(be);
     for (size_t at = 0; at < bytes && be->err.code == ST_OK;) {
         if (s->used == STAGING_BYTES) staging_advance(c);
         size_t room = STAGING_BYTES - s->used, n = bytes - at < room ? bytes - at : room;
@@ -161,6 +168,7 @@ static void cuda_upload(struct backend *be, const struct tensor *dst, const void
 static void cuda_download(struct backend *be, void *dst, const struct tensor *src) {
     cudaStream_t stream = cuda_of(be)->stream;
     size_t bytes = tensor_bytes(src);
+    graphs_restart(be);
     if (bytes) cuda_check(be, cudaMemcpyAsync(dst, src->data, bytes, cudaMemcpyDefault, stream), "download");
     cuda_check(be, cudaStreamSynchronize(stream), "download");
 }
@@ -168,6 +176,7 @@ static void cuda_download(struct backend *be, void *dst, const struct tensor *sr
 /* A copy beside the ops, after those that were issued. */
 static void copy_beside(struct backend *be, void *to, const void *from, size_t bytes, enum cudaMemcpyKind kind) {
     struct cuda_backend *c = cuda_of(be);
+    graphs_flush(be);
     cuda_check(be, cudaEventRecord(c->issued, c->stream), "copy");
     cuda_check(be, cudaStreamWaitEvent(c->copies, c->issued, 0), "copy");
     if (bytes) cuda_check(be, cudaMemcpyAsync(to, from, bytes, kind, c->copies), "copy");
@@ -183,6 +192,7 @@ static void cuda_fetch(struct backend *be, const struct tensor *dst, const void 
 
 static void cuda_await(struct backend *be) {
     struct cuda_backend *c = cuda_of(be);
+    graphs_flush(be);
     cuda_check(be, cudaEventRecord(c->copied, c->copies), "copy");
     cuda_check(be, cudaStreamWaitEvent(c->stream, c->copied, 0), "copy");
 }
@@ -200,8 +210,10 @@ static const char *cuda_describe(const struct backend *be) {
 
 static void cuda_free(struct backend *be) {
     struct cuda_backend *c = cuda_of(be);
+    graphs_flush(be);
     if (c->stream) cudaStreamSynchronize(c->stream);
     if (c->copies) cudaStreamSynchronize(c->copies);
+    graphs_free(c->graphs);
     cublaslt_close(c->blas);
     for (int i = 0; i < STAGING_PIECES; i++)
         if (c->staging.sent[i]) cudaEventDestroy(c->staging.sent[i]);
@@ -327,6 +339,7 @@ struct backend *cuda_backend_new(int device, int threads, struct err *e) {
     c->base.calls = &cuda_calls;
     c->base.name = c->name;
     c->device = device;
+    c->graphs = graphs_new();
     c->base.threads = threads_new(threads);
     take_own(c);
     if (c->base.err.code == ST_OK) open_cublaslt(c, products, sizeof products);

@@ -24,6 +24,7 @@ extern "C" {
 using bf16_t = __nv_bfloat16;
 
 struct cublaslt; // kernels/cuda/cublaslt.h
+struct graphs;   // kernels/cuda/graphs.cuh
 
 enum : size_t { CUDA_SCRATCH = 64u << 20 };
 
@@ -59,6 +60,7 @@ struct cuda_backend {
     cudaStream_t stream, copies;
     cudaEvent_t issued, copied; // ops that the next copy follows; copies that the next op follows
     struct cublaslt *blas;
+    struct graphs *graphs;
     char *scratch;               // CUDA_SCRATCH bytes of the device: what one op hands from kernel to kernel
     unsigned long long *indices; // (INDEX_CHECKS) of the device, behind scratch
     struct checked_op checked[INDEX_CHECKS];
@@ -89,12 +91,20 @@ __device__ inline bool index_fits(const struct index_check &check, int64_t posit
     return false;
 }
 
-/* One launch on the backend's stream; nothing when the grid is empty. `what` names the op in an error. */
+/* A launch of the kernel, whose `count` arguments have these sizes; they are copied. In graphs.cu. */
+void graphs_kernel(struct backend *be, const char *what, const void *kernel, dim3 grid, dim3 block, size_t shared,
+                   int count, const size_t *sizes, const void *const *arguments);
+
+/* One launch on the backend's stream, now or with those that follow; nothing when the grid is empty. `what` names the
+ * op in an error. */
 template <typename... P>
 void launch(struct backend *be, const char *what, void (*kernel)(P...), dim3 grid, dim3 block, size_t shared,
             typename same_type<P>::type... args) {
+    static_assert((__is_trivially_copyable(P) && ...), "arguments of a kernel are copied as bytes");
+    const size_t sizes[] = {sizeof(P)...};
+    const void *const addresses[] = {&args...};
     if (grid.x == 0 || grid.y == 0 || grid.z == 0) return;
-    cuda_check(be, device_launch(kernel, grid, block, shared, cuda_of(be)->stream, args...), what);
+    graphs_kernel(be, what, device_kernel(kernel), grid, block, shared, sizeof...(P), sizes, addresses);
 }
 
 /* --- numbers ----------------------------------------------------------------------------------------------------- */

@@ -3,6 +3,7 @@
  * The library counts columns first. A row-major matrix is its transpose there, so C^T (n,m) = op(B)^T op(A)^T: B comes
  * first, and an operand is transposed exactly where it is here. */
 #include "kernels/cuda/cublaslt.h"
+#include "kernels/cuda/graphs.cuh"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -24,6 +25,7 @@ struct shape {
 struct way {
     struct shape shape;
     bool known, possible;
+    bool proved;               // it was multiplied so, and not refused
     void *product, *a, *b, *c; // a is our B, b our A
     struct lt_algorithm algorithm;
     size_t workspace;
@@ -172,12 +174,43 @@ static struct way *way_find(struct backend *be, const struct product *p) {
         if (at->known && memcmp(&at->shape, &s, sizeof s) == 0) return at;
         if (!at->known && !w) w = at;
     }
-    if (!w) w = &l->ways[(first + l->replaced++ % TRIES) % WAYS];
+    if (!w) {
+        w = &l->ways[(first + l->replaced++ % TRIES) % WAYS];
+        graphs_flush(be); // a call that waits may have it
+    }
     way_forget(l, w);
     w->known = true;
     w->shape = s;
     if (describe(be, w, p)) choose(be, w);
     return w;
+}
+
+struct multiplication {
+    struct product product;
+    struct way *way;
+};
+
+/* The library's status, or one that is no refusal where the bias was not taken. */
+static int multiply(struct backend *be, const struct product *p, const struct way *w) {
+    const struct cublaslt *l = cuda_of(be)->blas;
+    if (p->bias && !set(be, l->calls.product_set, w->product, LT_PRODUCT_BIAS, p->bias)) return LT_SUCCESS;
+    return l->calls.multiply(l->handle, w->product, &p->alpha, p->B, w->a, p->A, w->b, &p->beta, p->C, w->c, p->C, w->c,
+                             &w->algorithm, l->workspace, w->workspace, cuda_of(be)->stream);
+}
+
+static void multiply_issue(struct backend *be, const void *of) {
+    const struct multiplication *m = static_cast<const struct multiplication *>(of);
+    fine(be, multiply(be, &m->product, m->way));
+}
+
+/* The first product of a way may be refused, and then others are to take it: it does not wait. */
+static bool prove(struct backend *be, const struct product *p, struct way *w) {
+    graphs_flush(be);
+    int status = multiply(be, p, w);
+    bool refused = status == LT_NOT_SUPPORTED || status == LT_ARCH_MISMATCH || status == LT_INVALID_VALUE;
+    w->possible = !refused;
+    w->proved = !refused && fine(be, status);
+    return !refused;
 }
 
 bool cublaslt_multiply(struct backend *be, const struct product *p) {
@@ -187,11 +220,11 @@ bool cublaslt_multiply(struct backend *be, const struct product *p) {
     struct way *w = way_find(be, p);
     if (be->err.code != ST_OK) return true;
     if (!w->possible) return false;
-    if (p->bias && !set(be, l->calls.product_set, w->product, LT_PRODUCT_BIAS, p->bias)) return true;
-    int status = l->calls.multiply(l->handle, w->product, &p->alpha, p->B, w->a, p->A, w->b, &p->beta, p->C, w->c, p->C,
-                                   w->c, &w->algorithm, l->workspace, w->workspace, cuda_of(be)->stream);
-    bool refused = status == LT_NOT_SUPPORTED || status == LT_ARCH_MISMATCH || status == LT_INVALID_VALUE;
-    w->possible = !refused;
-    if (!refused) fine(be, status);
-    return !refused;
+    if (!w->proved) return prove(be, p, w);
+    struct multiplication m;
+    memset(&m, 0, sizeof m); // compared by bytes
+    m.product = *p;
+    m.way = w;
+    graphs_call(be, "product", multiply_issue, &m, sizeof m);
+    return true;
 }

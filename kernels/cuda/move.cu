@@ -1,4 +1,5 @@
 /* Ops that move numbers: copies, rows by index, patches, noise. */
+#include "kernels/cuda/graphs.cuh"
 #include "kernels/cuda/philox.cuh"
 #include "kernels/cuda/span.cuh"
 
@@ -35,11 +36,25 @@ template <typename TO> static void convert_to(struct backend *be, const struct t
         convert<TO, __half>(be, y, x);
 }
 
+struct bytes_copy { // from NULL: zeros
+    void *to;
+    const void *from;
+    size_t bytes;
+};
+
+static void copy_issue(struct backend *be, const void *of) {
+    const struct bytes_copy *c = static_cast<const struct bytes_copy *>(of);
+    cudaStream_t stream = cuda_of(be)->stream;
+    if (c->from)
+        cuda_check(be, cudaMemcpyAsync(c->to, c->from, c->bytes, cudaMemcpyDefault, stream), "copy");
+    else
+        cuda_check(be, cudaMemsetAsync(c->to, 0, c->bytes, stream), "zero");
+}
+
 void cuda_copy(struct backend *be, const struct tensor *y, const struct tensor *x) {
-    size_t bytes = tensor_bytes(x);
+    struct bytes_copy c = {y->data, x->data, tensor_bytes(x)};
     if (y->type == x->type) {
-        if (bytes)
-            cuda_check(be, cudaMemcpyAsync(y->data, x->data, bytes, cudaMemcpyDefault, cuda_of(be)->stream), "copy");
+        if (c.bytes) graphs_call(be, "copy", copy_issue, &c, sizeof c);
     } else if (y->type == F32) {
         convert_to<float>(be, y, x);
     } else if (y->type == BF16) {
@@ -50,8 +65,8 @@ void cuda_copy(struct backend *be, const struct tensor *y, const struct tensor *
 }
 
 void cuda_zero(struct backend *be, const struct tensor *y) {
-    size_t bytes = tensor_bytes(y);
-    if (bytes) cuda_check(be, cudaMemsetAsync(y->data, 0, bytes, cuda_of(be)->stream), "zero");
+    struct bytes_copy c = {y->data, nullptr, tensor_bytes(y)};
+    if (c.bytes) graphs_call(be, "zero", copy_issue, &c, sizeof c);
 }
 
 struct add_element {

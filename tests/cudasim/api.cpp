@@ -56,6 +56,8 @@ static cudaError_t copy(void *to, const void *from, size_t bytes, cudaMemcpyKind
     if (!may_copy(to, from, bytes, kind)) return give(cudaErrorInvalidValue);
     if (on_device(to, bytes) && on_device(from, bytes)) {
         stream_copy(s, to, from, bytes);
+    } else if (stream_captures(s)) {
+        fail("a copy of the host's memory is captured, whose memory the graph would read later");
     } else {
         stream_finish(s);
         copy_now(to, from, bytes);
@@ -259,18 +261,3 @@ cudaError_t cudaMemcpy2DAsync(void *to, size_t to_pitch, const void *from, size_
 
 cudaError_t cudaMemset(void *p, int value, size_t bytes) { return sim::fill(p, value, bytes, nullptr); }
 cudaError_t cudaMemsetAsync(void *p, int value, size_t bytes, cudaStream_t s) { return sim::fill(p, value, bytes, s); }
-
-/* --- kernels ----------------------------------------------------------------------------------------------------- */
-
-cudaError_t cudaFuncGetAttributes(cudaFuncAttributes *a, const void *kernel) {
-    *a = {};
-    a->maxThreadsPerBlock = 1024;
-    return sim::give(kernel ? cudaSuccess : cudaErrorInvalidDeviceFunction);
-}
-
-cudaError_t cudaFuncSetAttribute(const void *kernel, cudaFuncAttribute a, int value) {
-    bool size = a == cudaFuncAttributeMaxDynamicSharedMemorySize;
-    if (size && (value < 0 || static_cast<size_t>(value) > sim::SHARED_MOST)) return sim::give(cudaErrorInvalidValue);
-    if (size) sim::shared_grant(kernel, static_cast<size_t>(value));
-    return sim::give(cudaSuccess);
-}

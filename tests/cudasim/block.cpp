@@ -79,7 +79,7 @@ static void lane_begin(struct lane *l, unsigned number, struct block *b) {
 static void lane_run(struct lane *l) {
     here = l;
     l->state = RUNNING;
-    now_launch->run(now_launch->bound);
+    now_launch->run(now_launch->kernel, now_launch->bound);
     copy_check_exit(l);
     warp_check_exit(l);
     if (now.waiting_at_barrier) {

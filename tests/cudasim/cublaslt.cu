@@ -285,7 +285,7 @@ int multiply(void *h, void *o, const void *alpha, const void *A, void *a, const 
               p.c->type,
               *static_cast<const float *>(alpha),
               *static_cast<const float *>(beta)};
-    cudaError_t result = device_launch(multiply_kernel, blocks_for(w.m * w.n, THREADS), THREADS, 0, stream, w);
+    cudaError_t result = sim_launch(multiply_kernel, blocks_for(w.m * w.n, THREADS), THREADS, 0, stream, w);
     return result == cudaSuccess ? LT_SUCCESS : 13;
 }
 

@@ -24,28 +24,48 @@ template <typename T, size_t n, typename Place> T (&shared(Place, const char *na
     return *static_cast<T(*)[n]>(shared_array(&site));
 }
 
-template <typename Call> void call_bound(const void *bound) { (*static_cast<const Call *>(bound))(); }
+/* Calls a kernel with arguments that lie one behind the other, each aligned to 16. */
+template <typename... P> struct bound_call {
+    bound_call(void (*kernel)(P...), P... args) { kernel(args...); }
+};
 
-template <typename Call>
-bool launch_bound(const void *kernel, dim3 grid, dim3 block, size_t shared, cudaStream_t s, const Call &call) {
-    static_assert(__is_trivially_copyable(Call), "arguments of a kernel are copied as bytes");
-    launch l = {kernel, call_bound<Call>, &call, sizeof call, grid, block, shared};
-    return stream_launch(s, &l);
+template <typename T> const T &bound_next(const char *&at) {
+    const T &value = *reinterpret_cast<const T *>(at);
+    at += (sizeof(T) + 15) / 16 * 16;
+    return value;
+}
+
+template <typename... P> void run_bound(const void *kernel, const void *bound) {
+    const char *at = static_cast<const char *>(bound); // braces evaluate from left to right
+    bound_call<P...>{reinterpret_cast<void (*)(P...)>(const_cast<void *>(kernel)), bound_next<P>(at)...};
+    static_cast<void>(at);
+}
+
+template <typename... P> const size_t *sizes_of() {
+    static const size_t sizes[] = {sizeof(P)..., 0};
+    return sizes;
 }
 
 } // namespace sim
 
-template <typename... P>
-cudaError_t device_launch(void (*kernel)(P...), dim3 grid, dim3 block, size_t shared, cudaStream_t s,
-                          typename same_type<P>::type... args) {
+template <typename... P> const void *device_kernel(void (*kernel)(P...)) {
     const void *address = reinterpret_cast<const void *>(kernel);
+    sim::kernel_declare(address, sim::run_bound<P...>, sim::sizes_of<P...>());
+    return address;
+}
+
+/* kernel<<<grid, block, shared, stream>>>(args...), for what is written for the simulator alone. */
+template <typename... P>
+cudaError_t sim_launch(void (*kernel)(P...), dim3 grid, dim3 block, size_t shared, cudaStream_t s,
+                       typename same_type<P>::type... args) {
+    void *addresses[] = {reinterpret_cast<void *>(&args)..., nullptr};
+    const void *address = device_kernel(kernel);
     if (shared > 0) {
         cudaError_t refused =
             cudaFuncSetAttribute(address, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared));
         if (refused != cudaSuccess) return refused;
     }
-    bool fits = sim::launch_bound(address, grid, block, shared, s, [=] { kernel(args...); });
-    return fits ? cudaSuccess : cudaErrorInvalidConfiguration;
+    return cudaLaunchKernel(address, grid, block, addresses, shared, s);
 }
 
 static inline uint32_t shared_address(const void *p, SIM_AT) { return sim::shared_offset(p, file, line); }

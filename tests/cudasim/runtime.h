@@ -93,16 +93,43 @@ enum : size_t { DYNAMIC_AT = 4096, DYNAMIC_MOST = 1 << 20 };   // where dynamic 
 void copy_check_exit(struct lane *l);                                              // fails where copies are pending
 const struct pending_copy *copy_pending_at(const void *p, const struct lane **of); // of any lane
 
-/* --- streams (stream.cpp), and what runs in them (block.cpp, api.cpp) --------------------------------------------- */
+/* --- streams (stream.cpp), and what runs in them (block.cpp, kernel.cpp, api.cpp) --------------------------------- */
 
+enum : size_t { BOUND_MOST = 4096 }; // bytes of a kernel's arguments
+
+/* l->kernel's arguments, to BOUND_MOST bytes at l->bound, and how it is called; false: no kernel of that address. */
+bool launch_bind(struct launch *l, void *const *arguments);
 bool launch_fits(const struct launch *l);
 void copy_now(void *to, const void *from, size_t bytes);
 void fill_now(void *p, int value, size_t bytes);
+
+/* One thing to do, in a list. */
+struct alignas(16) task {
+    struct task *next;
+    uint64_t number; // in its stream, from 1
+    void (*run)(const struct task *t);
+    struct launch launch; // whose arguments lie behind the task
+    void *to;
+    const void *from;
+    size_t bytes;
+    int value;
+};
+
+struct tasks {
+    struct task *first, *last;
+};
+
+struct task *task_of_launch(struct tasks *in, const struct launch *l);
+void tasks_copy(struct tasks *in, const struct tasks *from);
+void tasks_free(struct tasks *t);
+void stream_tasks(struct sim_stream *s, const struct tasks *t); // copies of them, to be done in order
 
 void stream_copy(struct sim_stream *s, void *to, const void *from, size_t bytes);
 void stream_fill(struct sim_stream *s, void *to, int value, size_t bytes);
 void stream_finish(struct sim_stream *s); // all that waits in it; NULL: the default stream, in which nothing waits
 void streams_finish();                    // all that waits in any
+struct tasks *stream_capture(struct sim_stream *s, bool on); // on: what is issued goes into a list; off: that list
+bool stream_captures(const struct sim_stream *s);
 
 /* --- races (race.cpp; nothing in the other flavours) ------------------------------------------------------------- */
 

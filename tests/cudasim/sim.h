@@ -87,13 +87,16 @@ extern struct lane *here; // the lane that runs; NULL in host code
 /* --- launching --------------------------------------------------------------------------------------------------- */
 
 struct launch {
-    const void *kernel;             // its address, for messages
-    void (*run)(const void *bound); // calls the kernel with its arguments
-    const void *bound;              // kernel and arguments
+    const void *kernel;
+    void (*run)(const void *kernel, const void *bound); // calls it with its arguments
+    const void *bound;                                  // the arguments, each aligned to 16
     size_t bound_bytes;
     dim3 grid, block;
     size_t shared; // bytes of dynamic shared memory
 };
+
+/* How a kernel is called, and the sizes of its arguments, 0 behind the last. Any number of times. */
+void kernel_declare(const void *kernel, void (*run)(const void *kernel, const void *bound), const size_t *sizes);
 
 /* Runs all blocks to the end. False when the shape is one that no device takes. */
 bool launch_run(const struct launch *l);

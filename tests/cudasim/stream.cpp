@@ -10,20 +10,11 @@
 #include "tests/cudasim/cuda_runtime.h"
 #include "tests/cudasim/runtime.h"
 
-struct alignas(16) task {
-    struct task *next;
-    uint64_t number; // in its stream, from 1
-    void (*run)(const struct task *t);
-    struct sim::launch launch; // whose arguments lie behind the task
-    void *to;
-    const void *from;
-    size_t bytes;
-    int value;
-};
-
 struct sim_stream {
     struct sim_stream *next;
-    struct task *first, *last;
+    struct sim::tasks waiting;
+    struct sim::tasks captured;
+    bool captures; // what is issued is not done, but kept for a graph
     uint64_t issued;
 };
 
@@ -39,14 +30,14 @@ static struct sim_stream *streams;
 
 static bool at_once(const struct sim_stream *s) {
     const char *blocking = getenv("CUDA_LAUNCH_BLOCKING");
-    return !s || (blocking && strcmp(blocking, "1") == 0);
+    return !s || (!s->captures && blocking && strcmp(blocking, "1") == 0);
 }
 
 static void finish(struct sim_stream *s, uint64_t number) {
-    while (s && s->first && s->first->number <= number) {
-        struct task *t = s->first;
-        s->first = t->next;
-        if (!s->first) s->last = nullptr;
+    while (s && s->waiting.first && s->waiting.first->number <= number) {
+        struct task *t = s->waiting.first;
+        s->waiting.first = t->next;
+        if (!s->waiting.first) s->waiting.last = nullptr;
         t->run(t);
         free(t);
     }
@@ -58,31 +49,80 @@ void streams_finish() {
     for (struct sim_stream *s = streams; s; s = s->next) stream_finish(s);
 }
 
-static struct task *task_new(struct sim_stream *s, void (*run)(const struct task *t), size_t more) {
+/* --- lists ------------------------------------------------------------------------------------------------------- */
+
+static struct task *task_new(struct tasks *in, void (*run)(const struct task *t), size_t more) {
     struct task *t = static_cast<struct task *>(calloc(1, sizeof *t + more));
     if (!t) fail("out of memory");
-    t->number = ++s->issued;
     t->run = run;
-    if (s->last)
-        s->last->next = t;
+    if (in->last)
+        in->last->next = t;
     else
-        s->first = t;
-    s->last = t;
+        in->first = t;
+    in->last = t;
     return t;
 }
-
-/* --- what waits -------------------------------------------------------------------------------------------------- */
 
 static void run_launch(const struct task *t) { launch_run(&t->launch); }
 static void run_copy(const struct task *t) { copy_now(t->to, t->from, t->bytes); }
 static void run_fill(const struct task *t) { fill_now(t->to, t->value, t->bytes); }
 
+struct task *task_of_launch(struct tasks *in, const struct launch *l) {
+    struct task *t = task_new(in, run_launch, l->bound_bytes);
+    t->launch = *l;
+    t->launch.bound = memcpy(t + 1, l->bound, l->bound_bytes);
+    return t;
+}
+
+static struct task *task_copy(struct tasks *in, const struct task *from) {
+    if (from->run == run_launch) return task_of_launch(in, &from->launch);
+    struct task *t = task_new(in, from->run, 0);
+    t->to = from->to, t->from = from->from, t->bytes = from->bytes, t->value = from->value;
+    return t;
+}
+
+void tasks_copy(struct tasks *in, const struct tasks *from) {
+    for (const struct task *t = from->first; t; t = t->next) task_copy(in, t);
+}
+
+void tasks_free(struct tasks *t) {
+    while (t->first) {
+        struct task *next = t->first->next;
+        free(t->first);
+        t->first = next;
+    }
+    t->last = nullptr;
+}
+
+/* --- issuing ----------------------------------------------------------------------------------------------------- */
+
+/* Where a new task of the stream goes. */
+static struct tasks *list_of(struct sim_stream *s) { return s->captures ? &s->captured : &s->waiting; }
+
+static void issued(struct sim_stream *s, struct task *t) {
+    if (!s->captures) t->number = ++s->issued;
+}
+
+bool stream_captures(const struct sim_stream *s) { return s && s->captures; }
+
+struct tasks *stream_capture(struct sim_stream *s, bool on) {
+    s->captures = on;
+    return &s->captured;
+}
+
+void stream_tasks(struct sim_stream *s, const struct tasks *list) {
+    for (const struct task *t = list->first; t; t = t->next) {
+        if (at_once(s))
+            t->run(t);
+        else
+            issued(s, task_copy(list_of(s), t));
+    }
+}
+
 bool stream_launch(struct sim_stream *s, const struct launch *l) {
     if (here || at_once(s)) return launch_run(l);
     if (!launch_fits(l)) return false;
-    struct task *t = task_new(s, run_launch, l->bound_bytes);
-    t->launch = *l;
-    t->launch.bound = memcpy(t + 1, l->bound, l->bound_bytes);
+    issued(s, task_of_launch(list_of(s), l));
     return true;
 }
 
@@ -91,8 +131,9 @@ void stream_copy(struct sim_stream *s, void *to, const void *from, size_t bytes)
         copy_now(to, from, bytes);
         return;
     }
-    struct task *t = task_new(s, run_copy, 0);
+    struct task *t = task_new(list_of(s), run_copy, 0);
     t->to = to, t->from = from, t->bytes = bytes;
+    issued(s, t);
 }
 
 void stream_fill(struct sim_stream *s, void *to, int value, size_t bytes) {
@@ -100,8 +141,9 @@ void stream_fill(struct sim_stream *s, void *to, int value, size_t bytes) {
         fill_now(to, value, bytes);
         return;
     }
-    struct task *t = task_new(s, run_fill, 0);
+    struct task *t = task_new(list_of(s), run_fill, 0);
     t->to = to, t->value = value, t->bytes = bytes;
+    issued(s, t);
 }
 
 } // namespace sim
@@ -131,6 +173,7 @@ cudaError_t cudaStreamDestroy(cudaStream_t s) {
 }
 
 cudaError_t cudaStreamSynchronize(cudaStream_t s) {
+    if (sim::stream_captures(s)) return give(cudaErrorStreamCaptureUnsupported);
     sim::stream_finish(s);
     return give(cudaSuccess);
 }

@@ -1,6 +1,6 @@
-/* All that the language of the device has beyond C++: launching, shared memory, and one function for each instruction.
- * tests/cudasim/device.cuh offers the same names to a host compiler; nothing else in kernels/cuda may hold asm, <<<>>>,
- * __shared__ or a call of the driver's launch.
+/* All that the language of the device has beyond C++: shared memory, and one function for each instruction.
+ * tests/cudasim/device.cuh offers the same names to a host compiler; nothing else in kernels/cuda may hold asm, <<<>>>
+ * or __shared__, and none but graphs.cu launches.
  *
  * Fragments of mma_16x8x16 (PTX ISA, "Matrix fragments for mma.m16n8k16"), g = lane / 4, q = 2 * (lane % 4):
  *   A (16,16): register r holds row g + 8 * (r & 1), columns q + 8 * (r >> 1) and the next
@@ -24,19 +24,9 @@
 
 template <typename T> struct same_type { using type = T; };
 
-/* kernel<<<grid, block, shared, stream>>>(args...), args converted to the types of the kernel's parameters. Shared
- * memory is asked for first: unasked, a block gets 48 KiB less what the kernel's own SHAREDs take. */
-template <typename... P>
-cudaError_t device_launch(void (*kernel)(P...), dim3 grid, dim3 block, size_t shared, cudaStream_t stream,
-                          typename same_type<P>::type... args) {
-    void *addresses[] = {reinterpret_cast<void *>(&args)...};
-    const void *function = reinterpret_cast<const void *>(kernel);
-    if (shared > 0) {
-        cudaError_t refused =
-            cudaFuncSetAttribute(function, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared));
-        if (refused != cudaSuccess) return refused;
-    }
-    return cudaLaunchKernel(function, grid, block, addresses, shared, stream);
+/* The kernel as cudaLaunchKernel and the nodes of graphs name it. */
+template <typename... P> const void *device_kernel(void (*kernel)(P...)) {
+    return reinterpret_cast<const void *>(kernel);
 }
 
 __device__ inline uint32_t shared_address(const void *p) { return static_cast<uint32_t>(__cvta_generic_to_shared(p)); }
