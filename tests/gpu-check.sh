@@ -84,6 +84,10 @@ for name in lora nf4-lora fp4-lora dora rslora bias-all saved-modules qwen2-head
     step "$name: losses near those of f32" near "$name-cpu" "$name-bf16" 2e-2
     step "$name: trained in bf16 again" train "$name-again" cuda bf16
     step "$name: the same bytes" same "$name-bf16" "$name-again"
+    export CUDA_LAUNCH_BLOCKING=1
+    step "$name: trained in bf16 call by call" train "$name-calls" cuda bf16
+    unset CUDA_LAUNCH_BLOCKING
+    step "$name: without graphs the same bytes" same "$name-bf16" "$name-calls"
 done
 
 if [ -x "$build/bench/gpu" ]; then

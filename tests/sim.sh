@@ -5,7 +5,7 @@
 # failed.
 #   sh tests/sim.sh build/sim build/race
 programs='test_backend test_ops test_gemm test_attention test_linear test_weights test_device'
-own='test_cudasim test_cudasim_instructions' # these choose their orders themselves
+own="test_cudasim test_cudasim_instructions test_graphs" # orders make no difference to these, or they set them
 configs='lora nf4-lora mllava-lora'
 
 # one FLAVOUR ORDER PROGRAM: leaves its counts in $logs.
