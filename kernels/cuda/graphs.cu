@@ -11,7 +11,8 @@ enum { CHAIN_CALLS = 256, LEAST_CALLS = 8, CALL_ARGUMENTS = 16 }; // a shorter c
 enum : size_t { CHAIN_BYTES = 96u << 10, ALIGNED = 16 };
 enum { GRAPHS = 128, SEEN = 4096, FRESH = 4 * GRAPHS }; // a graph gives way to a new one when FRESH chains were not it
 
-/* One call. Behind it in the chain lie `bytes` bytes: a kernel's arguments, argument i at at[i], or what `issue` wants. */
+/* One call. Behind it in the chain lie `bytes` bytes: the arguments of a kernel, number i at at[i], or what `issue`
+ * wants. */
 struct alignas(ALIGNED) call {
     const char *what;   // the op
     const void *kernel; // NULL: issue does it

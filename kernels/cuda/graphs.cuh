@@ -1,7 +1,7 @@
-/* How calls reach the device. What ops ask for waits here, up to CHAIN_CALLS at a time, and goes on its way as one chain.
- * A chain whose like went before is one CUDA graph: what differs, pointers and sizes and numbers, is put into its nodes,
- * and the host launches once instead of once for each call. So the steps of a training, or the tokens of an answer,
- * whose shapes come again cost the host little, and nobody above has to say which those are.
+/* How calls reach the device. What ops ask for waits here, up to 256 calls at a time, and goes on its way as one chain.
+ * A chain whose like went before is one CUDA graph: what differs (pointers, sizes, numbers) is put into its nodes, and
+ * the host launches once instead of once for each call. So the steps of a training, or the tokens of an answer, whose
+ * shapes come again cost the host little, and nobody above has to say which those are.
  *
  * Two chains are alike when they come as many chains behind the last word of the host (an upload, a download, a wait),
  * with the same kernels in the same order, and all else the same to the byte. The first goes call by call, the second
