@@ -106,6 +106,12 @@ static void graph_clear(struct graph *g) {
     memset(g, 0, sizeof *g);
 }
 
+/* The same of one that the device may still be at. */
+static void graph_end(struct backend *be, struct graph *g) {
+    cuda_check(be, cudaStreamSynchronize(cuda_of(be)->stream), "graph");
+    graph_clear(g);
+}
+
 static cudaKernelNodeParams node_of(const struct call *c, void **arguments) {
     return {const_cast<void *>(c->kernel), c->grid, c->block, c->shared, arguments, nullptr};
 }
@@ -191,14 +197,15 @@ static struct graph *graph_find(struct graphs *s, uint64_t key) {
 }
 
 /* A free place, or that of a graph that was long not wanted; NULL while all are. */
-static struct graph *graph_place(struct graphs *s) {
+static struct graph *graph_place(struct backend *be) {
+    struct graphs *s = graphs_of(be);
     struct graph *oldest = s->all;
     for (struct graph &g : s->all) {
         if (!g.key) return &g;
         if (g.last < oldest->last) oldest = &g;
     }
     if (s->flushed - oldest->last <= FRESH) return nullptr;
-    graph_clear(oldest);
+    graph_end(be, oldest);
     return oldest;
 }
 
@@ -224,7 +231,7 @@ static struct graph *graph_for(struct backend *be, uint64_t key) {
     struct graph *g = graph_find(s, key);
     if (g) return all_alike(g, chain) ? g : nullptr;
     if (!was_seen(s, key)) return nullptr;
-    g = graph_place(s);
+    g = graph_place(be);
     if (!g) return nullptr;
     g->key = key;
     if (graph_make(be, g, chain)) return g;
@@ -240,7 +247,7 @@ static bool went_as_graph(struct backend *be, uint64_t key) {
     if (!g) return false;
     g->last = s->flushed;
     if (!graph_change(g, &s->chain)) {
-        graph_clear(g);
+        graph_end(be, g);
         refuse(be);
         return false;
     }
