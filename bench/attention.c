@@ -6,8 +6,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/clock.h"
 #include "base/half.h"
-#include "bench/clock.h"
 #include "kernels/backend.h"
 #include "kernels/ops.h"
 
@@ -67,13 +67,13 @@ static void measure(struct backend *be, const struct row *r) {
     struct tensor q_at = tensor_over1(at[0], I64, 2), k_at = tensor_over1(at[1], I64, 2);
     struct attention a = {.q_offsets = &q_at, .kv_offsets = &k_at, .sequences = 1, .max_q = r->queries};
     a.max_kv = r->keys, a.causal = r->causal, a.window = r->window, a.scale = 1.0f / sqrtf((float)r->D);
-    double best[2] = {1e9, 1e9}, start = now();
-    for (int i = 0; i < 5 || now() - start < 0.5; i++) {
-        double t0 = now();
+    double best[2] = {1e9, 1e9}, start = clock_now();
+    for (int i = 0; i < 5 || clock_now() - start < 0.5; i++) {
+        double t0 = clock_now();
         op_attention_forward(be, &o, &lse, &q, &k, &v, &a);
-        double t1 = now();
+        double t1 = clock_now();
         op_attention_backward(be, &dq, &dk, &dv, &delta, &dO, &o, &lse, &q, &k, &v, &a);
-        double t2 = now();
+        double t2 = clock_now();
         best[0] = fmin(best[0], t1 - t0), best[1] = fmin(best[1], t2 - t1);
     }
     printf("%-5s %5lld x %5lld  H %2lld K %2lld D %3lld %-6s window %4lld  forward %8.1f us %6.1f  backward %8.1f us "

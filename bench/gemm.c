@@ -6,9 +6,9 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/clock.h"
 #include "base/half.h"
 #include "base/memory.h"
-#include "bench/clock.h"
 #include "kernels/backend.h"
 #include "kernels/ops.h"
 #include "quant/q4.h"
@@ -231,12 +231,12 @@ static double dnnl_best(const struct row *r, const struct operands *o) {
     if (!dnnl_begin(&d, r, o)) return 0;
     dnnl_exec_arg_t args[] = {
         {DNNL_ARG_SRC, d.memory[0]}, {DNNL_ARG_WEIGHTS, d.memory[1]}, {DNNL_ARG_DST, d.memory[2]}};
-    double best = 1e9, stop = now() + 0.3;
-    while (now() < stop) {
-        double t = now();
+    double best = 1e9, stop = clock_now() + 0.3;
+    while (clock_now() < stop) {
+        double t = clock_now();
         dnnl_primitive_execute(d.primitive, d.stream, 3, args);
         dnnl_stream_wait(d.stream);
-        t = now() - t;
+        t = clock_now() - t;
         if (t < best) best = t;
     }
     return best;
@@ -251,11 +251,11 @@ static double dnnl_best(const struct row *r, const struct operands *o) {
 static void measure(struct backend *be, const struct row *r, const char *name) {
     struct q4 *q = scales(r->N * (r->kind == NORMS ? r->M : r->K));
     struct operands o = operands_new(be, r, q);
-    double best = 1e9, stop = now() + 0.5, flops = 2.0 * (double)r->M * (double)r->N * (double)r->K;
-    for (int i = 0; i < 3 || now() < stop; i++) {
-        double t = now();
+    double best = 1e9, stop = clock_now() + 0.5, flops = 2.0 * (double)r->M * (double)r->N * (double)r->K;
+    for (int i = 0; i < 3 || clock_now() < stop; i++) {
+        double t = clock_now();
         compute(be, r, &o);
-        t = now() - t;
+        t = clock_now() - t;
         if (t < best) best = t;
     }
     printf("%-40s %10.3f ms %8.1f GFLOP/s", name, best * 1e3, flops / best * 1e-9);

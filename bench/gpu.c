@@ -10,9 +10,9 @@
 #include <string.h>
 
 #include "base/arena.h"
+#include "base/clock.h"
 #include "base/half.h"
 #include "base/memory.h"
-#include "bench/clock.h"
 #include "kernels/cuda/cuda.h"
 #include "kernels/ops.h"
 #include "quant/block.h"
@@ -486,10 +486,10 @@ static int ascending(const void *a, const void *b) {
 /* Seconds of a batch of calls that go through the sets by turns. */
 static double time_calls(struct bench *b, const struct row *r, const struct set *sets, int count, int64_t calls) {
     backend_sync(b->maker.be, &b->err);
-    double began = now();
+    double began = clock_now();
     for (int64_t i = 0; i < calls; i++) r->call(b->maker.be, &sets[i % count]);
     backend_sync(b->maker.be, &b->err);
-    return now() - began;
+    return clock_now() - began;
 }
 
 /* The median time of a call. The first calls, in which a library may choose its way, do not count. */

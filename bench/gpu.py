@@ -9,7 +9,8 @@ build/bench; both sides quantise it while they load, to NF4 with double quantisa
 layers in bf16, the peer with gradient checkpointing. A model is removed when it was measured. Both sides run as
 processes of their own, one after the other. Tokens/s are those of the median step without the first two; "of the
 product" is the rate of the operations that a step needs over that of the product of 8192 x 8192 matrices that bench/gpu
-measures. Memory: what a side counts itself, and the most that the driver says beyond what was in use before.
+measures. Memory: what a side counts itself, and the most that the driver says beyond what was in use before. Below
+graft's row: where the time of its kernels goes, from three more steps.
 --device cpu --shapes llama-tiny --batches 1x64 tries all of it without a GPU.
 """
 import argparse
@@ -132,6 +133,15 @@ def run(command, tokens, cut):
             "scored": scored and int(scored.group(2)) / int(scored.group(1))}
 
 
+def print_split(a, shape, name):
+    """Where the time of three steps goes."""
+    command = graft_command(a, shape, name)
+    command[command.index("--max_steps") + 1] = "3"
+    p = subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, timeout=a.max_seconds,
+                       env=dict(os.environ, GRAFT_PROFILE="1"))
+    print(p.stderr[p.stderr.rfind("time by op"):], flush=True)
+
+
 def graft_command(a, shape, name):
     return [f"{a.build}/graft", "train", f"{a.work}/{name}-train.yaml", "--model_name_or_path", f"{a.work}/{shape}",
             "--output_dir", f"{a.work}/out", "--device", a.device, "--dtype", "bf16",
@@ -180,6 +190,8 @@ def run_batch(a, shape, batch, length, product):
         parts = train.flops_needed(f"{a.work}/{shape}", got["scored"] * length, length)
         flops = batch * sum(parts.values())
     print_row(shape, batch, length, "graft", got, flops, product)
+    if got:
+        print_split(a, shape, name)
     if a.python:
         other = run(peer_command(a, shape, name, batch, length), batch * length, a.max_seconds)
         print_row(shape, batch, length, "peer", other, flops, product)

@@ -6,9 +6,9 @@
 
 #include <jpeglib.h>
 
+#include "base/clock.h"
 #include "base/memory.h"
 #include "base/rng.h"
-#include "bench/clock.h"
 #include "data/image.h"
 #include "data/processor.h"
 
@@ -54,13 +54,13 @@ struct parts {
 static enum status run_once(const char *path, const struct processor *p, float *pixels, struct parts *t,
                             struct err *e) {
     struct image im, small;
-    double start = now();
+    double start = clock_now();
     if (image_read(&im, path, e) != ST_OK) return e->code;
-    double decoded = now();
+    double decoded = clock_now();
     image_resize(&small, &im, p->width, p->height, p->resample);
-    double resized = now();
+    double resized = clock_now();
     enum status st = processor_run(p, &small, path, pixels, e); // the resize in it is a copy now
-    double done = now();
+    double done = clock_now();
     t->decode += decoded - start;
     t->resize += resized - decoded;
     t->normalise += done - resized;
@@ -79,7 +79,7 @@ static int bench(const char *path, const struct processor *p, float *pixels) {
         return 1;
     }
     t = (struct parts){0};
-    for (double start = now(); now() - start < 2.0; n++) run_once(path, p, pixels, &t, &e);
+    for (double start = clock_now(); clock_now() - start < 2.0; n++) run_once(path, p, pixels, &t, &e);
     double ms = 1e3 / n, all = t.decode + t.resize + t.normalise;
     printf("image %5lld x %-5lld %8.1f images/s   decode %6.2f ms   resize %6.2f ms   normalise %6.2f ms\n",
            (long long)width, (long long)height, n / all, t.decode * ms, t.resize * ms, t.normalise * ms);

@@ -3,10 +3,10 @@
 #include <stdio.h>
 #include <stdlib.h>
 
+#include "base/clock.h"
 #include "base/half.h"
 #include "base/memory.h"
 #include "base/rng.h"
-#include "bench/clock.h"
 #include "quant/block.h"
 #include "quant/q4.h"
 
@@ -33,12 +33,12 @@ static void time_type(const struct room *r, enum dtype source, enum dtype type, 
     struct tensor w = tensor_over2(r->packed, type, ROWS, COLUMNS);
     w.q4 = &q;
     for (int i = 0; i < RUNS; i++) {
-        double start = now();
+        double start = clock_now();
         block_quantize(r->packed, r->absmax, r->x, source, n, type, 64, t);
         if (nest) block_nest(r->absmax8, r->nested, r->absmax, n / 64, map8, t);
-        double middle = now();
+        double middle = clock_now();
         block_dequantize(r->out, source, &w, t);
-        double end = now();
+        double end = clock_now();
         if (middle - start < best) best = middle - start;
         if (end - middle < best_back) best_back = end - middle;
     }

@@ -2,8 +2,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 
+#include "base/clock.h"
 #include "base/file.h"
-#include "bench/clock.h"
 #include "data/tokenizer.h"
 
 int main(int argc, char **argv) {
@@ -14,15 +14,15 @@ int main(int argc, char **argv) {
     struct ids ids = {0};
     struct tokenizer *t = NULL;
     if (argc != 3) return fprintf(stderr, "usage: tokenizer DIR FILE\n"), ST_USAGE;
-    double start = now(), best = 1e30;
+    double start = clock_now(), best = 1e30;
     if (!(t = tokenizer_load(argv[1], &e))) goto done;
-    double load = now() - start;
+    double load = clock_now() - start;
     if (file_read(argv[2], &text, &n, &e) != ST_OK) goto done;
     for (int run = 0; run < RUNS; run++) {
         ids_clear(&ids);
-        start = now();
+        start = clock_now();
         if (tokenizer_encode(t, text, n, false, &ids, &e) != ST_OK) goto done;
-        double took = now() - start;
+        double took = clock_now() - start;
         if (took < best) best = took;
     }
     printf("tokenizer %s: load %.0f ms, %.1f MB/s, %.2f M tokens/s (%zu tokens, best of %d, one thread)\n", argv[1],

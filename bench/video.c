@@ -4,7 +4,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-#include "bench/clock.h"
+#include "base/clock.h"
 #include "data/frames.h"
 #include "data/image.h"
 #include "data/video.h"
@@ -20,7 +20,7 @@ static enum status run_once(const char *path, struct parts *t, struct err *e) {
     const struct frame_rule rule = {.most = FRAMES};
     struct video_info info;
     struct frame_choice choice = {0};
-    double start = now();
+    double start = clock_now();
     struct video *v = video_open(path, e);
     if (v && video_info(v, 0, &info, e) == ST_OK) {
         const struct frame_source s = {path, info.frames, info.rate_num, info.rate_den, true};
@@ -29,10 +29,10 @@ static enum status run_once(const char *path, struct parts *t, struct err *e) {
     for (int64_t k = 0; k < choice.count && e->code == ST_OK; k++) {
         struct image im, small;
         if (video_frame(v, frames_index(&choice, k), &im, e) != ST_OK) break;
-        double decoded = now();
+        double decoded = clock_now();
         image_resize(&small, &im, SIDE, SIDE, RESAMPLE_BICUBIC);
         t->decode += decoded - start;
-        start = now();
+        start = clock_now();
         t->resize += start - decoded;
         image_free(&im), image_free(&small);
     }
@@ -50,7 +50,7 @@ static int bench(const char *path) {
         return 1;
     }
     t = (struct parts){0};
-    for (double start = now(); now() - start < 2.0; n++) run_once(path, &t, &e);
+    for (double start = clock_now(); clock_now() - start < 2.0; n++) run_once(path, &t, &e);
     double ms = 1e3 / n, all = t.decode + t.resize;
     printf("video %8.2f clips/s   %8.1f decoded frames/s   decode %8.2f ms   resize %7.2f ms   %s\n", n / all,
            (double)t.decoded / t.decode, t.decode * ms, t.resize * ms, path);

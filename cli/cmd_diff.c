@@ -2,6 +2,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/clock.h"
 #include "base/folder.h"
 #include "cli/model_dir.h"
 #include "cli/out.h"
@@ -59,9 +60,9 @@ static enum status diff(const struct flags *f, struct diff_options *o, struct er
         folder_commit(&folder, e);
     progress_end(&p);
     if (e->code == ST_OK && flag_bool(f, "json"))
-        print_json(&r, out, o->rank, out_clock() - p.began);
+        print_json(&r, out, o->rank, clock_now() - p.began);
     else if (e->code == ST_OK)
-        print(&r, out, o->rank, out_clock() - p.began);
+        print(&r, out, o->rank, clock_now() - p.began);
     folder_abandon(&folder);
     diff_report_free(&r);
     return e->code;

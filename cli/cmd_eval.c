@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/clock.h"
 #include "base/file.h"
 #include "base/json.h"
 #include "base/memory.h"
@@ -99,12 +100,12 @@ static enum status evaluate(struct session *s, const struct flags *f, struct err
                         .problem = s->model->config.problem,
                         .progress = progress_new(f, "evaluating", dataset_rows(s->val))};
     const char *path = flag_text(f, "per_row");
-    double began = out_clock();
+    double began = clock_now();
     if (evaluator_new(&ev, s->model, s->val, flag_int(f, "batch_size"), 1, s->act, e) == ST_OK)
         evaluator_run(ev, &v, add_row, &rows, e);
     progress_end(&rows.progress);
     if (e->code == ST_OK && path) file_write(path, text_str(&rows.lines), rows.lines.len, e);
-    if (e->code == ST_OK) print(f, &v, rows.names, out_clock() - began);
+    if (e->code == ST_OK) print(f, &v, rows.names, clock_now() - began);
     names_free(names, (size_t)s->model->config.num_labels);
     evaluator_free(ev);
     text_free(&rows.lines);

@@ -3,6 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/clock.h"
 #include "base/file.h"
 #include "base/memory.h"
 #include "base/text.h"
@@ -83,7 +84,7 @@ static enum status export_model(const struct flags *f, struct export_options *o,
     export_gguf(o, out, &r, e);
     progress_end(&p);
     if (e->code != ST_OK || write_modelfile(f, o->model, out, o->part, e) != ST_OK) return e->code;
-    double seconds = out_clock() - p.began;
+    double seconds = clock_now() - p.began;
     if (*r.note) out_note(f, "note: %s", r.note);
     if (flag_bool(f, "json"))
         print_json(&r, out, type, seconds);

@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "base/bytes.h"
+#include "base/clock.h"
 #include "base/file.h"
 #include "base/folder.h"
 #include "base/json.h"
@@ -242,13 +243,13 @@ static enum status fill(struct job *j, struct merge *m, const char *dir, struct 
 static enum status merge(struct job *j, struct err *e) {
     struct folder_out folder = {0};
     struct merge *m = NULL;
-    double began = out_clock();
+    double began = clock_now();
     j->o.model = j->source, j->o.progress = show, j->o.progress_arg = j;
     if (folder_open(&folder, j->report.out, e) != ST_OK || merge_open(&m, &j->o, e) != ST_OK) goto done;
     j->report.counts = merge_count(m);
     show_next(j, "merging");
     if (fill(j, m, folder.beside, e) != ST_OK) goto done;
-    j->report.seconds = out_clock() - began;
+    j->report.seconds = clock_now() - began;
     progress_end(&j->progress);
     if (merge_report_write(&j->report, folder.beside, e) != ST_OK || folder_commit(&folder, e) != ST_OK) goto done;
     if (flag_bool(j->f, "json")) {

@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "base/bytes.h"
+#include "base/clock.h"
 #include "cli/model_dir.h"
 #include "cli/out.h"
 #include "cli/session.h"
@@ -62,7 +63,7 @@ static enum status quantize(const struct flags *f, struct checkpoint_options *o,
     if (o->blocksize != 64)
         out_note(f, "note: transformers reads block size %d from the file, but its BitsAndBytesConfig can only make 64",
                  o->blocksize);
-    print_report(f, &report, out_clock() - p.began);
+    print_report(f, &report, clock_now() - p.began);
     return ST_OK;
 }
 

@@ -5,6 +5,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "base/clock.h"
 #include "base/text.h"
 #include "cli/out.h"
 #include "cli/session.h"
@@ -37,7 +38,7 @@ static void show_step(void *arg, const struct trainer *t, const struct step_repo
                  (long long)r->step, r->loss, r->grad_norm, r->learning_rate);
     }
     if (v->quiet) return;
-    double spent = out_clock() - v->began;
+    double spent = clock_now() - v->began;
     char left[OUT_NUMBER];
     out_time_text(left, spent / (double)(r->step - v->first) * (double)(t->steps - r->step));
     fprintf(stderr, "%sstep %*lld/%lld  loss %8.4f  grad %8.4f  lr %.2e  %7.0f tok/s  %s left%s",
@@ -97,7 +98,7 @@ static enum status train(struct session *s, const struct flags *f, int *status, 
     if (trainer_resume(s->trainer, &resumed, e) != ST_OK) return e->code;
     show_start(f, s, resumed);
     free(resumed);
-    struct view v = {f, isatty(STDERR_FILENO) == 1, flag_bool(f, "quiet"), out_clock(), s->trainer->step};
+    struct view v = {f, isatty(STDERR_FILENO) == 1, flag_bool(f, "quiet"), clock_now(), s->trainer->step};
     struct train_events events = {show_step, show_evaluation, show_saved, &v};
     if (trainer_run(s->trainer, &events, &finished, e) != ST_OK) return e->code;
     if (!finished) {

@@ -7,6 +7,7 @@
 #include <string.h>
 #include <time.h>
 
+#include "base/clock.h"
 #include "base/json.h"
 #include "base/memory.h"
 #include "cli/model_dir.h"
@@ -97,6 +98,7 @@ void generation_close(struct generation *g) {
     generator_free(g->generator);
     adapter_free(g->adapter);
     model_free(g->model);
+    out_profile(g->be);
     backend_free(g->be);
     prompter_close(&g->prompter);
     tokenizer_free(g->tokenizer);
@@ -196,10 +198,10 @@ static void add_choice(struct answer *a, const struct choice *c) {
 enum status generation_answer(struct answer *a, struct generation *g, const struct row *prompt, int64_t max_new_tokens,
                               bool stream, struct err *e) {
     *a = (struct answer){0};
-    double began = out_clock();
+    double began = clock_now();
     size_t shown = 0;
     if (feed_prompt(a, g, prompt, e) != ST_OK) return e->code;
-    a->prompt_seconds = out_clock() - began;
+    a->prompt_seconds = clock_now() - began;
     while (!was_interrupted(g)) {
         struct choice c;
         if (sampler_choose(&c, &g->sampler, g->generator->logits, g->drawn++, e) != ST_OK) break;
@@ -212,7 +214,7 @@ enum status generation_answer(struct answer *a, struct generation *g, const stru
     if (stream) show(a, g, &shown, true);
     text_clear(&a->text);
     tokenizer_decode(g->tokenizer, a->ids.data, a->ids.len, true, &a->text);
-    a->seconds = out_clock() - began;
+    a->seconds = clock_now() - began;
     return e->code;
 }
 

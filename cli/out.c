@@ -4,11 +4,12 @@
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <time.h>
 #include <unistd.h>
 
+#include "base/clock.h"
 #include "base/json.h"
 #include "base/text.h"
+#include "kernels/profile.h"
 
 /* What a file says may hold control characters, which must not steer the terminal. */
 static void write_plain(FILE *to, const char *format, va_list args) {
@@ -49,10 +50,11 @@ void out_lines(const struct flags *f, const struct text *lines) {
     if (n) out_note(f, "%.*s", (int)n, text_str(lines));
 }
 
-double out_clock(void) {
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+void out_profile(struct backend *be) {
+    struct text t = {0};
+    if (be) profile_text(be->profile, &t);
+    fputs(text_str(&t), stderr);
+    text_free(&t);
 }
 
 /* ---------------------------------------------------------------- progress */
@@ -60,7 +62,7 @@ double out_clock(void) {
 struct progress progress_new(const struct flags *f, const char *label, int64_t total) {
     struct progress p = {.label = label, .total = total, .quiet = flag_bool(f, "quiet")};
     p.terminal = isatty(STDERR_FILENO);
-    p.began = out_clock();
+    p.began = clock_now();
     return p;
 }
 
@@ -76,7 +78,7 @@ static bool is_due(struct progress *p, double now) {
 }
 
 void progress_show(struct progress *p, int64_t done, const char *extra) {
-    double now = out_clock();
+    double now = clock_now();
     p->done = done;
     if (!is_due(p, now)) return;
     double part = (double)done / (double)p->total, spent = now - p->began;

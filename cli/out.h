@@ -8,12 +8,14 @@
 
 #include "base/text.h"
 #include "cli/flags.h"
+#include "kernels/backend.h"
 
 void out_text(const char *format, ...) __attribute__((format(printf, 1, 2)));
 void out_bytes(const char *data, size_t n);
 void out_json(const cJSON *v); // compact, one line
 
 void out_note(const struct flags *f, const char *format, ...) __attribute__((format(printf, 2, 3)));
+void out_profile(struct backend *be);                            // where its time went, if that was measured
 void out_lines(const struct flags *f, const struct text *lines); // notes, each with its line's end; there may be none
 
 /* How far something has come. On a terminal one line that is drawn again; redirected, a plain line for every tenth
@@ -28,8 +30,6 @@ struct progress {
 struct progress progress_new(const struct flags *f, const char *label, int64_t total);
 void progress_show(struct progress *p, int64_t done, const char *extra); // extra: a few words, or NULL
 void progress_end(struct progress *p);                                   // takes the line away
-
-double out_clock(void); // seconds, of a clock that does not jump
 
 /* Numbers as a person reads them; the text is the caller's, as large as OUT_NUMBER. */
 enum { OUT_NUMBER = 32 };

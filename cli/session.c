@@ -128,6 +128,7 @@ void session_close(struct session *s) {
     tokenizer_free(s->tokenizer);
     model_config_free(&s->config);
     head_info_free(&s->adapter_head);
+    out_profile(s->be);
     backend_free(s->be);
     settings_free(&s->settings);
     free(s->label_names);

@@ -6,6 +6,7 @@
 
 #include "kernels/cpu/cpu.h"
 #include "kernels/cuda/cuda.h"
+#include "kernels/profile.h"
 
 static bool names_cuda(const char *device) { return strcmp(device, "cuda") == 0 || strncmp(device, "cuda:", 5) == 0; }
 
@@ -74,24 +75,22 @@ void backend_host_release(struct backend *be, void *memory) {
 size_t backend_memory_free(struct backend *be) { return be->calls->memory_free(be); }
 
 void backend_upload(struct backend *be, const struct tensor *dst, const void *src) {
-    if (be->err.code == ST_OK) be->calls->upload(be, dst, src);
+    BACKEND_RUN(calls, upload, be, dst, src);
 }
 
 void backend_download(struct backend *be, void *dst, const struct tensor *src) {
-    if (be->err.code == ST_OK) be->calls->download(be, dst, src);
+    BACKEND_RUN(calls, download, be, dst, src);
 }
 
 void backend_store(struct backend *be, void *host, const struct tensor *src) {
-    if (be->err.code == ST_OK) be->calls->store(be, host, src);
+    BACKEND_RUN(calls, store, be, host, src);
 }
 
 void backend_fetch(struct backend *be, const struct tensor *dst, const void *host) {
-    if (be->err.code == ST_OK) be->calls->fetch(be, dst, host);
+    BACKEND_RUN(calls, fetch, be, dst, host);
 }
 
-void backend_await(struct backend *be) {
-    if (be->err.code == ST_OK) be->calls->await(be);
-}
+void backend_await(struct backend *be) { BACKEND_RUN(calls, await, be); }
 
 enum status backend_sync(struct backend *be, struct err *e) {
     if (be->err.code == ST_OK) be->calls->sync(be);

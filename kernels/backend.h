@@ -13,6 +13,7 @@
 #include "base/threads.h"
 
 struct ops;
+struct profile;
 struct backend_calls;
 
 struct backend {
@@ -22,6 +23,7 @@ struct backend {
     bool host_memory;        // the host may read and write tensors directly, so mapped weights are used in place
     size_t own_bytes;        // memory of the device that the backend itself holds, from its start to its end
     struct threads *threads; // for work on the host, whatever the device
+    struct profile *profile; // kernels/profile.h; NULL: nothing is measured
     struct err err;          // the first failure of an op
 };
 
@@ -71,6 +73,7 @@ struct backend_calls {
     void (*fetch)(struct backend *be, const struct tensor *dst, const void *host);
     void (*await)(struct backend *be);
     void (*sync)(struct backend *be);
+    void (*note)(struct backend *be, const char *what); // what is issued from here on is `what`, or nothing: NULL
     const char *(*describe)(const struct backend *be);
 };
 

@@ -6,6 +6,7 @@
 #include <stdlib.h>
 
 #include "kernels/ops_table.h"
+#include "kernels/profile.h"
 #include "quant/block.h"
 #include "quant/q4.h"
 
@@ -69,27 +70,25 @@ enum {
 #define WANT_F32(t, rank)       want_kind(__func__, #t, t, 1 << F32, "f32", rank)
 #define WANT(condition)         want_true(__func__, #condition, condition)
 
-static bool ready(const struct backend *be) { return be->err.code == ST_OK; }
-
 /* --- moving ------------------------------------------------------------------------------------------------------ */
 
 void op_copy(struct backend *be, const struct tensor *y, const struct tensor *x) {
     WANT_FLOAT(x, 0);
     WANT_FLOAT(y, 0);
     want(__func__, "y", y, y->type, x->rank, x->dim[0], x->dim[1], x->dim[2], x->dim[3]);
-    if (ready(be)) be->ops->copy(be, y, x);
+    BACKEND_RUN(ops, copy, be, y, x);
 }
 
 void op_zero(struct backend *be, const struct tensor *y) {
     WANT_ANY(y);
-    if (ready(be)) be->ops->zero(be, y);
+    BACKEND_RUN(ops, zero, be, y);
 }
 
 void op_add(struct backend *be, const struct tensor *y, const struct tensor *a, const struct tensor *b) {
     WANT_ACT(a, 0);
     WANT_LIKE(b, a);
     WANT_LIKE(y, a);
-    if (ready(be)) be->ops->add(be, y, a, b);
+    BACKEND_RUN(ops, add, be, y, a, b);
 }
 
 void op_gather_rows(struct backend *be, const struct tensor *y, const struct tensor *x, const struct tensor *index) {
@@ -97,7 +96,7 @@ void op_gather_rows(struct backend *be, const struct tensor *y, const struct ten
     int64_t M = y->dim[0], C = x->dim[1];
     WANT2(y, x->type, M, C);
     WANT1(index, I32, M);
-    if (ready(be)) be->ops->gather_rows(be, y, x, index);
+    BACKEND_RUN(ops, gather_rows, be, y, x, index);
 }
 
 void op_scatter_rows(struct backend *be, const struct tensor *y, const struct tensor *x, const struct tensor *index) {
@@ -105,7 +104,7 @@ void op_scatter_rows(struct backend *be, const struct tensor *y, const struct te
     int64_t M = x->dim[0], C = x->dim[1];
     WANT2(y, x->type, y->dim[0], C);
     WANT1(index, I32, M);
-    if (ready(be)) be->ops->scatter_rows(be, y, x, index);
+    BACKEND_RUN(ops, scatter_rows, be, y, x, index);
 }
 
 void op_add_rows(struct backend *be, const struct tensor *y, const struct tensor *table, const struct tensor *index) {
@@ -113,7 +112,7 @@ void op_add_rows(struct backend *be, const struct tensor *y, const struct tensor
     WANT_FLOAT(table, 2);
     WANT2(table, table->type, table->dim[0], y->dim[1]);
     WANT1(index, I32, y->dim[0]);
-    if (ready(be)) be->ops->add_rows(be, y, table, index);
+    BACKEND_RUN(ops, add_rows, be, y, table, index);
 }
 
 void op_embed_forward(struct backend *be, const struct tensor *y, const struct tensor *table,
@@ -122,7 +121,7 @@ void op_embed_forward(struct backend *be, const struct tensor *y, const struct t
     WANT_FLOAT(table, 2);
     WANT2(table, table->type, table->dim[0], y->dim[1]);
     WANT1(ids, I32, y->dim[0]);
-    if (ready(be)) be->ops->embed_forward(be, y, table, ids);
+    BACKEND_RUN(ops, embed_forward, be, y, table, ids);
 }
 
 void op_embed_backward(struct backend *be, const struct tensor *gtable, const struct tensor *dy,
@@ -130,7 +129,7 @@ void op_embed_backward(struct backend *be, const struct tensor *gtable, const st
     WANT_ACT(dy, 2);
     WANT2(gtable, F32, gtable->dim[0], dy->dim[1]);
     WANT1(ids, I32, dy->dim[0]);
-    if (ready(be)) be->ops->embed_backward(be, gtable, dy, ids);
+    BACKEND_RUN(ops, embed_backward, be, gtable, dy, ids);
 }
 
 void op_patchify(struct backend *be, const struct tensor *y, const struct tensor *pixels, int64_t height, int64_t width,
@@ -140,14 +139,14 @@ void op_patchify(struct backend *be, const struct tensor *y, const struct tensor
     int64_t n = pixels->dim[0], P = (height / patch) * (width / patch);
     WANT3(pixels, F32, n, 3, height * width);
     WANT2(y, y->type, n * P, 3 * patch * patch);
-    if (ready(be)) be->ops->patchify(be, y, pixels, height, width, patch);
+    BACKEND_RUN(ops, patchify, be, y, pixels, height, width, patch);
 }
 
 void op_noise_add(struct backend *be, const struct tensor *x, const struct tensor *amplitude, uint64_t seed,
                   uint64_t stream) {
     WANT_ACT(x, 2);
     WANT1(amplitude, F32, x->dim[0]);
-    if (ready(be)) be->ops->noise_add(be, x, amplitude, seed, stream);
+    BACKEND_RUN(ops, noise_add, be, x, amplitude, seed, stream);
 }
 
 /* --- 4-bit weights ------------------------------------------------------------------------------------------------ */
@@ -158,7 +157,7 @@ void op_quantize(struct backend *be, const struct tensor *W, const struct tensor
     WANT(blocksize_valid(blocksize));
     WANT1(W, W->type == FP4 ? FP4 : NF4, x->dim[0]);
     WANT1(absmax, F32, block_count(x->dim[0], blocksize));
-    if (ready(be)) be->ops->quantize(be, W, absmax, x, blocksize);
+    BACKEND_RUN(ops, quantize, be, W, absmax, x, blocksize);
 }
 
 void op_nest(struct backend *be, const struct tensor *absmax8, const struct tensor *nested_absmax,
@@ -168,7 +167,7 @@ void op_nest(struct backend *be, const struct tensor *absmax8, const struct tens
     WANT1(nested_absmax, F32, block_count(absmax->dim[0], NESTED_BLOCKSIZE));
     WANT1(offset, F32, 1);
     WANT1(map, F32, 256);
-    if (ready(be)) be->ops->nest(be, absmax8, nested_absmax, offset, absmax, map);
+    BACKEND_RUN(ops, nest, be, absmax8, nested_absmax, offset, absmax, map);
 }
 
 /* --- matrix products --------------------------------------------------------------------------------------------- */
@@ -189,7 +188,7 @@ void op_linear_forward(struct backend *be, const struct tensor *y, const struct 
     WANT_ACT(y, 2);
     WANT2(y, y->type == F32 ? F32 : x->type, N, O);
     if (b) WANT1(b, F32, O);
-    if (ready(be)) be->ops->linear_forward(be, y, x, W, b, beta);
+    BACKEND_RUN(ops, linear_forward, be, y, x, W, b, beta);
 }
 
 void op_linear_backward(struct backend *be, const struct tensor *dx, const struct tensor *dy, const struct tensor *W,
@@ -202,7 +201,7 @@ void op_linear_backward(struct backend *be, const struct tensor *dx, const struc
     WANT2(W, W->type, O, I);
     WANT_ACT(dx, 2);
     WANT2(dx, dy->type == F32 ? dx->type : BF16, N, I);
-    if (ready(be)) be->ops->linear_backward(be, dx, dy, W, beta);
+    BACKEND_RUN(ops, linear_backward, be, dx, dy, W, beta);
 }
 
 void op_matmul(struct backend *be, const struct tensor *C, const struct tensor *A, bool ta, const struct tensor *B,
@@ -213,19 +212,19 @@ void op_matmul(struct backend *be, const struct tensor *C, const struct tensor *
     int64_t m = A->dim[ta], k = A->dim[!ta], n = B->dim[!tb];
     WANT2(B, B->type, tb ? n : k, tb ? k : n);
     WANT2(C, C->type, m, n);
-    if (ready(be)) be->ops->matmul(be, C, A, ta, B, tb, alpha, beta);
+    BACKEND_RUN(ops, matmul, be, C, A, ta, B, tb, alpha, beta);
 }
 
 void op_bias_add(struct backend *be, const struct tensor *y, const struct tensor *b, float scale) {
     WANT_ACT(y, 2);
     WANT1(b, F32, y->dim[1]);
-    if (ready(be)) be->ops->bias_add(be, y, b, scale);
+    BACKEND_RUN(ops, bias_add, be, y, b, scale);
 }
 
 void op_bias_backward(struct backend *be, const struct tensor *gb, const struct tensor *dy, float scale) {
     WANT_ACT(dy, 2);
     WANT1(gb, F32, dy->dim[1]);
-    if (ready(be)) be->ops->bias_backward(be, gb, dy, scale);
+    BACKEND_RUN(ops, bias_backward, be, gb, dy, scale);
 }
 
 /* --- normalisation ----------------------------------------------------------------------------------------------- */
@@ -237,7 +236,7 @@ void op_rmsnorm_forward(struct backend *be, const struct tensor *y, const struct
     WANT2(y, x->type, N, C);
     WANT1(rstd, F32, N);
     WANT1(w, F32, C);
-    if (ready(be)) be->ops->rmsnorm_forward(be, y, rstd, x, w, eps);
+    BACKEND_RUN(ops, rmsnorm_forward, be, y, rstd, x, w, eps);
 }
 
 void op_rmsnorm_backward_add(struct backend *be, const struct tensor *dx, const struct tensor *gw,
@@ -250,7 +249,7 @@ void op_rmsnorm_backward_add(struct backend *be, const struct tensor *dx, const 
     WANT1(rstd, F32, N);
     WANT1(w, F32, C);
     if (gw) WANT1(gw, F32, C);
-    if (ready(be)) be->ops->rmsnorm_backward_add(be, dx, gw, dy, x, rstd, w);
+    BACKEND_RUN(ops, rmsnorm_backward_add, be, dx, gw, dy, x, rstd, w);
 }
 
 void op_layernorm_forward(struct backend *be, const struct tensor *y, const struct tensor *mean,
@@ -263,7 +262,7 @@ void op_layernorm_forward(struct backend *be, const struct tensor *y, const stru
     WANT1(rstd, F32, N);
     WANT1(w, F32, C);
     WANT1(b, F32, C);
-    if (ready(be)) be->ops->layernorm_forward(be, y, mean, rstd, x, w, b, eps);
+    BACKEND_RUN(ops, layernorm_forward, be, y, mean, rstd, x, w, b, eps);
 }
 
 void op_layernorm_backward_add(struct backend *be, const struct tensor *dx, const struct tensor *gw,
@@ -278,7 +277,7 @@ void op_layernorm_backward_add(struct backend *be, const struct tensor *dx, cons
     WANT1(w, F32, C);
     if (gw) WANT1(gw, F32, C);
     if (gb) WANT1(gb, F32, C);
-    if (ready(be)) be->ops->layernorm_backward_add(be, dx, gw, gb, dy, x, mean, rstd, w);
+    BACKEND_RUN(ops, layernorm_backward_add, be, dx, gw, gb, dy, x, mean, rstd, w);
 }
 
 /* --- attention --------------------------------------------------------------------------------------------------- */
@@ -290,7 +289,7 @@ void op_rope(struct backend *be, const struct tensor *x, const struct tensor *ta
     WANT1(positions, I32, x->dim[0]);
     WANT(2 * table->dim[2] <= x->dim[2]);
     WANT(sign == 1 || sign == -1);
-    if (ready(be)) be->ops->rope(be, x, table, positions, sign);
+    BACKEND_RUN(ops, rope, be, x, table, positions, sign);
 }
 
 static void want_sequences(const char *op, const struct attention *a) {
@@ -313,7 +312,7 @@ void op_attention_forward(struct backend *be, const struct tensor *o, const stru
     if (lse) WANT2(lse, F32, q->dim[0], q->dim[1]);
     want_heads(__func__, q, k);
     want_sequences(__func__, a);
-    if (ready(be)) be->ops->attention_forward(be, o, lse, q, k, v, a);
+    BACKEND_RUN(ops, attention_forward, be, o, lse, q, k, v, a);
 }
 
 void op_attention_backward(struct backend *be, const struct tensor *dq, const struct tensor *dk,
@@ -332,7 +331,7 @@ void op_attention_backward(struct backend *be, const struct tensor *dq, const st
     WANT2(delta, F32, q->dim[0], q->dim[1]);
     want_heads(__func__, q, k);
     want_sequences(__func__, a);
-    if (ready(be)) be->ops->attention_backward(be, dq, dk, dv, delta, dO, o, lse, q, k, v, a);
+    BACKEND_RUN(ops, attention_backward, be, dq, dk, dv, delta, dO, o, lse, q, k, v, a);
 }
 
 /* --- pointwise --------------------------------------------------------------------------------------------------- */
@@ -340,7 +339,7 @@ void op_attention_backward(struct backend *be, const struct tensor *dq, const st
 void op_act_forward(struct backend *be, const struct tensor *y, const struct tensor *x, enum activation f) {
     WANT_ACT(x, 0);
     WANT_LIKE(y, x);
-    if (ready(be)) be->ops->act_forward(be, y, x, f);
+    BACKEND_RUN(ops, act_forward, be, y, x, f);
 }
 
 void op_act_backward(struct backend *be, const struct tensor *dx, const struct tensor *dy, const struct tensor *x,
@@ -348,7 +347,7 @@ void op_act_backward(struct backend *be, const struct tensor *dx, const struct t
     WANT_ACT(x, 0);
     WANT_LIKE(dy, x);
     WANT_LIKE(dx, x);
-    if (ready(be)) be->ops->act_backward(be, dx, dy, x, f);
+    BACKEND_RUN(ops, act_backward, be, dx, dy, x, f);
 }
 
 void op_glu_forward(struct backend *be, const struct tensor *y, const struct tensor *gate, const struct tensor *up,
@@ -356,7 +355,7 @@ void op_glu_forward(struct backend *be, const struct tensor *y, const struct ten
     WANT_ACT(gate, 0);
     WANT_LIKE(up, gate);
     WANT_LIKE(y, gate);
-    if (ready(be)) be->ops->glu_forward(be, y, gate, up, f);
+    BACKEND_RUN(ops, glu_forward, be, y, gate, up, f);
 }
 
 void op_glu_backward(struct backend *be, const struct tensor *dgate, const struct tensor *dup, const struct tensor *dy,
@@ -366,7 +365,7 @@ void op_glu_backward(struct backend *be, const struct tensor *dgate, const struc
     WANT_LIKE(dy, gate);
     WANT_LIKE(dgate, gate);
     WANT_LIKE(dup, gate);
-    if (ready(be)) be->ops->glu_backward(be, dgate, dup, dy, gate, up, f);
+    BACKEND_RUN(ops, glu_backward, be, dgate, dup, dy, gate, up, f);
 }
 
 void op_dropout(struct backend *be, const struct tensor *y, const struct tensor *x, const struct dropout *d) {
@@ -374,7 +373,7 @@ void op_dropout(struct backend *be, const struct tensor *y, const struct tensor 
     WANT_LIKE(y, x);
     WANT(d->p >= 0 && d->p < 1);
     WANT(d->first >= 0 && d->first % 8 == 0);
-    if (ready(be)) be->ops->dropout(be, y, x, d);
+    BACKEND_RUN(ops, dropout, be, y, x, d);
 }
 
 void op_dropout_add(struct backend *be, const struct tensor *y, const struct tensor *x, const struct dropout *d) {
@@ -382,7 +381,7 @@ void op_dropout_add(struct backend *be, const struct tensor *y, const struct ten
     WANT_LIKE(y, x);
     WANT(d->p >= 0 && d->p < 1);
     WANT(d->first >= 0 && d->first % 8 == 0);
-    if (ready(be)) be->ops->dropout_add(be, y, x, d);
+    BACKEND_RUN(ops, dropout_add, be, y, x, d);
 }
 
 /* --- DoRA -------------------------------------------------------------------------------------------------------- */
@@ -396,7 +395,7 @@ void op_row_norms(struct backend *be, const struct tensor *norms, const struct t
     WANT(!A == !B);
     if (A) WANT2(A, F32, A->dim[0], I);
     if (A) WANT2(B, F32, O, A->dim[0]);
-    if (ready(be)) be->ops->row_norms(be, norms, W, A, B, scale);
+    BACKEND_RUN(ops, row_norms, be, norms, W, A, B, scale);
 }
 
 void op_scale_cols(struct backend *be, const struct tensor *y, const struct tensor *x, const struct tensor *g,
@@ -405,14 +404,14 @@ void op_scale_cols(struct backend *be, const struct tensor *y, const struct tens
     WANT_LIKE(y, x);
     WANT1(g, F32, x->dim[1]);
     if (b) WANT1(b, F32, x->dim[1]);
-    if (ready(be)) be->ops->scale_cols(be, y, x, g, b);
+    BACKEND_RUN(ops, scale_cols, be, y, x, g, b);
 }
 
 void op_scale_cols_add(struct backend *be, const struct tensor *y, const struct tensor *x, const struct tensor *g) {
     WANT_ACT(x, 2);
     WANT_LIKE(y, x);
     WANT1(g, F32, x->dim[1]);
-    if (ready(be)) be->ops->scale_cols_add(be, y, x, g);
+    BACKEND_RUN(ops, scale_cols_add, be, y, x, g);
 }
 
 void op_divide(struct backend *be, const struct tensor *y, const struct tensor *a, const struct tensor *b,
@@ -420,7 +419,7 @@ void op_divide(struct backend *be, const struct tensor *y, const struct tensor *
     WANT1(a, F32, a->dim[0]);
     WANT_LIKE(b, a);
     WANT_LIKE(y, a);
-    if (ready(be)) be->ops->divide(be, y, a, b, minus);
+    BACKEND_RUN(ops, divide, be, y, a, b, minus);
 }
 
 void op_magnitude_backward(struct backend *be, const struct tensor *gm, const struct tensor *dy, const struct tensor *t,
@@ -429,7 +428,7 @@ void op_magnitude_backward(struct backend *be, const struct tensor *gm, const st
     WANT_LIKE(t, dy);
     WANT1(gm, F32, dy->dim[1]);
     WANT1(norms, F32, dy->dim[1]);
-    if (ready(be)) be->ops->magnitude_backward(be, gm, dy, t, norms);
+    BACKEND_RUN(ops, magnitude_backward, be, gm, dy, t, norms);
 }
 
 /* --- loss, optimizer --------------------------------------------------------------------------------------------- */
@@ -439,7 +438,7 @@ void op_cross_entropy_forward(struct backend *be, const struct tensor *loss, con
     WANT_F32(logits, 2);
     WANT1(loss, F32, logits->dim[0]);
     WANT1(targets, I32, logits->dim[0]);
-    if (ready(be)) be->ops->cross_entropy_forward(be, loss, logits, targets);
+    BACKEND_RUN(ops, cross_entropy_forward, be, loss, logits, targets);
 }
 
 void op_cross_entropy(struct backend *be, const struct tensor *loss, const struct tensor *logits,
@@ -447,7 +446,7 @@ void op_cross_entropy(struct backend *be, const struct tensor *loss, const struc
     WANT_F32(logits, 2);
     WANT1(loss, F32, logits->dim[0]);
     WANT1(targets, I32, logits->dim[0]);
-    if (ready(be)) be->ops->cross_entropy(be, loss, logits, targets, scale);
+    BACKEND_RUN(ops, cross_entropy, be, loss, logits, targets, scale);
 }
 
 void op_squared_error(struct backend *be, const struct tensor *loss, const struct tensor *dx, const struct tensor *x,
@@ -456,7 +455,7 @@ void op_squared_error(struct backend *be, const struct tensor *loss, const struc
     WANT_LIKE(y, x);
     WANT1(loss, F32, x->dim[0]);
     if (dx) WANT_LIKE(dx, x);
-    if (ready(be)) be->ops->squared_error(be, loss, dx, x, y, scale);
+    BACKEND_RUN(ops, squared_error, be, loss, dx, x, y, scale);
 }
 
 void op_binary_cross_entropy(struct backend *be, const struct tensor *loss, const struct tensor *dx,
@@ -465,25 +464,25 @@ void op_binary_cross_entropy(struct backend *be, const struct tensor *loss, cons
     WANT_LIKE(y, x);
     WANT1(loss, F32, x->dim[0]);
     if (dx) WANT_LIKE(dx, x);
-    if (ready(be)) be->ops->binary_cross_entropy(be, loss, dx, x, y, scale);
+    BACKEND_RUN(ops, binary_cross_entropy, be, loss, dx, x, y, scale);
 }
 
 void op_sum_add(struct backend *be, const struct tensor *total, const struct tensor *x) {
     WANT_F32(x, 0);
     WANT1(total, F32, 1);
-    if (ready(be)) be->ops->sum_add(be, total, x);
+    BACKEND_RUN(ops, sum_add, be, total, x);
 }
 
 void op_sum_squares_add(struct backend *be, const struct tensor *total, const struct tensor *x) {
     WANT_F32(x, 0);
     WANT1(total, F32, 1);
-    if (ready(be)) be->ops->sum_squares_add(be, total, x);
+    BACKEND_RUN(ops, sum_squares_add, be, total, x);
 }
 
 void op_count_nonfinite_add(struct backend *be, const struct tensor *total, const struct tensor *x) {
     WANT_ACT(x, 0);
     WANT1(total, F32, 1);
-    if (ready(be)) be->ops->count_nonfinite_add(be, total, x);
+    BACKEND_RUN(ops, count_nonfinite_add, be, total, x);
 }
 
 void op_adamw(struct backend *be, const struct tensor *p, const struct tensor *m, const struct tensor *v,
@@ -493,5 +492,5 @@ void op_adamw(struct backend *be, const struct tensor *p, const struct tensor *m
     WANT_LIKE(v, p);
     WANT_LIKE(g, p);
     WANT(h->step >= 1);
-    if (ready(be)) be->ops->adamw(be, p, m, v, g, h);
+    BACKEND_RUN(ops, adamw, be, p, m, v, g, h);
 }

@@ -3,17 +3,11 @@
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
+#include "base/clock.h"
 #include "base/memory.h"
 #include "base/text.h"
 #include "kernels/ops.h"
-
-static double now(void) {
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
 
 /* Row r of a batch as a batch of its own; its offsets go to two numbers of the caller's. */
 static struct batch one_row(const struct batch *b, int64_t r, int64_t offsets[2]) {
@@ -160,7 +154,7 @@ static double step_loss(struct trainer *t, const int64_t *scored, int64_t all) {
 
 enum status train_step(struct trainer *t, struct step_report *out, struct err *e) {
     struct backend *be = t->model->be;
-    double started = now();
+    double started = clock_now();
     *out = (struct step_report){.step = t->step + 1};
     op_zero(be, &t->adapter->grads);
     op_zero(be, &t->totals);
@@ -195,6 +189,6 @@ enum status train_step(struct trainer *t, struct step_report *out, struct err *e
     out->learning_rate = factor * rate;
     t->step++;
     out->epoch = (double)(t->step * t->accum * t->rows) / (double)dataset_rows(t->data);
-    out->seconds = now() - started;
+    out->seconds = clock_now() - started;
     return ST_OK;
 }

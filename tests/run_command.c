@@ -7,8 +7,9 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/wait.h>
-#include <time.h>
 #include <unistd.h>
+
+#include "base/clock.h"
 
 enum { READ, WRITE };
 
@@ -44,12 +45,6 @@ static void become(const char *const *argv, const char *dir, struct pipes *p) {
     _exit(127);
 }
 
-static double now(void) {
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
-
 /* Takes what is there; closes the pipe at its end. */
 static void drain(int *fd, struct text *to) {
     char part[65536];
@@ -67,7 +62,7 @@ static void feed(int *fd, const char **input) {
 /* Feeds and drains until both outputs are closed or the time is over; says whether it is over. */
 static bool exchange(struct pipes *p, const char *input, double end, struct command_result *r) {
     while (p->out[READ] >= 0 || p->err[READ] >= 0) {
-        double left = end - now();
+        double left = end - clock_now();
         if (left <= 0) return true;
         struct pollfd fds[] = {{p->out[READ], POLLIN, 0}, {p->err[READ], POLLIN, 0}, {p->in[WRITE], POLLOUT, 0}};
         if (poll(fds, 3, (int)(left * 1000) + 1) <= 0) continue;
@@ -83,7 +78,7 @@ static int reap(pid_t child, double end, bool *timed_out) {
     int state = 0;
     const struct timespec pause = {0, 2000000};
     while (!*timed_out && waitpid(child, &state, WNOHANG) == 0) {
-        *timed_out = now() > end;
+        *timed_out = clock_now() > end;
         if (!*timed_out) nanosleep(&pause, NULL);
     }
     if (!*timed_out) return state;
@@ -113,7 +108,7 @@ enum status command_run(const char *const *argv, const char *dir, const char *in
     struct sigaction ignore = {.sa_handler = SIG_IGN},
                      before; // a program that does not read its input is no error here
     sigaction(SIGPIPE, &ignore, &before);
-    double end = now() + seconds;
+    double end = clock_now() + seconds;
     r->timed_out = exchange(&p, input, end, r);
     int state = reap(child, end, &r->timed_out);
     sigaction(SIGPIPE, &before, NULL);

@@ -5,6 +5,7 @@
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/wait.h>
@@ -14,6 +15,7 @@
 
 #include "kernels/backend.h"
 #include "kernels/ops.h"
+#include "kernels/profile.h"
 
 #define COUNT(a) (sizeof(a) / sizeof *(a))
 
@@ -158,6 +160,48 @@ static bool aborts(void (*fn)(struct backend *), const char *words) {
     return WIFSIGNALED(status) && WTERMSIG(status) == SIGABRT && strstr(text, words);
 }
 
+enum { ADDS = 600 }; // more than a device keeps moments of
+
+/* The number before "calls" in the line of `what`; -1 when there is none. */
+static int calls_of(const char *text, const char *what) {
+    char name[32];
+    int calls = -1;
+    snprintf(name, sizeof name, "\n  %s ", what);
+    const char *at = strstr(text, name);
+    if (at) sscanf(at + strlen(name), "%*f ms %*f%% %d calls", &calls);
+    return calls;
+}
+
+static void check_profile(const char *device, bool wanted) {
+    struct err e = {0};
+    struct text text = {0};
+    if (wanted) setenv("GRAFT_PROFILE", "1", 1);
+    struct backend *be = backend_new(device, 1, &e);
+    unsetenv("GRAFT_PROFILE");
+    assert_non_null(be);
+    float *memory = backend_alloc(be, 4096), host[64] = {0};
+    struct tensor x = tensor_over1(memory, F32, 64);
+    backend_upload(be, &x, host);
+    for (int i = 0; i < ADDS; i++) op_add(be, &x, &x, &x);
+    op_zero(be, &x);
+    backend_download(be, host, &x);
+    assert_int_equal(backend_sync(be, &e), ST_OK);
+    profile_text(be->profile, &text);
+    assert_int_equal(calls_of(text_str(&text), "add"), wanted ? ADDS : -1);
+    assert_int_equal(calls_of(text_str(&text), "zero"), wanted ? 1 : -1);
+    assert_int_equal(calls_of(text_str(&text), "upload"), wanted ? 1 : -1);
+    assert_int_equal(calls_of(text_str(&text), "together"), wanted ? ADDS + 3 : -1);
+    text_free(&text);
+    backend_release(be, memory);
+    backend_free(be);
+}
+
+static void test_where_the_time_goes(void **state) {
+    (void)state;
+    static const char *const devices[] = {"cpu", "auto"};
+    for (int i = 0; i < 2; i++) check_profile(devices[i], true), check_profile(devices[i], false);
+}
+
 static void add_of_wrong_shape(struct backend *be) {
     float m[6] = {0};
     struct tensor a = tensor_over2(m, F32, 2, 3), b = tensor_over2(m, F32, 3, 2);
@@ -187,6 +231,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_backend_says_what_it_has_not),
         cmocka_unit_test(test_backend_memory),
+        cmocka_unit_test(test_where_the_time_goes),
         cmocka_unit_test(test_wrong_shapes_abort),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

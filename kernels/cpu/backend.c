@@ -9,8 +9,10 @@
 #include <unistd.h>
 
 #include "base/arena.h"
+#include "base/clock.h"
 #include "base/memory.h"
 #include "kernels/cpu/cpu.h"
+#include "kernels/profile.h"
 
 #if defined(__x86_64__)
 #include <cpuid.h>
@@ -139,12 +141,21 @@ static void cpu_await(struct backend *be) { (void)be; }
 
 static void cpu_sync(struct backend *be) { (void)be; }
 
+static void cpu_note(struct backend *be, const char *what) {
+    struct cpu_backend *cpu = (struct cpu_backend *)be;
+    double now = clock_now();
+    if (cpu->noted) profile_add(be->profile, cpu->noted, now - cpu->since);
+    cpu->noted = what;
+    cpu->since = now;
+}
+
 static const char *cpu_describe(const struct backend *be) { return ((const struct cpu_backend *)be)->about; }
 
 static void cpu_free(struct backend *be) {
     struct cpu_backend *cpu = (struct cpu_backend *)be;
     if (cpu->scratch) munmap(cpu->scratch, (size_t)threads_count(be->threads) * CPU_SCRATCH + CPU_SHARED);
     threads_free(be->threads);
+    profile_free(be->profile);
     free(cpu);
 }
 
@@ -161,6 +172,7 @@ static const struct backend_calls calls = {
     .fetch = cpu_upload,
     .await = cpu_await,
     .sync = cpu_sync,
+    .note = cpu_note,
     .describe = cpu_describe,
 };
 
@@ -170,6 +182,7 @@ struct backend *cpu_backend_new(int threads, struct err *e) {
     struct cpu_backend *cpu = mem_alloc(sizeof *cpu);
     cpu->base = (struct backend){.ops = isa->ops, .calls = &calls, .name = "cpu", .host_memory = true};
     cpu->base.threads = threads_new(threads);
+    cpu->base.profile = profile_new();
     cpu->amx = isa->amx && ask_for_amx();
     int count = threads_count(cpu->base.threads);
     cpu->scratch = map((size_t)count * CPU_SCRATCH + CPU_SHARED);

@@ -20,6 +20,8 @@ struct cpu_backend {
     bool amx;            // the kernel has granted AMX tiles to this process
     char *scratch;       // (threads, CPU_SCRATCH) bytes, page-aligned
     char *shared;        // CPU_SHARED bytes, page-aligned, behind scratch: what all tasks of one op read
+    const char *noted;   // whose time runs since `since`; NULL: nobody's
+    double since;
     char about[128];
 };
 

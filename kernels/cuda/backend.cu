@@ -11,6 +11,7 @@
 
 extern "C" {
 #include "base/memory.h"
+#include "kernels/profile.h"
 }
 
 extern const struct ops cuda_ops;
@@ -121,6 +122,48 @@ static void cuda_host_release(struct backend *be, void *memory) {
     cuda_check(be, cudaFreeHost(memory), "release of memory of the host");
 }
 
+/* --- where the time goes ----------------------------------------------------------------------------------------- */
+
+/* Waits for the last mark, which stays. */
+static void marks_read(struct backend *be) {
+    struct marks *m = cuda_of(be)->marks;
+    int last = m->count - 1;
+    if (last < 1) return;
+    cuda_check(be, cudaEventSynchronize(m->at[last]), "profile");
+    for (int i = 0; i < last; i++) {
+        float ms = 0;
+        if (m->ops[i] && cudaEventElapsedTime(&ms, m->at[i], m->at[i + 1]) == cudaSuccess)
+            profile_add(be->profile, m->ops[i], static_cast<double>(ms) * 1e-3);
+    }
+    cudaEvent_t first = m->at[0];
+    m->at[0] = m->at[last], m->at[last] = first;
+    m->ops[0] = m->ops[last];
+    m->count = 1;
+}
+
+void cuda_note(struct backend *be, const char *what) {
+    struct marks *m = cuda_of(be)->marks;
+    if (!m) return;
+    if (m->count == MARKS) marks_read(be);
+    graphs_flush(be);
+    cuda_check(be, cudaEventRecord(m->at[m->count], cuda_of(be)->stream), "profile");
+    m->ops[m->count++] = what;
+}
+
+static void marks_new(struct cuda_backend *c) {
+    c->base.profile = profile_new();
+    if (!c->base.profile) return;
+    c->marks = static_cast<struct marks *>(mem_alloc(sizeof *c->marks));
+    for (cudaEvent_t &e : c->marks->at)
+        if (c->base.err.code == ST_OK) cuda_check(&c->base, cudaEventCreate(&e), "event");
+}
+
+static void marks_free(struct marks *m) {
+    for (int i = 0; m && i < MARKS; i++)
+        if (m->at[i]) cudaEventDestroy(m->at[i]);
+    free(m);
+}
+
 /* --- transfers --------------------------------------------------------------------------------------------------- */
 
 /* Goes to the next piece and waits until its last copy is done. */
@@ -200,6 +243,7 @@ static void cuda_await(struct backend *be) {
 static void cuda_sync(struct backend *be) {
     report_indices(cuda_of(be));
     cuda_check(be, cudaStreamSynchronize(cuda_of(be)->stream), "sync");
+    if (cuda_of(be)->marks) marks_read(be);
 }
 
 /* --- the device -------------------------------------------------------------------------------------------------- */
@@ -224,6 +268,8 @@ static void cuda_free(struct backend *be) {
     if (c->copies) cudaStreamDestroy(c->copies);
     if (c->stream) cudaStreamDestroy(c->stream);
     threads_free(c->base.threads);
+    marks_free(c->marks);
+    profile_free(c->base.profile);
     free(c);
 }
 
@@ -240,6 +286,7 @@ static const struct backend_calls cuda_calls = {
     .fetch = cuda_fetch,
     .await = cuda_await,
     .sync = cuda_sync,
+    .note = cuda_note,
     .describe = cuda_describe,
 };
 
@@ -297,6 +344,7 @@ static void take_own(struct cuda_backend *c) {
     look_for_code(be);
     new_stream(be, &c->stream), new_stream(be, &c->copies);
     new_event(be, &c->issued), new_event(be, &c->copied);
+    marks_new(c);
     if (be->err.code == ST_OK) c->scratch = static_cast<char *>(cuda_alloc(be, CUDA_SCRATCH + words));
     if (be->err.code == ST_OK) {
         c->indices = reinterpret_cast<unsigned long long *>(c->scratch + CUDA_SCRATCH);

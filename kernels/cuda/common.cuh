@@ -53,6 +53,15 @@ struct staging {
     size_t used; // of it
 };
 
+/* With a profile, moments on the stream: what is between one and the next was for ops[i], or for none. */
+enum { MARKS = 512 };
+
+struct marks {
+    cudaEvent_t at[MARKS];
+    const char *ops[MARKS];
+    int count;
+};
+
 struct cuda_backend {
     struct backend base; // first, so that a struct backend * of this kind may be cast
     int device;
@@ -66,6 +75,7 @@ struct cuda_backend {
     struct checked_op checked[INDEX_CHECKS];
     int checks; // in use since the last sync
     struct staging staging;
+    struct marks *marks; // NULL without a profile
     char name[16], about[512];
 };
 
@@ -75,6 +85,9 @@ static inline struct cuda_backend *cuda_of(struct backend *be) { return reinterp
 
 /* Remembers the first failure in be->err. */
 void cuda_check(struct backend *be, cudaError_t result, const char *what);
+
+/* Part of an op, by another name, takes the time from here on. */
+void cuda_note(struct backend *be, const char *what);
 
 /* Where kernels of the op named are to leave an index that is not in low .. limit - 1. */
 struct index_check cuda_index_check(struct backend *be, const char *op, int64_t low, int64_t limit);

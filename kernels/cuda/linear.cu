@@ -35,7 +35,9 @@ static const void *slice_of(struct backend *be, const struct tensor *W, enum dty
         return static_cast<const char *>(W->data) + static_cast<size_t>(row * W->dim[1] + col) * dtype_size(to);
     }
     *ld = padded(cols);
+    cuda_note(be, "expanding of weights");
     cuda_weight_slice(be, place(be, at), to, *ld, W, round, row, rows, col, cols, what);
+    cuda_note(be, what);
     return place(be, at);
 }
 
