@@ -104,6 +104,8 @@ __device__ inline bool index_fits(const struct index_check &check, int64_t posit
     return false;
 }
 
+enum { LAUNCH_ARGUMENTS = 16 };
+
 /* A launch of the kernel, whose `count` arguments have these sizes; they are copied. In graphs.cu. */
 void graphs_kernel(struct backend *be, const char *what, const void *kernel, dim3 grid, dim3 block, size_t shared,
                    int count, const size_t *sizes, const void *const *arguments);
@@ -114,6 +116,7 @@ template <typename... P>
 void launch(struct backend *be, const char *what, void (*kernel)(P...), dim3 grid, dim3 block, size_t shared,
             typename same_type<P>::type... args) {
     static_assert((__is_trivially_copyable(P) && ...), "arguments of a kernel are copied as bytes");
+    static_assert(sizeof...(P) <= LAUNCH_ARGUMENTS, "a call has room for so many");
     const size_t sizes[] = {sizeof(P)...};
     const void *const addresses[] = {&args...};
     if (grid.x == 0 || grid.y == 0 || grid.z == 0) return;

@@ -7,7 +7,7 @@ extern "C" {
 #include "base/memory.h"
 }
 
-enum { CHAIN_CALLS = 256, LEAST_CALLS = 8, CALL_ARGUMENTS = 16 }; // a shorter chain makes no graph
+enum { CHAIN_CALLS = 256, LEAST_CALLS = 8 }; // a shorter chain makes no graph
 enum : size_t { CHAIN_BYTES = 96u << 10, ALIGNED = 16 };
 enum { GRAPHS = 128, SEEN = 4096, FRESH = 4 * GRAPHS }; // a graph gives way to a new one when FRESH chains were not it
 
@@ -19,7 +19,7 @@ struct alignas(ALIGNED) call {
     void (*issue)(struct backend *be, const void *of);
     dim3 grid, block;
     uint32_t shared, bytes, count;
-    uint16_t at[CALL_ARGUMENTS];
+    uint16_t at[LAUNCH_ARGUMENTS];
 };
 
 struct chain {
@@ -69,7 +69,7 @@ static size_t aligned(size_t bytes) { return (bytes + ALIGNED - 1) / ALIGNED * A
 /* --- one by one -------------------------------------------------------------------------------------------------- */
 
 /* Arguments as the driver takes them. */
-static void addresses_of(const struct call *c, void *(&arguments)[CALL_ARGUMENTS]) {
+static void addresses_of(const struct call *c, void *(&arguments)[LAUNCH_ARGUMENTS]) {
     for (uint32_t i = 0; i < c->count; i++) arguments[i] = of_call(c) + c->at[i];
 }
 
@@ -84,7 +84,7 @@ static void issue(struct backend *be, const struct call *c) {
         c->issue(be, of_call(c));
         return;
     }
-    void *arguments[CALL_ARGUMENTS];
+    void *arguments[LAUNCH_ARGUMENTS];
     addresses_of(c, arguments);
     cudaError_t result = allow_shared(c);
     if (result == cudaSuccess)
@@ -134,7 +134,7 @@ static cudaError_t add_captured(struct backend *be, struct graph *g, const cudaG
 static cudaError_t add_node(struct backend *be, struct graph *g, const struct call *c) {
     const cudaGraphNode_t *behind = g->count ? g->nodes + g->count - 1 : nullptr;
     if (!c->kernel) return add_captured(be, g, behind, c);
-    void *arguments[CALL_ARGUMENTS];
+    void *arguments[LAUNCH_ARGUMENTS];
     addresses_of(c, arguments);
     cudaKernelNodeParams n = node_of(c, arguments);
     cudaError_t result = allow_shared(c);
@@ -178,7 +178,7 @@ static bool graph_change(struct graph *g, const struct chain *chain) {
     for (size_t at = 0; at < g->used; at += room_of(call_at(g->calls, at)), node++) {
         const struct call *c = call_at(chain->bytes, at);
         if (same(call_at(g->calls, at), c)) continue;
-        void *arguments[CALL_ARGUMENTS];
+        void *arguments[LAUNCH_ARGUMENTS];
         addresses_of(c, arguments);
         cudaKernelNodeParams n = node_of(c, arguments);
         if (allow_shared(c) != cudaSuccess || cudaGraphExecKernelNodeSetParams(g->exec, g->nodes[node], &n))
