@@ -5,17 +5,18 @@
 FLAVOUR ?= release
 CC      ?= cc
 BUILD   := build/$(FLAVOUR)
-LIBS    := libcjson yaml-0.1 libpcre2-8 libutf8proc libjpeg libpng libwebp libwebpdemux libavformat libavcodec \
-           libswscale libavutil lapack
+LIBS    := libcjson yaml-0.1 libpcre2-8 libutf8proc libjpeg libpng libwebp libwebpdemux lapack
+FFMPEG  := libavformat libavcodec libswscale libavutil # opened at run time; what writes clips is linked with it
 DEBIAN  := gcc g++ make pkg-config binutils libc6-dev libcjson-dev libyaml-dev libpcre2-dev libutf8proc-dev \
            libjpeg62-turbo-dev libpng-dev libwebp-dev libavformat-dev libavcodec-dev libswscale-dev libavutil-dev \
            liblapack-dev libcmocka-dev
 
 WARN     := -Wall -Wextra -Wshadow -Wconversion -Wno-sign-conversion -Wstrict-prototypes -Wvla \
             -Werror=incompatible-pointer-types -Werror=implicit-function-declaration
-CPPFLAGS += -I. -D_GNU_SOURCE -MMD -MP $(shell pkg-config --cflags $(LIBS) 2>/dev/null)
+CPPFLAGS += -I. -D_GNU_SOURCE -MMD -MP $(shell pkg-config --cflags $(LIBS) $(FFMPEG) 2>/dev/null)
 CFLAGS   += -std=c11 -g $(WARN)
-LDLIBS   += $(shell pkg-config --libs $(LIBS) 2>/dev/null) -lpthread -lm
+LDLIBS   += $(shell pkg-config --libs $(LIBS) 2>/dev/null) -lpthread -lm -ldl
+FFMPEG_LIBS := $(shell pkg-config --libs $(FFMPEG) 2>/dev/null)
 
 ifeq ($(FLAVOUR),release)
 CFLAGS  += -O3
@@ -79,13 +80,13 @@ KERNEL_CHECKS := $(if $(filter race,$(FLAVOUR)),-fsanitize=thread) -fsanitize=al
 CUDA_SRC := $(filter-out kernels/cuda/cublaslt_load.cu,$(CUDA_SRC)) tests/cudasim/cublaslt.cu
 SIM_SRC  := $(wildcard tests/cudasim/*.cpp)
 SIM_TESTS := $(patsubst tests/%.cu,$(BUILD)/tests/%,$(wildcard tests/test_*.cu))
-LDLIBS   += -lstdc++ -ldl
+LDLIBS   += -lstdc++
 else
 NVCCFLAGS := -std=c++17 -O3 -g -I. -Ikernels/cuda/device -D_GNU_SOURCE -ccbin $(CC) -MMD -MP \
              -Xcompiler -Wall,-Wextra,-fno-exceptions,-fno-rtti,-fno-threadsafe-statics \
              $(foreach a,$(CUDA_ARCHS),-gencode arch=compute_$(a),code=sm_$(a)) \
              -gencode arch=compute_$(firstword $(CUDA_ARCHS)),code=compute_$(firstword $(CUDA_ARCHS))
-LDLIBS    += $(addprefix -L,$(wildcard $(CUDA_TOP:%=%/lib64) $(CUDA_TOP:%=%/lib))) -lcudart_static -lrt -ldl
+LDLIBS    += $(addprefix -L,$(wildcard $(CUDA_TOP:%=%/lib64) $(CUDA_TOP:%=%/lib))) -lcudart_static -lrt
 endif
 endif
 
@@ -187,7 +188,7 @@ endef
 $(foreach isa,$(ISAS),$(eval $(call ISA_RULES,$(isa))))
 
 $(BUILD)/tests/test_%: $(BUILD)/tests/test_%.o $(TEST_LIB) $(BUILD)/libgraft.a
-	$(CC) $(LDFLAGS) -o $@ $^ $(LDLIBS) -lcmocka
+	$(CC) $(LDFLAGS) -o $@ $^ $(LDLIBS) $(FFMPEG_LIBS) -lcmocka
 
 ifdef SIM
 $(SIM_TESTS): $(BUILD)/tests/%: $(BUILD)/tests/%.o $(BUILD)/libgraft.a
@@ -204,7 +205,7 @@ $(BUILD)/bench/%: $(BUILD)/bench/%.o $(BUILD)/libgraft.a
 	$(CC) $(LDFLAGS) -o $@ $^ $(LDLIBS)
 
 $(BUILD)/examples/make_%_data: $(BUILD)/examples/%/make_data.o $(CLIP_OBJ) $(BUILD)/libgraft.a
-	$(CC) $(LDFLAGS) -o $@ $^ $(LDLIBS)
+	$(CC) $(LDFLAGS) -o $@ $^ $(LDLIBS) $(FFMPEG_LIBS)
 
 deps: ## checks every dependency; names and installs the missing Debian packages
 	@sh tests/deps.sh "$(DEBIAN)"

@@ -1,9 +1,6 @@
 /* graft doctor: what this machine has, what will be used, and what is wrong with a remedy for it. */
 #include <cjson/cJSON.h>
 #include <dlfcn.h>
-#include <libavcodec/avcodec.h>
-#include <libavutil/avutil.h>
-#include <libswscale/swscale.h>
 #include <png.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -25,6 +22,7 @@
 #include "cli/model_dir.h"
 #include "cli/out.h"
 #include "cli/verbs.h"
+#include "data/ffmpeg.h"
 #include "kernels/backend.h"
 
 /* Lines of a section and a list of problems; the same tree is shown as text or as JSON. */
@@ -211,6 +209,19 @@ static void look_at_gpu(struct findings *f) {
 
 /* ---------------------------------------------------------------- libraries and folders */
 
+static void look_at_ffmpeg(struct findings *f) {
+    struct ffmpeg av;
+    struct err e = {0};
+    if (ffmpeg_open(&av, &e) != ST_OK) {
+        found(f, "libraries", "FFmpeg", "not there");
+        problem(f, e.text);
+        return;
+    }
+    unsigned codec = av.avcodec_version(), scale = av.swscale_version();
+    found(f, "libraries", "FFmpeg", "%s (libavcodec %u.%u, libswscale %u.%u)", av.av_version_info(), codec >> 16,
+          codec >> 8 & 255, scale >> 16, scale >> 8 & 255);
+}
+
 static void look_at_libraries(struct findings *f) {
     char pcre2[64] = "";
     int webp = WebPGetDecoderVersion();
@@ -226,9 +237,7 @@ static void look_at_libraries(struct findings *f) {
     found(f, "libraries", "libjpeg", "version %d of the interface", JPEG_LIB_VERSION);
     problem(f, "the JPEG library is not libjpeg-turbo; pictures may differ from Pillow's in the last bit");
 #endif
-    unsigned codec = avcodec_version(), scale = swscale_version();
-    found(f, "libraries", "FFmpeg", "%s (libavcodec %u.%u, libswscale %u.%u)", av_version_info(), codec >> 16,
-          codec >> 8 & 255, scale >> 16, scale >> 8 & 255);
+    look_at_ffmpeg(f);
     found(f, "libraries", "libpng", "%s", png_get_libpng_ver(NULL));
     found(f, "libraries", "libwebp", "%d.%d.%d", webp >> 16, webp >> 8 & 255, webp & 255);
 }

@@ -1,7 +1,5 @@
 #include "data/video.h"
 
-#include <libavcodec/avcodec.h>
-#include <libavformat/avformat.h>
 #include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
@@ -9,6 +7,7 @@
 #include "base/file.h"
 #include "base/memory.h"
 #include "base/text.h"
+#include "data/ffmpeg.h"
 #include "data/image_format.h"
 #include "data/video_rgb.h"
 
@@ -19,6 +18,7 @@ static const char containers[] = "mov,mp4,m4a,3gp,3g2,mj2,avi,matroska,webm,gif,
                                  "hevc,mjpeg,ivf,obu,flv,ogg,asf,nut,yuv4mpegpipe,dv,mxf,rm";
 
 struct video {
+    struct ffmpeg av;
     const char *where;
     char *path; // owned `where`, or NULL
     struct file_map map;
@@ -67,24 +67,24 @@ static int refuse_open(AVFormatContext *file, AVIOContext **io, const char *url,
 
 static enum status fails(const struct video *v, int code, const char *what, struct err *e) {
     char reason[AV_ERROR_MAX_STRING_SIZE] = "";
-    av_strerror(code, reason, sizeof reason);
+    v->av.av_strerror(code, reason, sizeof reason);
     return err_set(e, ST_FAIL, "%s: %s (FFmpeg: %s)", v->where, what, reason);
 }
 
 static enum status open_container(struct video *v, struct err *e) {
     v->at = 0;
-    uint8_t *buffer = av_malloc(IO_BYTES);
-    v->io = buffer ? avio_alloc_context(buffer, IO_BYTES, 0, v, read_bytes, NULL, seek_bytes) : NULL;
-    v->file = avformat_alloc_context();
+    uint8_t *buffer = v->av.av_malloc(IO_BYTES);
+    v->io = buffer ? v->av.avio_alloc_context(buffer, IO_BYTES, 0, v, read_bytes, NULL, seek_bytes) : NULL;
+    v->file = v->av.avformat_alloc_context();
     AVDictionary *options = NULL;
-    if (!v->io || !v->file || av_dict_set(&options, "format_whitelist", containers, 0) < 0)
+    if (!v->io || !v->file || v->av.av_dict_set(&options, "format_whitelist", containers, 0) < 0)
         return err_set(e, ST_FAIL, "%s: out of memory", v->where);
     v->file->pb = v->io;
     v->file->io_open = refuse_open;
-    int code = avformat_open_input(&v->file, v->where, NULL, &options); // frees v->file on failure
-    av_dict_free(&options);
+    int code = v->av.avformat_open_input(&v->file, v->where, NULL, &options); // frees v->file on failure
+    v->av.av_dict_free(&options);
     if (code < 0) return fails(v, code, "not a video that can be read, wanted mp4, mov, avi, webm, mkv or gif", e);
-    code = avformat_find_stream_info(v->file, NULL);
+    code = v->av.avformat_find_stream_info(v->file, NULL);
     return code < 0 ? fails(v, code, "the video's streams cannot be read", e) : ST_OK;
 }
 
@@ -134,29 +134,29 @@ static enum status find_stream(struct video *v, struct err *e) {
 
 static enum status open_codec(struct video *v, struct err *e) {
     const AVCodecParameters *p = v->stream->codecpar;
-    const AVCodec *decoder = avcodec_find_decoder(p->codec_id);
+    const AVCodec *decoder = v->av.avcodec_find_decoder(p->codec_id);
     if ((p->width || p->height) && image_check_size(p->width, p->height, v->where, e) != ST_OK) return e->code;
     if (!decoder)
         return err_set(e, ST_FAIL, "%s: FFmpeg has no decoder for its video (%s)", v->where,
-                       avcodec_get_name(p->codec_id));
-    v->codec = avcodec_alloc_context3(decoder);
-    v->packet = av_packet_alloc(), v->frame = av_frame_alloc();
+                       v->av.avcodec_get_name(p->codec_id));
+    v->codec = v->av.avcodec_alloc_context3(decoder);
+    v->packet = v->av.av_packet_alloc(), v->frame = v->av.av_frame_alloc();
     if (!v->codec || !v->packet || !v->frame) return err_set(e, ST_FAIL, "%s: out of memory", v->where);
-    int code = avcodec_parameters_to_context(v->codec, p);
+    int code = v->av.avcodec_parameters_to_context(v->codec, p);
     v->codec->thread_count = 1; // the loader's workers are the threads
     v->codec->max_pixels = IMAGE_MOST_PIXELS;
     v->codec->pkt_timebase = v->stream->time_base;
-    if (code >= 0) code = avcodec_open2(v->codec, decoder, NULL);
+    if (code >= 0) code = v->av.avcodec_open2(v->codec, decoder, NULL);
     return code < 0 ? fails(v, code, "its video cannot be decoded", e) : ST_OK;
 }
 
 static void close_file(struct video *v) {
     video_rgb_free(&v->rgb);
-    av_frame_free(&v->frame), av_packet_free(&v->packet);
-    avcodec_free_context(&v->codec);
-    avformat_close_input(&v->file);
-    if (v->io) av_freep(&v->io->buffer);
-    avio_context_free(&v->io);
+    v->av.av_frame_free(&v->frame), v->av.av_packet_free(&v->packet);
+    v->av.avcodec_free_context(&v->codec);
+    v->av.avformat_close_input(&v->file);
+    if (v->io) v->av.av_freep(&v->io->buffer);
+    v->av.avio_context_free(&v->io);
     v->stream = NULL;
     v->next = 0, v->flushing = false;
 }
@@ -166,10 +166,21 @@ static enum status open_file(struct video *v, struct err *e) {
     return e->code;
 }
 
+static void bytes_free(struct video *v) {
+    file_map_close(&v->map);
+    free(v->path);
+    free(v);
+}
+
 static struct video *finish_open(struct video *v, struct err *e) {
-    av_log_set_level(AV_LOG_QUIET); // what is wrong is said by our own sentences
     if (v->size == 0) err_set(e, ST_FAIL, "%s: the file is empty, wanted a video", v->where);
-    if (e->code == ST_OK && open_file(v, e) == ST_OK) return v;
+    if (e->code != ST_OK || ffmpeg_open(&v->av, e) != ST_OK) {
+        bytes_free(v);
+        return NULL;
+    }
+    v->rgb.av = &v->av;
+    v->av.av_log_set_level(AV_LOG_QUIET); // what is wrong is said by our own sentences
+    if (open_file(v, e) == ST_OK) return v;
     video_free(v);
     return NULL;
 }
@@ -183,7 +194,7 @@ struct video *video_open_bytes(const void *data, size_t n, const char *where, st
 struct video *video_open(const char *path, struct err *e) {
     struct video *v = mem_alloc(sizeof *v);
     v->where = v->path = mem_text(path);
-    if (file_map_open(&v->map, path, e) != ST_OK) return video_free(v), NULL;
+    if (file_map_open(&v->map, path, e) != ST_OK) return bytes_free(v), NULL;
     v->data = (const uint8_t *)v->map.data, v->size = (int64_t)v->map.size;
     return finish_open(v, e);
 }
@@ -191,22 +202,20 @@ struct video *video_open(const char *path, struct err *e) {
 void video_free(struct video *v) {
     if (!v) return;
     close_file(v);
-    file_map_close(&v->map);
-    free(v->path);
-    free(v);
+    bytes_free(v);
 }
 
 /* ---------------------------------------------------------------- decoding */
 
 /* One packet of the stream into the decoder, or the end. */
 static enum status feed(struct video *v, struct err *e) {
-    int code = av_read_frame(v->file, v->packet);
+    int code = v->av.av_read_frame(v->file, v->packet);
     if (code == AVERROR_EOF) {
         v->flushing = true;
-        code = avcodec_send_packet(v->codec, NULL);
+        code = v->av.avcodec_send_packet(v->codec, NULL);
     } else if (code >= 0) {
-        if (v->packet->stream_index == v->stream->index) code = avcodec_send_packet(v->codec, v->packet);
-        av_packet_unref(v->packet);
+        if (v->packet->stream_index == v->stream->index) code = v->av.avcodec_send_packet(v->codec, v->packet);
+        v->av.av_packet_unref(v->packet);
     }
     if (code >= 0) return ST_OK;
     char *what = mem_format("the file is damaged at frame %lld", (long long)v->next);
@@ -219,7 +228,7 @@ static enum status feed(struct video *v, struct err *e) {
 static enum status decode_next(struct video *v, bool *got, struct err *e) {
     *got = false;
     for (;;) {
-        int code = avcodec_receive_frame(v->codec, v->frame);
+        int code = v->av.avcodec_receive_frame(v->codec, v->frame);
         if (code >= 0) {
             v->next++;
             *got = true;

@@ -7,8 +7,6 @@
  *   interlaced frames           are two pictures of half the height */
 #include "data/video_rgb.h"
 
-#include <libavutil/opt.h>
-#include <libavutil/pixdesc.h>
 #include <stdbool.h>
 #include <string.h>
 
@@ -34,8 +32,8 @@ static void lines_of(uint8_t *data[4], int stride[4], const AVFrame *f, struct f
 
 /* Where a chroma sample stands, in 256ths of a luma sample; -513: as centred. In the lower field, chroma stands a line
  * of luma away from where it would. */
-static void find_chroma(const AVFrame *f, struct field part, int *across, int *down) {
-    const AVPixFmtDescriptor *d = av_pix_fmt_desc_get(f->format);
+static void find_chroma(const struct ffmpeg *av, const AVFrame *f, struct field part, int *across, int *down) {
+    const AVPixFmtDescriptor *d = av->av_pix_fmt_desc_get(f->format);
     static const int places[][2] = {
         [AVCHROMA_LOC_UNSPECIFIED] = {128, 128}, [AVCHROMA_LOC_LEFT] = {0, 128}, [AVCHROMA_LOC_CENTER] = {128, 128},
         [AVCHROMA_LOC_TOPLEFT] = {0, 0},         [AVCHROMA_LOC_TOP] = {128, 0},  [AVCHROMA_LOC_BOTTOMLEFT] = {0, 256},
@@ -51,8 +49,8 @@ static void find_chroma(const AVFrame *f, struct field part, int *across, int *d
 
 /* A format with chroma of full height, or the format itself. swscale takes two pixels of an even line to share their
  * chroma, unless the chroma is whole in both directions. */
-static int full_height_format(int format, int width, int height) {
-    const AVPixFmtDescriptor *d = av_pix_fmt_desc_get(format);
+static int full_height_format(const struct ffmpeg *av, int format, int width, int height) {
+    const AVPixFmtDescriptor *d = av->av_pix_fmt_desc_get(format);
     bool fast = format == AV_PIX_FMT_YUV420P || format == AV_PIX_FMT_YUVJ420P || format == AV_PIX_FMT_YUVA420P;
     if (d->log2_chroma_h != 1 || d->log2_chroma_w > 1 || d->nb_components < 3 || (fast && height % 2 == 0))
         return format;
@@ -60,8 +58,8 @@ static int full_height_format(int format, int width, int height) {
 }
 
 /* Grey has no limited range, whatever the stream says. */
-static bool is_full_range(const AVFrame *f) {
-    const AVPixFmtDescriptor *d = av_pix_fmt_desc_get(f->format);
+static bool is_full_range(const struct ffmpeg *av, const AVFrame *f) {
+    const AVPixFmtDescriptor *d = av->av_pix_fmt_desc_get(f->format);
     bool grey = d->nb_components <= 2 && !(d->flags & (AV_PIX_FMT_FLAG_RGB | AV_PIX_FMT_FLAG_PAL));
     return grey || f->color_range == AVCOL_RANGE_JPEG || strncmp(d->name, "yuvj", 4) == 0;
 }
@@ -72,30 +70,31 @@ struct step {
     int across, down; // chroma of the source
 };
 
-static struct SwsContext *make_step(const struct step *s, const AVFrame *f) {
-    struct SwsContext *c = sws_alloc_context();
+static struct SwsContext *make_step(const struct ffmpeg *av, const struct step *s, const AVFrame *f) {
+    struct SwsContext *c = av->sws_alloc_context();
     if (!c) return NULL;
-    av_opt_set_int(c, "srcw", s->width, 0), av_opt_set_int(c, "dstw", s->width, 0);
-    av_opt_set_int(c, "srch", s->height, 0), av_opt_set_int(c, "dsth", s->height, 0);
-    av_opt_set_int(c, "src_format", s->from, 0), av_opt_set_int(c, "dst_format", s->to, 0);
-    av_opt_set_int(c, "sws_flags", SWS_BILINEAR, 0);
-    av_opt_set_int(c, "src_h_chr_pos", s->across, 0), av_opt_set_int(c, "src_v_chr_pos", s->down, 0);
-    int full = is_full_range(f);
-    av_opt_set_int(c, "src_range", full, 0), av_opt_set_int(c, "dst_range", s->to == AV_PIX_FMT_RGB24 ? 0 : full, 0);
-    if (sws_init_context(c, NULL, NULL) < 0) {
-        sws_freeContext(c);
+    av->av_opt_set_int(c, "srcw", s->width, 0), av->av_opt_set_int(c, "dstw", s->width, 0);
+    av->av_opt_set_int(c, "srch", s->height, 0), av->av_opt_set_int(c, "dsth", s->height, 0);
+    av->av_opt_set_int(c, "src_format", s->from, 0), av->av_opt_set_int(c, "dst_format", s->to, 0);
+    av->av_opt_set_int(c, "sws_flags", SWS_BILINEAR, 0);
+    av->av_opt_set_int(c, "src_h_chr_pos", s->across, 0), av->av_opt_set_int(c, "src_v_chr_pos", s->down, 0);
+    int full = is_full_range(av, f);
+    av->av_opt_set_int(c, "src_range", full, 0),
+        av->av_opt_set_int(c, "dst_range", s->to == AV_PIX_FMT_RGB24 ? 0 : full, 0);
+    if (av->sws_init_context(c, NULL, NULL) < 0) {
+        av->sws_freeContext(c);
         return NULL;
     }
-    const int *matrix = sws_getCoefficients(f->colorspace);
-    sws_setColorspaceDetails(c, matrix, full, matrix, s->to == AV_PIX_FMT_RGB24 ? 0 : full, 0, 1 << 16, 1 << 16);
+    const int *matrix = av->sws_getCoefficients(f->colorspace);
+    av->sws_setColorspaceDetails(c, matrix, full, matrix, s->to == AV_PIX_FMT_RGB24 ? 0 : full, 0, 1 << 16, 1 << 16);
     return c;
 }
 
-static int make_frame(AVFrame **out, int format, int width, int height) {
-    *out = av_frame_alloc();
+static int make_frame(const struct ffmpeg *av, AVFrame **out, int format, int width, int height) {
+    *out = av->av_frame_alloc();
     if (!*out) return AVERROR(ENOMEM);
     (*out)->format = format, (*out)->width = width, (*out)->height = height;
-    return av_frame_get_buffer(*out, 0);
+    return av->av_frame_get_buffer(*out, 0);
 }
 
 static bool is_same(const struct video_rgb *r, const AVFrame *f) {
@@ -111,19 +110,19 @@ static enum status make_all(struct video_rgb *r, const AVFrame *f, const char *w
     for (int i = 0; i < field_of(f, 0).count && made; i++) {
         struct field part = field_of(f, i);
         struct step s = {f->format, AV_PIX_FMT_RGB24, f->width, part.height, -513, -513};
-        int full = full_height_format(f->format, f->width, part.height), down = -513;
-        find_chroma(f, part, &s.across, &s.down);
+        int full = full_height_format(r->av, f->format, f->width, part.height), down = -513;
+        find_chroma(r->av, f, part, &s.across, &s.down);
         if (full != f->format) {
             struct step first = {f->format, full, f->width, part.height, -513, s.down};
-            r->chroma[i] = make_step(&first, f);
-            made = r->chroma[i] && (r->between || make_frame(&r->between, full, f->width, f->height) >= 0);
+            r->chroma[i] = make_step(r->av, &first, f);
+            made = r->chroma[i] && (r->between || make_frame(r->av, &r->between, full, f->width, f->height) >= 0);
             s.from = full, s.down = down;
         }
-        r->colour[i] = make_step(&s, f);
+        r->colour[i] = make_step(r->av, &s, f);
         made = made && r->colour[i];
     }
-    const char *name = av_get_pix_fmt_name(f->format);
-    if (!made || make_frame(&r->rgb, AV_PIX_FMT_RGB24, f->width, f->height) < 0) {
+    const char *name = r->av->av_get_pix_fmt_name(f->format);
+    if (!made || make_frame(r->av, &r->rgb, AV_PIX_FMT_RGB24, f->width, f->height) < 0) {
         video_rgb_free(r);
         return err_set(e, ST_FAIL, "%s: frames of pixel format %s, %d x %d, cannot be converted to RGB", where,
                        name ? name : "?", f->width, f->height);
@@ -134,12 +133,13 @@ static enum status make_all(struct video_rgb *r, const AVFrame *f, const char *w
     return ST_OK;
 }
 
-static void run_step(struct SwsContext *c, AVFrame *to, const AVFrame *from, struct field part) {
+static void run_step(const struct ffmpeg *av, struct SwsContext *c, AVFrame *to, const AVFrame *from,
+                     struct field part) {
     uint8_t *source[4], *target[4];
     int source_stride[4], target_stride[4];
     lines_of(source, source_stride, from, part);
     lines_of(target, target_stride, to, part);
-    sws_scale(c, (const uint8_t *const *)source, source_stride, 0, part.height, target, target_stride);
+    av->sws_scale(c, (const uint8_t *const *)source, source_stride, 0, part.height, target, target_stride);
 }
 
 enum status video_rgb_convert(struct video_rgb *r, struct image *out, const AVFrame *f, const char *where,
@@ -148,8 +148,8 @@ enum status video_rgb_convert(struct video_rgb *r, struct image *out, const AVFr
     if (image_check_size(f->width, f->height, where, e) != ST_OK || make_all(r, f, where, e) != ST_OK) return e->code;
     for (int i = 0; i < field_of(f, 0).count; i++) {
         struct field part = field_of(f, i);
-        if (r->chroma[i]) run_step(r->chroma[i], r->between, f, part);
-        run_step(r->colour[i], r->rgb, r->chroma[i] ? r->between : f, part);
+        if (r->chroma[i]) run_step(r->av, r->chroma[i], r->between, f, part);
+        run_step(r->av, r->colour[i], r->rgb, r->chroma[i] ? r->between : f, part);
     }
     if (image_new(&im, f->width, f->height, where, e) != ST_OK) return e->code;
     for (int64_t y = 0; y < im.height; y++) // swscale may write behind the end of a line, hence r->rgb
@@ -159,7 +159,8 @@ enum status video_rgb_convert(struct video_rgb *r, struct image *out, const AVFr
 }
 
 void video_rgb_free(struct video_rgb *r) {
-    for (int i = 0; i < 2; i++) sws_freeContext(r->chroma[i]), sws_freeContext(r->colour[i]);
-    av_frame_free(&r->between), av_frame_free(&r->rgb);
-    *r = (struct video_rgb){0};
+    if (!r->av) return;
+    for (int i = 0; i < 2; i++) r->av->sws_freeContext(r->chroma[i]), r->av->sws_freeContext(r->colour[i]);
+    r->av->av_frame_free(&r->between), r->av->av_frame_free(&r->rgb);
+    *r = (struct video_rgb){.av = r->av};
 }

@@ -3,14 +3,13 @@
 #ifndef DATA_VIDEO_RGB_H
 #define DATA_VIDEO_RGB_H
 
-#include <libavutil/frame.h>
-#include <libswscale/swscale.h>
-
 #include "base/status.h"
+#include "data/ffmpeg.h"
 #include "data/image.h"
 
-/* Starts as zeros. What was made for one kind of frame is kept for the next of its kind. */
+/* Starts as zeros but for av. What was made for one kind of frame is kept for the next of its kind. */
 struct video_rgb {
+    const struct ffmpeg *av;
     struct SwsContext *chroma[2], *colour[2]; // of a frame, or of its two fields
     AVFrame *between, *rgb;
     int width, height, format, interlaced, location, matrix, range; // of the last frame

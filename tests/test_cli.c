@@ -8,6 +8,7 @@
 #include <stdint.h>
 
 #include <cmocka.h>
+#include <libavutil/version.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -604,6 +605,24 @@ static void test_doctor(void **state) {
     end(&r);
 }
 
+/* A machine without FFmpeg does all but read videos. */
+static void test_without_ffmpeg(void **state) {
+    const struct place *p = *state;
+    struct run r;
+    char *libraries = in_place(p, "libraries"), *name = mem_format("libavutil.so.%d", LIBAVUTIL_VERSION_MAJOR);
+    char *broken = path_join(libraries, name);
+    struct err e = {0};
+    assert_int_equal(dir_make(libraries, &e), ST_OK);
+    write_file(broken, "no library");
+    setenv("LD_LIBRARY_PATH", libraries, 1);
+    run_with(&r, 0, "", WORDS("doctor", "--device", "cpu"));
+    assert_contains(r.out, "FFmpeg         not there");
+    assert_contains(r.out, "problems\n  videos are read through FFmpeg, but libavutil.so.");
+    end(&r);
+    unsetenv("LD_LIBRARY_PATH");
+    free(libraries), free(name), free(broken);
+}
+
 /* Work on files is done on the host, also where a device is asked for that is not there. */
 static void test_files_need_no_device(void **state) {
     const struct place *p = *state;
@@ -645,6 +664,7 @@ int main(void) {
         cmocka_unit_test(test_data_names_bad_rows),
         cmocka_unit_test(test_data_shows_and_dumps),
         cmocka_unit_test(test_doctor),
+        cmocka_unit_test(test_without_ffmpeg),
         cmocka_unit_test(test_files_need_no_device),
     };
     return cmocka_run_group_tests(tests, set_up, tear_down);
