@@ -204,15 +204,28 @@ void op_linear_backward(struct backend *be, const struct tensor *dx, const struc
     BACKEND_RUN(ops, linear_backward, be, dx, dy, W, beta);
 }
 
+static void check_matmul(const char *op, const struct tensor *C, const struct tensor *A, bool ta,
+                         const struct tensor *B, bool tb) {
+    want_kind(op, "A", A, ACT, "f32 or bf16", 2);
+    want_kind(op, "B", B, ACT, "f32 or bf16", 2);
+    want_kind(op, "C", C, ACT, "f32 or bf16", 2);
+    int64_t m = A->dim[ta], k = A->dim[!ta], n = B->dim[!tb];
+    want(op, "B", B, B->type, 2, tb ? n : k, tb ? k : n, 1, 1);
+    want(op, "C", C, C->type, 2, m, n, 1, 1);
+}
+
 void op_matmul(struct backend *be, const struct tensor *C, const struct tensor *A, bool ta, const struct tensor *B,
                bool tb, float alpha, float beta) {
-    WANT_ACT(A, 2);
-    WANT_ACT(B, 2);
-    WANT_ACT(C, 2);
-    int64_t m = A->dim[ta], k = A->dim[!ta], n = B->dim[!tb];
-    WANT2(B, B->type, tb ? n : k, tb ? k : n);
-    WANT2(C, C->type, m, n);
+    check_matmul(__func__, C, A, ta, B, tb);
     BACKEND_RUN(ops, matmul, be, C, A, ta, B, tb, alpha, beta);
+}
+
+void op_matmul_dropout(struct backend *be, const struct tensor *C, const struct tensor *A, bool ta,
+                       const struct tensor *B, bool tb, float alpha, float beta, const struct dropout *d,
+                       enum dropped which) {
+    check_matmul(__func__, C, A, ta, B, tb);
+    WANT(d->first >= 0 && d->first % 8 == 0);
+    BACKEND_RUN(ops, matmul_dropout, be, C, A, ta, B, tb, alpha, beta, d, which);
 }
 
 void op_bias_add(struct backend *be, const struct tensor *y, const struct tensor *b, float scale) {

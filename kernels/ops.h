@@ -174,6 +174,13 @@ void op_dropout(struct backend *be, const struct tensor *y, const struct tensor 
 /* y += x * mask / (1 - p). */
 void op_dropout_add(struct backend *be, const struct tensor *y, const struct tensor *x, const struct dropout *d);
 
+/* op_matmul with the dropped-out matrix in the place of A, of B, or of alpha op(A) op(B) before beta * C is added.
+ * Elements are counted as the matrix lies in memory. A and B are rounded to their type when they are dropped out. */
+enum dropped { DROP_A, DROP_B, DROP_C };
+void op_matmul_dropout(struct backend *be, const struct tensor *C, const struct tensor *A, bool ta,
+                       const struct tensor *B, bool tb, float alpha, float beta, const struct dropout *d,
+                       enum dropped which);
+
 /* --- DoRA (Liu et al., "DoRA: Weight-Decomposed Low-Rank Adaptation", 2024) --------------------------------------- */
 
 /* norms (O) F32 = the lengths of the rows of W + scale * B A. W (O,I) any weight type, values of a 4-bit W rounded to

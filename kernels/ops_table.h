@@ -32,6 +32,9 @@ struct ops {
                             const struct tensor *W, float beta);
     void (*matmul)(struct backend *be, const struct tensor *C, const struct tensor *A, bool ta, const struct tensor *B,
                    bool tb, float alpha, float beta);
+    void (*matmul_dropout)(struct backend *be, const struct tensor *C, const struct tensor *A, bool ta,
+                           const struct tensor *B, bool tb, float alpha, float beta, const struct dropout *d,
+                           enum dropped which);
     void (*bias_add)(struct backend *be, const struct tensor *y, const struct tensor *b, float scale);
     void (*bias_backward)(struct backend *be, const struct tensor *gb, const struct tensor *dy, float scale);
     void (*rmsnorm_forward)(struct backend *be, const struct tensor *y, const struct tensor *rstd,

@@ -31,57 +31,25 @@ static struct dropout dropout_of(const struct pass *p, const struct lora *r) {
         .p = r->dropout, .seed = p->seed, .stream = hash_bytes(r->stream, &p->draw, sizeof p->draw)};
 }
 
-/* --- A, whose input is dropped out ------------------------------------------------------------------------------- */
-
-enum { PIECE_BYTES = 16 << 20, PIECE_STEP = 8 }; // PIECE_STEP: rows, so that a mask may begin at any piece
-
-/* Scratch for some rows of x: so many that a cache of a device holds them from one op to the next. */
-static struct tensor piece_of(const struct pass *p, const struct tensor *x) {
-    int64_t N = x->dim[0], I = x->dim[1];
-    int64_t rows = PIECE_BYTES / (I * (int64_t)dtype_size(x->type)) / PIECE_STEP * PIECE_STEP;
-    if (rows < PIECE_STEP) rows = PIECE_STEP;
-    return arena_tensor2(p->scratch, x->type, rows < N ? rows : N, I);
-}
-
 /* u = A D(x) */
 static void down_forward(const struct pass *p, const struct tensor *u, const struct tensor *x, const struct lora *r) {
-    if (!drops(p, r)) {
+    const struct dropout d = dropout_of(p, r);
+    if (drops(p, r))
+        op_matmul_dropout(p->be, u, x, false, read_A(r), true, 1, 0, &d, DROP_A);
+    else
         op_matmul(p->be, u, x, false, read_A(r), true, 1, 0);
-        return;
-    }
-    struct tensor room = piece_of(p, x);
-    struct dropout d = dropout_of(p, r);
-    for (int64_t n = 0, N = x->dim[0]; n < N; n += room.dim[0]) {
-        int64_t rows = N - n < room.dim[0] ? N - n : room.dim[0];
-        struct tensor un = tensor_rows(u, n, rows), xn = tensor_rows(x, n, rows), xd = tensor_rows(&room, 0, rows);
-        d.first = n * x->dim[1];
-        op_dropout(p->be, &xd, &xn, &d);
-        op_matmul(p->be, &un, &xd, false, read_A(r), true, 1, 0);
-    }
 }
 
 /* gA += du^T D(x), if it is trained; dx = beta * dx + D(du A), unless NULL. */
 static void down_backward(const struct pass *p, const struct tensor *dx, float beta, const struct tensor *du,
                           const struct tensor *x, const struct lora *r) {
-    if (!drops(p, r)) {
+    const struct dropout d = dropout_of(p, r);
+    if (drops(p, r)) {
+        if (r->gA.data) op_matmul_dropout(p->be, &r->gA, du, true, x, false, 1, 1, &d, DROP_B);
+        if (dx) op_matmul_dropout(p->be, dx, du, false, read_A(r), false, 1, beta, &d, DROP_C);
+    } else {
         if (r->gA.data) op_matmul(p->be, &r->gA, du, true, x, false, 1, 1);
         if (dx) op_matmul(p->be, dx, du, false, read_A(r), false, 1, beta);
-        return;
-    }
-    struct tensor room = piece_of(p, x);
-    struct dropout d = dropout_of(p, r);
-    for (int64_t n = 0, N = x->dim[0]; n < N; n += room.dim[0]) {
-        int64_t rows = N - n < room.dim[0] ? N - n : room.dim[0];
-        struct tensor dun = tensor_rows(du, n, rows), xn = tensor_rows(x, n, rows), piece = tensor_rows(&room, 0, rows);
-        d.first = n * x->dim[1];
-        if (r->gA.data) {
-            op_dropout(p->be, &piece, &xn, &d);
-            op_matmul(p->be, &r->gA, &dun, true, &piece, false, 1, 1);
-        }
-        if (!dx) continue;
-        struct tensor dxn = tensor_rows(dx, n, rows);
-        op_matmul(p->be, &piece, &dun, false, read_A(r), false, 1, 0);
-        (beta == 0 ? op_dropout : op_dropout_add)(p->be, &dxn, &piece, &d);
     }
 }
 

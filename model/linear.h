@@ -2,8 +2,8 @@
  *
  * LoRA (Hu et al., 2021): y += s B A x. DoRA (Liu et al., 2024): y = g * (W x + s B A x) + b with g = m / ||W + s B
  * A||, rows taken one by one and the norm held constant in the backward. Dropout, D, acts on the adapter's input only;
- * with DoRA the scaled part of W x sees it too, as PEFT does: y = W x + (g - 1) W D(x) + g s B A D(x) + b. It is made
- * again in the backward, some rows at a time: no more of D(x) than those is ever in memory, but for DoRA.
+ * with DoRA the scaled part of W x sees it too, as PEFT does: y = W x + (g - 1) W D(x) + g s B A D(x) + b. D(x) is made
+ * within the products that read it, forward and backward, and is never in memory, but for DoRA.
  *
  * The adapter's product comes first and the weight's adds to it, forward and backward: a large product takes up what it
  * adds to while it computes, where a small one behind it would wait for memory twice.

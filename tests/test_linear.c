@@ -234,9 +234,9 @@ static struct tensor fill_small(struct tensor t, uint64_t stream) {
     return t;
 }
 
-/* Rows so wide that the dropped-out input is made in pieces of 8: the mask goes on from piece to piece. All numbers are
- * small and whole, and with half of them dropped so are those that are kept, so every sum is exact in any order. */
-static void test_dropout_in_pieces(void **state) {
+/* Rows so wide that products are cut. All numbers are small and whole, and with half of them dropped so are those that
+ * are kept, so every sum is exact in any order. */
+static void test_dropout_of_wide_rows(void **state) {
     enum { ROWS = 9, WIDE = 530000, BYTES = 160 << 20 };
     struct err e = {0};
     struct backend *be = backend_new(*state, 1, &e);
@@ -284,7 +284,7 @@ int main(void) {
         ON("cpu", test_dora_dropout),
         ON("cpu", test_beta_and_no_dx),
         ON("cpu", test_reads_rounded),
-        ON("cpu", test_dropout_in_pieces),
+        ON("cpu", test_dropout_of_wide_rows),
         ON("cpu", test_dx_in_place),
         ON("cpu", test_acts_alone),
         ON("cuda", test_dx_in_place),

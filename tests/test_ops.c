@@ -523,6 +523,50 @@ static void test_dropout(void **state) {
     RUN(case_dropout, {1, 500, 0}, {31, 100, 8}, {1029, 50, 1l << 35}, {50001, 900, 24}, {129, 0, 0});
 }
 
+/* Element i of a matrix as op_dropout gives it, in t's type. */
+static double dropped_out(const struct tensor *t, int64_t i, const struct dropout *d) {
+    bool kept = (double)rng_bits(d->seed, d->stream, (uint64_t)(d->first + i)) >= (double)d->p * 0x1p32;
+    float x = kept ? (float)check_get(t, i) * (float)(1 / (1 - (double)d->p)) : 0;
+    return (double)(t->type == BF16 ? bf16_to_float(bf16_of_float(x)) : x);
+}
+
+/* m, n, k, which matrix is dropped out, A transposed, B transposed, beta, the first word. Gradients of parameters are
+ * those where B is dropped out. */
+static void case_matmul_dropout(struct check *c, const int64_t *shape) {
+    int64_t m = shape[0], n = shape[1], k = shape[2];
+    enum dropped which = (enum dropped)shape[3];
+    bool ta = shape[4], tb = shape[5];
+    float beta = (float)shape[6];
+    const struct dropout d = {0.3f, 77, 5, shape[7]};
+    struct tensor A = ta ? check_input2(c, c->act, k, m, -1, 1) : check_input2(c, c->act, m, k, -1, 1);
+    struct tensor B = tb ? check_input2(c, c->act, n, k, -1, 1) : check_input2(c, c->act, k, n, -1, 1);
+    struct tensor old = check_input2(c, which == DROP_B ? F32 : c->act, m, n, -1, 1), C = check_copy(c, &old);
+    double *want = check_zeros(c, m * n), *size = check_zeros(c, m * n);
+    for (int64_t at = 0; at < m * n; at++) {
+        for (int64_t l = 0; l < k; l++) {
+            int64_t a = ta ? l * m + at / n : at / n * k + l, b = tb ? at % n * k + l : l * n + at % n;
+            double x = which == DROP_A ? dropped_out(&A, a, &d) : check_get(&A, a);
+            double y = which == DROP_B ? dropped_out(&B, b, &d) : check_get(&B, b);
+            want[at] += 0.5 * x * y, size[at] += 0.5 * fabs(x * y);
+        }
+        bool kept = (double)rng_bits(d.seed, d.stream, (uint64_t)(d.first + at)) >= (double)d.p * 0x1p32;
+        double scale = which != DROP_C ? 1 : kept ? 1 / (1 - (double)d.p) : 0;
+        want[at] = scale * want[at] + (double)beta * check_get(&old, at);
+        size[at] = scale * size[at] + fabs((double)beta * check_get(&old, at));
+    }
+    op_matmul_dropout(c->be, &C, &A, ta, &B, tb, 0.5f, beta, &d, which);
+    check_near(c, "C", &C, want, size, (int)k + 4);
+}
+
+static void test_matmul_dropout(void **state) {
+    (void)state;
+    RUN(case_matmul_dropout, {70, 16, 100, DROP_A, 0, 1, 0, 0}, {65, 5, 33, DROP_A, 0, 1, 1, 8},
+        {3, 4, 2050, DROP_A, 0, 1, 0, 1l << 34}, {33, 9, 40, DROP_A, 1, 0, 1, 0}, {16, 100, 70, DROP_B, 1, 0, 1, 0},
+        {5, 33, 65, DROP_B, 1, 0, 1, 16}, {7, 130, 66, DROP_B, 0, 1, 0, 0}, {70, 100, 16, DROP_C, 0, 0, 0, 0},
+        {65, 33, 5, DROP_C, 0, 0, 1, 8}, {9, 70, 600, DROP_C, 0, 0, 1, 0}, {2, 6, 3, DROP_C, 0, 1, 0, 0},
+        {1, 1, 1, DROP_A, 0, 0, 0, 0}, {40, 8, 0, DROP_C, 0, 0, 1, 0});
+}
+
 /* --- DoRA, biases ------------------------------------------------------------------------------------------------- */
 
 static void case_columns(struct check *c, const int64_t *shape) {
@@ -675,6 +719,7 @@ int main(void) {
         cmocka_unit_test(test_layernorm),
         cmocka_unit_test(test_activations),
         cmocka_unit_test(test_dropout),
+        cmocka_unit_test(test_matmul_dropout),
         cmocka_unit_test(test_columns),
         cmocka_unit_test(test_cross_entropy),
         cmocka_unit_test(test_sums),

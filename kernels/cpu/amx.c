@@ -131,9 +131,18 @@ AMX static void line_from_q4(bf16 *dst, const struct factor *f, int64_t at, int6
     }
 }
 
+AMX static void line_dropped(bf16 *dst, const struct factor *f, int64_t line, int64_t first, int64_t n) {
+    float values[PACK_COLUMNS];
+    line_f32(values, f, line, first, n);
+    line_from_f32(dst, values, n);
+}
+
+/* n <= PACK_COLUMNS */
 static void line_bf16(bf16 *dst, const struct factor *f, int64_t line, int64_t first, int64_t n) {
     int64_t at = line * f->stride + first;
-    if (f->type == BF16)
+    if (f->dropout)
+        line_dropped(dst, f, line, first, n);
+    else if (f->type == BF16)
         memcpy(dst, (const bf16 *)f->data + at, (size_t)n * sizeof *dst);
     else if (f->type == F32)
         line_from_f32(dst, (const float *)f->data + at, n);
@@ -142,6 +151,9 @@ static void line_bf16(bf16 *dst, const struct factor *f, int64_t line, int64_t f
     else
         line_from_q4(dst, f, at, n);
 }
+
+/* Whether lines may be packed from where they lie. */
+static bool lies_ready(const struct factor *f) { return f->type == BF16 && !f->dropout; }
 
 /* --- panels ------------------------------------------------------------------------------------------------------ */
 
@@ -182,7 +194,7 @@ static void pack_lines(void *panels, const struct factor *f, int64_t first, int6
     int64_t padded = (count + SIDE - 1) / SIDE * SIDE;
     for (int64_t i = 0; i < padded; i += 16) {
         int at = 0;
-        if (f->type == BF16 && f->stride % 2 == 0 && count - i >= 16) {
+        if (lies_ready(f) && f->stride % 2 == 0 && count - i >= 16) {
             at = kn / STEP * STEP;
             tiles(tile_at(panels, i, 0, kn), (const bf16 *)f->data + (first + i) * f->stride + k, f->stride, at);
         }
@@ -214,7 +226,7 @@ static void pair_lines(bf16 *low, bf16 *high, int64_t step, const struct factor 
     const bf16 *lines[2] = {0};
     for (int i = 0; i < 2 && i < have; i++) {
         lines[i] = (const bf16 *)f->data + (k + i) * f->stride + first;
-        if (f->type == BF16) continue;
+        if (lies_ready(f)) continue;
         line_bf16(buffer[i], f, k + i, first, count);
         lines[i] = buffer[i];
     }

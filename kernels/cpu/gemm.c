@@ -14,6 +14,8 @@
 
 #include <string.h>
 
+#include "kernels/cpu/dropout.h"
+
 enum {
     CHUNK = 2048,            // the most rows or columns of the shared factor at a time
     ROUND = 2 << 20,         // bytes of the shared chunk in a round
@@ -23,6 +25,7 @@ enum {
     TASK_MACS = 1 << 20,     // a task is worth at least so many products,
     TASK_ELEMENTS = 1 << 15, // or packs so many elements,
     TASKS = 16,              // and a strip is narrow enough for so many tasks, where that is possible
+    TILE_MOST = 48,          // rows or columns of a tile of any kernel
 };
 
 /* One of the factors as the kernel sees it: `count` rows or columns in panels. */
@@ -100,7 +103,20 @@ static inline void store_bf16(bf16 *C, const float *sums, const float *bias, int
     }
 }
 
+/* The same for n <= TILE_MOST sums that are dropped out first. */
+static void store_dropped(const struct gemm *g, int64_t m, int64_t n0, const float *sums, int64_t n) {
+    float kept[TILE_MOST];
+    struct gemm plain = *g;
+    plain.dropout = NULL;
+    dropout_line(kept, sums, g->dropout, m * g->stride + n0, n);
+    gemm_store(&plain, m, n0, kept, n);
+}
+
 void gemm_store(const struct gemm *g, int64_t m, int64_t n0, const float *sums, int64_t n) {
+    if (g->dropout) {
+        store_dropped(g, m, n0, sums, n);
+        return;
+    }
     const float *bias = g->bias ? g->bias + n0 : NULL;
     int64_t at = m * g->stride + n0;
     bool plain = !bias && g->alpha == 1.0f && g->beta == 0.0f;
@@ -120,14 +136,14 @@ static void store_tile(const struct plan *p, const float *tile, int64_t row, int
     const struct gemm *g = p->g;
     int rows = p->kernel->rows, cols = p->kernel->cols, m_count = rows, stride = cols;
     int64_t m = row, n = col;
-    float turned[48 * 48];
+    float turned[TILE_MOST * TILE_MOST];
     if (p->flipped) {
         stride = (rows + TRANSPOSE - 1) / TRANSPOSE * TRANSPOSE;
         transpose(turned, stride, tile, cols, stride, cols);
         tile = turned, m = col, n = row, m_count = cols;
     }
     int64_t m_end = least(m + m_count, g->M), n_count = least(p->flipped ? rows : cols, g->N - n);
-    if (p->kernel->store)
+    if (p->kernel->store && !g->dropout)
         p->kernel->store(g, m, n, tile, stride, m_end - m, n_count);
     else
         for (int64_t i = m; i < m_end; i++) gemm_store(g, i, n, tile + (i - m) * stride, n_count);

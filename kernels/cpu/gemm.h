@@ -19,8 +19,9 @@ struct factor {
     const struct q4 *q4;
     int64_t stride; // elements
     enum dtype type;
-    enum dtype round[2]; // 4-bit: the types that values are rounded to, one after the other; F32: none
-    bool k_along_line;   // a line is a row of A or a column of B; otherwise a line is one k
+    enum dtype round[2];           // 4-bit: the types that values are rounded to, one after the other; F32: none
+    bool k_along_line;             // a line is a row of A or a column of B; otherwise a line is one k
+    const struct dropout *dropout; // NULL: none
 };
 
 struct gemm {
@@ -30,8 +31,9 @@ struct gemm {
     int64_t M, N, K;
     int64_t stride; // elements from a row of C to the next
     float alpha, beta;
-    enum dtype type; // of C
-    bool amx;        // multiply in bf16
+    enum dtype type;               // of C
+    bool amx;                      // multiply in bf16
+    const struct dropout *dropout; // of the product before it is scaled; NULL: none
 };
 
 void gemm(struct backend *be, const struct gemm *g);
@@ -74,7 +76,7 @@ enum {
     PACK_STEP = 32,     // a whole number of steps of k in every kernel
 };
 
-/* n elements of a line from `first` on, as F32. */
+/* n elements of a line from `first` on, as F32, dropped out where the factor is. */
 void line_f32(float *dst, const struct factor *f, int64_t line, int64_t first, int64_t n);
 
 /* 32-bit lanes of the widest vector, and the side of the squares that are transposed at once. */

@@ -54,21 +54,36 @@ void cpu_linear_backward(struct backend *be, const struct tensor *dx, const stru
     gemm(be, &g);
 }
 
+static struct gemm product(const struct backend *be, const struct tensor *C, const struct tensor *A, bool ta,
+                           const struct tensor *B, bool tb, float alpha, float beta) {
+    return (struct gemm){.a = factor(A, !ta),
+                         .b = factor(B, tb),
+                         .C = C->data,
+                         .M = C->dim[0],
+                         .N = C->dim[1],
+                         .K = ta ? A->dim[0] : A->dim[1],
+                         .stride = C->dim[1],
+                         .alpha = alpha,
+                         .beta = beta,
+                         .type = C->type,
+                         .amx = uses_amx(be) && (A->type == BF16 || B->type == BF16 || C->type == BF16)};
+}
+
 void cpu_matmul(struct backend *be, const struct tensor *C, const struct tensor *A, bool ta, const struct tensor *B,
                 bool tb, float alpha, float beta) {
-    struct gemm g = {.a = factor(A, !ta),
-                     .b = factor(B, tb),
-                     .C = C->data,
-                     .M = C->dim[0],
-                     .N = C->dim[1],
-                     .K = ta ? A->dim[0] : A->dim[1],
-                     .stride = C->dim[1],
-                     .alpha = alpha,
-                     .beta = beta,
-                     .type = C->type};
-    g.amx = uses_amx(be) && (A->type == BF16 || B->type == BF16 || C->type == BF16);
+    struct gemm g = product(be, C, A, ta, B, tb, alpha, beta);
     if (gemv_takes(&g))
         gemv(be, &g);
     else
         gemm(be, &g);
+}
+
+void cpu_matmul_dropout(struct backend *be, const struct tensor *C, const struct tensor *A, bool ta,
+                        const struct tensor *B, bool tb, float alpha, float beta, const struct dropout *d,
+                        enum dropped which) {
+    struct gemm g = product(be, C, A, ta, B, tb, alpha, beta);
+    if (which == DROP_A) g.a.dropout = d;
+    if (which == DROP_B) g.b.dropout = d;
+    if (which == DROP_C) g.dropout = d;
+    gemm(be, &g);
 }

@@ -28,6 +28,9 @@ void cpu_linear_backward(struct backend *be, const struct tensor *dx, const stru
                          float beta);
 void cpu_matmul(struct backend *be, const struct tensor *C, const struct tensor *A, bool ta, const struct tensor *B,
                 bool tb, float alpha, float beta);
+void cpu_matmul_dropout(struct backend *be, const struct tensor *C, const struct tensor *A, bool ta,
+                        const struct tensor *B, bool tb, float alpha, float beta, const struct dropout *d,
+                        enum dropped which);
 void cpu_bias_add(struct backend *be, const struct tensor *y, const struct tensor *b, float scale);
 void cpu_bias_backward(struct backend *be, const struct tensor *gb, const struct tensor *dy, float scale);
 void cpu_rmsnorm_forward(struct backend *be, const struct tensor *y, const struct tensor *rstd, const struct tensor *x,

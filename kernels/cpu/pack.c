@@ -1,6 +1,7 @@
 /* Lines of any type as F32, and transposing. */
 #include <string.h>
 
+#include "kernels/cpu/dropout.h"
 #include "kernels/cpu/gemm.h"
 #include "quant/q4.h"
 
@@ -107,8 +108,7 @@ static void line_f16(float *dst, const f16 *src, int64_t n) {
     for (; i < n; i++) dst[i] = f16_to_float(src[i]);
 }
 
-void line_f32(float *dst, const struct factor *f, int64_t line, int64_t first, int64_t n) {
-    int64_t at = line * f->stride + first;
+static void line_plain(float *dst, const struct factor *f, int64_t at, int64_t n) {
     if (f->type == F32) {
         memcpy(dst, (const float *)f->data + at, (size_t)n * sizeof *dst);
     } else if (f->type == BF16) {
@@ -119,6 +119,14 @@ void line_f32(float *dst, const struct factor *f, int64_t line, int64_t first, i
     } else {
         line_q4(dst, f, at, n);
     }
+}
+
+void line_f32(float *dst, const struct factor *f, int64_t line, int64_t first, int64_t n) {
+    int64_t at = line * f->stride + first;
+    line_plain(dst, f, at, n);
+    if (!f->dropout) return;
+    dropout_line(dst, dst, f->dropout, at, n);
+    for (int64_t i = 0; i < n && f->type == BF16; i++) dst[i] = bf16_to_float(bf16_of_float(dst[i]));
 }
 
 /* --- transposing ------------------------------------------------------------------------------------------------- */

@@ -1,7 +1,7 @@
 /* Activations, gated activations, dropout: y = f(x) element by element, forward beside backward. */
 #include <math.h>
 
-#include "kernels/cpu/philox.h"
+#include "kernels/cpu/dropout.h"
 #include "kernels/cpu/span.h"
 #include "kernels/cpu/vecmath.h"
 
@@ -165,44 +165,22 @@ void cpu_glu_backward(struct backend *be, const struct tensor *dgate, const stru
 
 /* --- dropout ------------------------------------------------------------------------------------------------------ */
 
-struct mask {
-    uint32_t threshold; // kept when the word is at least this
-    float scale;
-    const struct dropout *d;
-};
-
-static struct mask mask_of(const struct dropout *d) {
-    return (struct mask){(uint32_t)ceil((double)d->p * 0x1p32), (float)(1 / (1 - (double)d->p)), d};
-}
-
 static void dropout_span(const void *settings, float *const *out, const float *const *in, int64_t at, int n) {
-    const struct mask *s = settings;
-    uint32_t words[CHUNK];
-    philox_words(s->d->seed, s->d->stream, s->d->first + at, words, n);
-    float *y = out[0], scale = s->scale;
-    const float *x = in[0];
-    uint32_t threshold = s->threshold;
-#pragma omp simd
-    for (int i = 0; i < n; i++) y[i] = words[i] >= threshold ? x[i] * scale : 0.0f;
+    dropout_line(out[0], in[0], settings, at, n);
 }
 
 void cpu_dropout(struct backend *be, const struct tensor *y, const struct tensor *x, const struct dropout *d) {
-    struct mask s = mask_of(d);
-    span_run(be, &(struct span_op){dropout_span, &s, {y}, {x}});
+    span_run(be, &(struct span_op){dropout_span, d, {y}, {x}});
 }
 
 static void dropout_add_span(const void *settings, float *const *out, const float *const *in, int64_t at, int n) {
-    const struct mask *s = settings;
-    uint32_t words[CHUNK];
-    philox_words(s->d->seed, s->d->stream, s->d->first + at, words, n);
-    float *y = out[0], scale = s->scale;
-    const float *x = in[0], *old = in[1];
-    uint32_t threshold = s->threshold;
+    float kept[CHUNK], *y = out[0];
+    const float *old = in[1];
+    dropout_line(kept, in[0], settings, at, n);
 #pragma omp simd
-    for (int i = 0; i < n; i++) y[i] = old[i] + (words[i] >= threshold ? x[i] * scale : 0.0f);
+    for (int i = 0; i < n; i++) y[i] = old[i] + kept[i];
 }
 
 void cpu_dropout_add(struct backend *be, const struct tensor *y, const struct tensor *x, const struct dropout *d) {
-    struct mask s = mask_of(d);
-    span_run(be, &(struct span_op){dropout_add_span, &s, {y}, {x, y}});
+    span_run(be, &(struct span_op){dropout_add_span, d, {y}, {x, y}});
 }

@@ -19,6 +19,7 @@ const struct ops CPU_OPS = {
     .linear_forward = cpu_linear_forward,
     .linear_backward = cpu_linear_backward,
     .matmul = cpu_matmul,
+    .matmul_dropout = cpu_matmul_dropout,
     .bias_add = cpu_bias_add,
     .bias_backward = cpu_bias_backward,
     .rmsnorm_forward = cpu_rmsnorm_forward,

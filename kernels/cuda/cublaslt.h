@@ -18,6 +18,8 @@ struct product {
     int64_t m, n, k;
     int64_t lda, ldb, ldc;
     float alpha, beta;
+    const struct dropout *dropout; // NULL: none; then ld is the width of the matrix that is `dropped`
+    enum dropped dropped;
 };
 
 /* NULL with the error set, saying what to install, when the library or memory for it is not to be had. The device is

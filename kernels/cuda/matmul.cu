@@ -1,7 +1,9 @@
-/* Matrix products: cuBLASLt where it takes them, and kernels of our own for what it refuses, any types and any shape.
+/* Matrix products: cuBLASLt where it takes them, and kernels of our own for what it refuses, any types and any shape,
+ * and for those with dropout.
  *
  * A product of our own is cut into tiles of C. Where they are few and k is long, k is cut as well, in a way that
  * depends on the shape alone; the parts of the sums lie in scratch, and a second kernel adds them up in order. */
+#include "kernels/cuda/dropout.cuh"
 #include "kernels/cuda/ops_cuda.cuh"
 #include "kernels/cuda/product.cuh"
 #include "kernels/cuda/q4.cuh"
@@ -28,7 +30,10 @@ struct task {
     int64_t m, n, k, ldc;
     int64_t part; // so much of k to a block
     float alpha, beta;
+    struct mask mask; // of the matrix that a kernel drops out
 };
+
+enum { DROP_NOTHING = -1 }; // beside enum dropped, as what kernels are made for
 
 /* --- C ----------------------------------------------------------------------------------------------------------- */
 
@@ -57,6 +62,20 @@ __global__ void add_parts_kernel(struct task t, int count) {
     float sum = 0;
     for (int p = 0; p < count; p++) sum += t.parts[p * t.m * t.n + i];
     store_sum(t, i / t.n, i % t.n, sum);
+}
+
+/* Eight elements of a line of width ld that are dropped out, `at` a multiple of eight. */
+__device__ inline void drop_run(float (&v)[RUN], const struct mask &mask, int64_t line, int64_t ld, int64_t at) {
+    if (ld % 4 == 0) {
+        mask.kept(v, v, line * ld + at);
+        return;
+    }
+#pragma unroll
+    for (int i = 0; i < RUN; i++) {
+        float one[1] = {v[i]};
+        mask.kept(one, one, line * ld + at + i);
+        v[i] = one[0];
+    }
 }
 
 /* Eight elements of a factor's line from `at` on; zeros beyond count. */
@@ -90,8 +109,9 @@ __device__ inline void run_place(const struct factor &f, int r, int &line, int &
     line = x / runs, at = x % runs * RUN;
 }
 
-__device__ inline void tile_fetch(vec16<bf16_t> (&held)[RUNS], const struct factor &f, int64_t i, int64_t k,
-                                  int64_t i_end, int64_t k_end) {
+template <bool DROPPED>
+__device__ inline void tile_fetch(vec16<bf16_t> (&held)[RUNS], const struct factor &f, const struct mask &mask,
+                                  int64_t i, int64_t k, int64_t i_end, int64_t k_end) {
 #pragma unroll
     for (int r = 0; r < RUNS; r++) {
         int line, at;
@@ -100,6 +120,7 @@ __device__ inline void tile_fetch(vec16<bf16_t> (&held)[RUNS], const struct fact
         int64_t first = (f.along_k ? k : i) + at, end = f.along_k ? k_end : i_end;
         float v[RUN];
         factor_run(v, f, l, first, l < lines ? end - first : 0);
+        if (DROPPED) drop_run(v, mask, l, f.ld, first);
 #pragma unroll
         for (int j = 0; j < RUN; j++) held[r].at[j] = from_float<bf16_t>(v[j]);
     }
@@ -147,9 +168,30 @@ __device__ inline void tile_multiply(float (&c)[2][4][4], const bf16_t *ta, cons
     }
 }
 
+/* The sums of a fragment, whose first is element (m,n) of C, with columns n and n + 1 of rows m and m + 8. A block of
+ * random words is four columns, which two lanes hold: each makes one of the two rows' and gives half of it away. */
+__device__ inline void drop_fragment(float (&c)[4], const struct task &t, int64_t m, int64_t n) {
+    if (t.ldc % 4 != 0) {
+#pragma unroll
+        for (int r = 0; r < 4; r++) {
+            float one[1] = {c[r]};
+            t.mask.kept(one, one, (m + r / 2 * 8) * t.ldc + n + r % 2);
+            c[r] = one[0];
+        }
+        return;
+    }
+    const bool right = n % 4 != 0; // this lane has the last two columns of the four
+    uint32_t own[4];
+    philox_words(own, t.mask.random, t.mask.first + (m + (right ? 8 : 0)) * t.ldc + n / 4 * 4);
+    uint32_t x = __shfl_xor_sync(0xffffffffu, right ? own[0] : own[2], 1);
+    uint32_t y = __shfl_xor_sync(0xffffffffu, right ? own[1] : own[3], 1);
+    c[0] = t.mask.kept(c[0], right ? x : own[0]), c[1] = t.mask.kept(c[1], right ? y : own[1]);
+    c[2] = t.mask.kept(c[2], right ? own[2] : x), c[3] = t.mask.kept(c[3], right ? own[3] : y);
+}
+
 /* Block (x,y,z): tile (x,y) of C and part z of k; four warps, each a quarter of the tile. The next tiles of the factors
  * are under way while those in shared memory are multiplied. */
-__global__ void __launch_bounds__(THREADS) product_bf16_kernel(struct task t) {
+template <int DROP> __global__ void __launch_bounds__(THREADS) product_bf16_kernel(struct task t) {
     SHARED(vec16<bf16_t>, ta_room, ROOM / 8);
     SHARED(vec16<bf16_t>, tb_room, ROOM / 8);
     bf16_t *ta = ta_room[0].at, *tb = tb_room[0].at;
@@ -157,15 +199,15 @@ __global__ void __launch_bounds__(THREADS) product_bf16_kernel(struct task t) {
     const int64_t k0 = blockIdx.z * t.part, k1 = min(t.k, k0 + t.part);
     float c[2][4][4] = {};
     vec16<bf16_t> a[RUNS], b[RUNS];
-    tile_fetch(a, t.a, m0, k0, t.m, k1);
-    tile_fetch(b, t.b, n0, k0, t.n, k1);
+    tile_fetch<DROP == DROP_A>(a, t.a, t.mask, m0, k0, t.m, k1);
+    tile_fetch<DROP == DROP_B>(b, t.b, t.mask, n0, k0, t.n, k1);
     for (int64_t k = k0; k < k1; k += STEP) {
         __syncthreads();
         tile_put(ta, a, t.a);
         tile_put(tb, b, t.b);
         __syncthreads();
-        tile_fetch(a, t.a, m0, k + STEP, t.m, k1);
-        tile_fetch(b, t.b, n0, k + STEP, t.n, k1);
+        tile_fetch<DROP == DROP_A>(a, t.a, t.mask, m0, k + STEP, t.m, k1);
+        tile_fetch<DROP == DROP_B>(b, t.b, t.mask, n0, k + STEP, t.n, k1);
         tile_multiply(c, ta, tb, t);
     }
     int warp = static_cast<int>(threadIdx.x) / WARP, lane = static_cast<int>(threadIdx.x) % WARP;
@@ -173,9 +215,11 @@ __global__ void __launch_bounds__(THREADS) product_bf16_kernel(struct task t) {
 #pragma unroll
     for (int i = 0; i < 2; i++)
 #pragma unroll
-        for (int j = 0; j < 4; j++)
+        for (int j = 0; j < 4; j++) {
+            if (DROP == DROP_C) drop_fragment(c[i][j], t, m + 16 * i, n + 8 * j);
 #pragma unroll
             for (int r = 0; r < 4; r++) store_part(t, m + 16 * i + r / 2 * 8, n + 8 * j + r % 2, c[i][j][r]);
+        }
 }
 
 /* --- F32 --------------------------------------------------------------------------------------------------------- */
@@ -183,19 +227,22 @@ __global__ void __launch_bounds__(THREADS) product_bf16_kernel(struct task t) {
 enum { STEP_F32 = 16, THREADS_F32 = 256, LINE_F32 = TILE + 4 };
 
 /* tile (k,i) of F32. */
-__device__ inline void tile_f32(float *tile, const struct factor &f, int64_t i0, int64_t k0, int64_t i_end,
-                                int64_t k_end) {
+template <bool DROPPED>
+__device__ inline void tile_f32(float *tile, const struct factor &f, const struct mask &mask, int64_t i0, int64_t k0,
+                                int64_t i_end, int64_t k_end) {
 #pragma unroll
     for (int x = static_cast<int>(threadIdx.x); x < TILE * STEP_F32; x += THREADS_F32) {
         int i = f.along_k ? x / STEP_F32 : x % TILE, k = f.along_k ? x % STEP_F32 : x / TILE;
         bool there = i0 + i < i_end && k0 + k < k_end;
         int64_t at = f.along_k ? (i0 + i) * f.ld + k0 + k : (k0 + k) * f.ld + i0 + i;
-        tile[k * LINE_F32 + i] = there ? static_cast<const float *>(f.data)[at] : 0.0f;
+        float v[1] = {there ? static_cast<const float *>(f.data)[at] : 0.0f};
+        if (DROPPED) mask.kept(v, v, at);
+        tile[k * LINE_F32 + i] = v[0];
     }
 }
 
 /* The same with 4 x 4 sums to a thread, rows and columns 16 apart, added up in the order of k. */
-__global__ void __launch_bounds__(THREADS_F32) product_f32_kernel(struct task t) {
+template <int DROP> __global__ void __launch_bounds__(THREADS_F32) product_f32_kernel(struct task t) {
     SHARED(float, ta, STEP_F32 *LINE_F32);
     SHARED(float, tb, STEP_F32 *LINE_F32);
     const int64_t m0 = static_cast<int64_t>(blockIdx.x) * TILE, n0 = static_cast<int64_t>(blockIdx.y) * TILE;
@@ -206,8 +253,8 @@ __global__ void __launch_bounds__(THREADS_F32) product_f32_kernel(struct task t)
     for (int64_t k = k0; k < k1; k += STEP_F32) {
         const int steps = inside ? static_cast<int>(min(int64_t{STEP_F32}, k1 - k)) : 0;
         __syncthreads();
-        tile_f32(ta, t.a, m0, k, t.m, k1);
-        tile_f32(tb, t.b, n0, k, t.n, k1);
+        tile_f32<DROP == DROP_A>(ta, t.a, t.mask, m0, k, t.m, k1);
+        tile_f32<DROP == DROP_B>(tb, t.b, t.mask, n0, k, t.n, k1);
         __syncthreads();
 #pragma unroll 4
         for (int s = 0; s < steps; s++) {
@@ -226,7 +273,12 @@ __global__ void __launch_bounds__(THREADS_F32) product_f32_kernel(struct task t)
 #pragma unroll
     for (int i = 0; i < 4; i++)
 #pragma unroll
-        for (int j = 0; j < 4; j++) store_part(t, m0 + row + 16 * i, n0 + col + 16 * j, c[i][j]);
+        for (int j = 0; j < 4; j++) {
+            const int64_t m = m0 + row + 16 * i, n = n0 + col + 16 * j;
+            float sum[1] = {c[i][j]};
+            if (DROP == DROP_C) t.mask.kept(sum, sum, m * t.ldc + n);
+            store_part(t, m, n, sum[0]);
+        }
 }
 
 /* --- launching --------------------------------------------------------------------------------------------------- */
@@ -248,8 +300,8 @@ static int64_t parts_of(const struct product *p) {
     return parts < 1 ? 1 : parts;
 }
 
-static void multiply_here(struct backend *be, const struct product *p, const char *what) {
-    int64_t parts = parts_of(p);
+template <int DROP> static void multiply_here(struct backend *be, const struct product *p, const char *what) {
+    int64_t parts = DROP == DROP_C ? 1 : parts_of(p); // a sum is dropped out when it is whole
     struct task t = {};
     t.a = factor_of(p->A, p->a_type, p->lda, !p->ta);
     t.b = factor_of(p->B, p->b_type, p->ldb, p->tb);
@@ -257,11 +309,13 @@ static void multiply_here(struct backend *be, const struct product *p, const cha
     t.m = p->m, t.n = p->n, t.k = p->k, t.ldc = p->ldc;
     t.part = divide_up(divide_up(p->k, parts), STEP) * STEP;
     t.alpha = p->alpha, t.beta = p->beta;
+    if (p->dropout) t.mask = mask_of(p->dropout);
     parts = t.part ? divide_up(p->k, t.part) : 1;
     if (parts > 1) t.parts = reinterpret_cast<float *>(cuda_of(be)->scratch + PARTS_PLACE);
     bool f32 = p->a_type == F32 && p->b_type == F32 && p->c_type == F32;
     dim3 grid(blocks_for(p->m, TILE), blocks_for(p->n, TILE), static_cast<unsigned>(parts));
-    launch(be, what, f32 ? product_f32_kernel : product_bf16_kernel, grid, f32 ? int{THREADS_F32} : int{THREADS}, 0, t);
+    launch(be, what, f32 ? product_f32_kernel<DROP> : product_bf16_kernel<DROP>, grid,
+           f32 ? int{THREADS_F32} : int{THREADS}, 0, t);
     if (parts > 1)
         launch(be, what, add_parts_kernel, blocks_for(p->m * p->n, THREADS_F32), THREADS_F32, 0, t,
                static_cast<int>(parts));
@@ -269,7 +323,14 @@ static void multiply_here(struct backend *be, const struct product *p, const cha
 
 void cuda_product(struct backend *be, const struct product *p, const char *what) {
     if (p->m == 0 || p->n == 0 || be->err.code != ST_OK) return;
-    if (!cublaslt_multiply(be, p)) multiply_here(be, p, what);
+    if (p->dropout && p->dropped == DROP_A)
+        multiply_here<DROP_A>(be, p, what);
+    else if (p->dropout && p->dropped == DROP_B)
+        multiply_here<DROP_B>(be, p, what);
+    else if (p->dropout)
+        multiply_here<DROP_C>(be, p, what);
+    else if (!cublaslt_multiply(be, p))
+        multiply_here<DROP_NOTHING>(be, p, what);
 }
 
 /* --- the op ------------------------------------------------------------------------------------------------------ */
@@ -284,17 +345,31 @@ static void narrow(struct backend *be, const void **data, enum dtype *type, int6
     *data = copy, *type = BF16, *ld = wide;
 }
 
-void cuda_matmul(struct backend *be, const struct tensor *C, const struct tensor *A, bool ta, const struct tensor *B,
-                 bool tb, float alpha, float beta) {
+static struct product product_of(const struct tensor *C, const struct tensor *A, bool ta, const struct tensor *B,
+                                 bool tb, float alpha, float beta) {
     struct product p = {};
     p.A = A->data, p.a_type = A->type, p.lda = A->dim[1], p.ta = ta;
     p.B = B->data, p.b_type = B->type, p.ldb = B->dim[1], p.tb = tb;
     p.C = C->data, p.c_type = C->type, p.ldc = C->dim[1];
     p.m = C->dim[0], p.n = C->dim[1], p.k = ta ? A->dim[0] : A->dim[1];
     p.alpha = alpha, p.beta = beta;
+    return p;
+}
+
+void cuda_matmul(struct backend *be, const struct tensor *C, const struct tensor *A, bool ta, const struct tensor *B,
+                 bool tb, float alpha, float beta) {
+    struct product p = product_of(C, A, ta, B, tb, alpha, beta);
     if (A->type == BF16 || B->type == BF16 || C->type == BF16) {
         narrow(be, &p.A, &p.a_type, &p.lda, A, FIRST_PLACE);
         narrow(be, &p.B, &p.b_type, &p.ldb, B, SECOND_PLACE);
     }
     cuda_product(be, &p, "matmul");
+}
+
+void cuda_matmul_dropout(struct backend *be, const struct tensor *C, const struct tensor *A, bool ta,
+                         const struct tensor *B, bool tb, float alpha, float beta, const struct dropout *d,
+                         enum dropped which) {
+    struct product p = product_of(C, A, ta, B, tb, alpha, beta);
+    p.dropout = d, p.dropped = which;
+    cuda_product(be, &p, "matmul_dropout");
 }

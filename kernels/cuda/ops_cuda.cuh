@@ -28,6 +28,9 @@ void cuda_linear_backward(struct backend *be, const struct tensor *dx, const str
                           float beta);
 void cuda_matmul(struct backend *be, const struct tensor *C, const struct tensor *A, bool ta, const struct tensor *B,
                  bool tb, float alpha, float beta);
+void cuda_matmul_dropout(struct backend *be, const struct tensor *C, const struct tensor *A, bool ta,
+                         const struct tensor *B, bool tb, float alpha, float beta, const struct dropout *d,
+                         enum dropped which);
 void cuda_bias_add(struct backend *be, const struct tensor *y, const struct tensor *b, float scale);
 void cuda_bias_backward(struct backend *be, const struct tensor *gb, const struct tensor *dy, float scale);
 void cuda_rmsnorm_forward(struct backend *be, const struct tensor *y, const struct tensor *rstd, const struct tensor *x,

@@ -1,7 +1,7 @@
 /* Activations, gated activations, dropout: y = f(x) element by element, forward beside backward. */
 #include <math.h>
 
-#include "kernels/cuda/philox.cuh"
+#include "kernels/cuda/dropout.cuh"
 #include "kernels/cuda/span.cuh"
 
 /* --- f and f', side by side --------------------------------------------------------------------------------------- */
@@ -112,26 +112,6 @@ void cuda_glu_backward(struct backend *be, const struct tensor *dgate, const str
 }
 
 /* --- dropout ------------------------------------------------------------------------------------------------------ */
-
-struct mask {
-    uint32_t threshold; // kept when the word is at least this
-    float scale;
-    random_stream random;
-    int64_t first;
-
-    template <int V> __device__ void kept(float (&y)[V], const float (&x)[V], int64_t at) const {
-        uint32_t words[V];
-        philox_words(words, random, first + at);
-        for (int i = 0; i < V; i++) y[i] = words[i] >= threshold ? x[i] * scale : 0.0f;
-    }
-};
-
-static struct mask mask_of(const struct dropout *d) {
-    return {static_cast<uint32_t>(ceil(static_cast<double>(d->p) * 0x1p32)),
-            static_cast<float>(1 / (1 - static_cast<double>(d->p))),
-            {d->seed, d->stream},
-            d->first};
-}
 
 struct mask_write {
     mask m;

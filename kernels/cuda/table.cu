@@ -17,6 +17,7 @@ extern const struct ops cuda_ops = {
     .linear_forward = cuda_linear_forward,
     .linear_backward = cuda_linear_backward,
     .matmul = cuda_matmul,
+    .matmul_dropout = cuda_matmul_dropout,
     .bias_add = cuda_bias_add,
     .bias_backward = cuda_bias_backward,
     .rmsnorm_forward = cuda_rmsnorm_forward,
