@@ -42,8 +42,8 @@ $(error FLAVOUR is $(FLAVOUR), wanted release, asan, tsan, sim, race or fuzz)
 endif
 
 # The CUDA backend: CUDA=1 demands it, CUDA=0 leaves it out, auto takes it where nvcc is found. The device code holds
-# machine code for each of CUDA_ARCHS, and PTX of the first, which every later device that has none of these compiles
-# for itself.
+# machine code for each of CUDA_ARCHS, and PTX of the first from 80 on, which every later device that has none of these
+# compiles for itself. What is compiled for 75 makes do without what came later: it is for that alone.
 CUDA ?= auto
 NVCC := $(firstword $(shell command -v nvcc 2>/dev/null) $(wildcard /usr/local/cuda/bin/nvcc))
 ifdef SIM
@@ -57,7 +57,7 @@ CUDA_WHY := CUDA=0
 else ifneq ($(NVCC),)
 override CUDA := 1
 ifndef CUDA_ARCHS
-CUDA_ARCHS := $(filter $(subst sm_,,$(shell $(NVCC) --list-gpu-code)),80 89 90 100 120)
+CUDA_ARCHS := $(filter $(subst sm_,,$(shell $(NVCC) --list-gpu-code)),75 80 89 90 100 120)
 endif
 CUDA_TOP := $(shell $(NVCC) --dryrun x.cu 2>&1 | sed -n 's/^.. TOP=//p')
 CUDA_WHY := $(NVCC), compute capabilities $(CUDA_ARCHS)
@@ -82,10 +82,11 @@ SIM_SRC  := $(wildcard tests/cudasim/*.cpp)
 SIM_TESTS := $(patsubst tests/%.cu,$(BUILD)/tests/%,$(wildcard tests/test_*.cu))
 LDLIBS   += -lstdc++
 else
+CUDA_PTX := $(firstword $(filter-out 75,$(CUDA_ARCHS)))
 NVCCFLAGS := -std=c++17 -O3 -g -I. -Ikernels/cuda/device -D_GNU_SOURCE -ccbin $(CC) -MMD -MP \
              -Xcompiler -Wall,-Wextra,-fno-exceptions,-fno-rtti,-fno-threadsafe-statics \
              $(foreach a,$(CUDA_ARCHS),-gencode arch=compute_$(a),code=sm_$(a)) \
-             -gencode arch=compute_$(firstword $(CUDA_ARCHS)),code=compute_$(firstword $(CUDA_ARCHS))
+             $(foreach a,$(CUDA_PTX),-gencode arch=compute_$(a),code=compute_$(a))
 LDLIBS    += $(addprefix -L,$(wildcard $(CUDA_TOP:%=%/lib64) $(CUDA_TOP:%=%/lib))) -lcudart_static -lrt
 endif
 endif

@@ -3,7 +3,8 @@
  * and each of those twice with one thread and once with three; it demands the same bits of all three runs, intact guard
  * bytes around every tensor, and untouched inputs. Where backend_new has a "cuda", the case runs there too, twice, on
  * memory that the device shares with the host. GRAFT_TEST_DEVICE in the environment narrows this to `cpu` or `cuda`,
- * and makes it a failure when that is not there.
+ * and makes it a failure when that is not there; GRAFT_TEST_ONLY narrows test_attention and test_gemm to the tests
+ * whose names it fits.
  *
  * A comparison holds only where |got - want| <= tolerance is true, so NaN fails. The tolerance is twice the error of
  * rounding the exact result to the output's type (none for F32) plus `units` * 2^-24 * size, where size (by default

@@ -42,27 +42,32 @@ for file in "$found"/*.ptxas; do
 done | awk '
     NR == FNR && (/^#/ || !NF) { next }
     NR == FNR {
-        if (NF != 4) { print "ptxas: a row of the table is not understood: " $0; bad++; next }
+        if (NF != 4 && NF != 5) { print "ptxas: a row of the table is not understood: " $0; bad++; next }
         rows++
-        file[rows] = $1; kernel[rows] = $2; most[rows] = $3; local[rows] = $4
+        file[rows] = $1; kernel[rows] = $2; most[rows] = $3; local[rows] = $4; only[rows] = $5
         next
     }
     {
         archs[$3]
+        fits = 0
         for (i = 1; i <= rows; i++) {
+            if (only[i] != "" && only[i] != $3) continue
             if ($1 != file[i] || $2 !~ ("^(" kernel[i] ")$")) continue
             seen[i, $3]
+            if (fits++) continue
             judged++
             where = "ptxas: " $1 ".cu: " $2 ", " $3 ": "
             if ($4 > most[i]) { print where $4 " registers, " most[i] " allowed"; bad++ }
             if ($5 > local[i]) { print where $5 " bytes of local memory, " local[i] " allowed"; bad++ }
-            break
         }
     }
     END {
         for (i = 1; i <= rows; i++)
             for (a in archs)
-                if (!((i, a) in seen)) { print "ptxas: " file[i] ".cu: no kernel " kernel[i] " for " a; bad++ }
+                if ((only[i] == "" || only[i] == a) && !((i, a) in seen)) {
+                    print "ptxas: " file[i] ".cu: no kernel " kernel[i] " for " a
+                    bad++
+                }
         n = 0
         for (a in archs) n++
         print judged + 0 " kernels for " n " architectures, " bad + 0 " against the table"

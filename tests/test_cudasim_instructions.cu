@@ -113,6 +113,32 @@ static void test_mma_with_one_element_of_b(void **) {
     product_free(&p);
 }
 
+/* What devices have that know no such instruction: the same layouts, and sums of 16 products that are rounded where the
+ * tensor cores cut. One rounding for each product, and for each group of eight two cuts of nine numbers. */
+static void test_mma_by_lanes(void **state) {
+    struct product p = product_new(), q = product_new();
+    sim::before_8 = true;
+    test_mma(state);
+    test_mma_with_one_element_of_a(state);
+    test_mma_with_one_element_of_b(state);
+    for (int i = 0; i < M * K; i++) p.a[i] = q.a[i] = bf16_of_float(1.0f / (static_cast<float>(i * 37 % 101) - 50.5f));
+    for (int i = 0; i < K * MMA_N; i++)
+        p.b[i] = q.b[i] = bf16_of_float(1.0f / (static_cast<float>(i * 53 % 89) - 40.5f));
+    for (int i = 0; i < M * MMA_N; i++) p.c[i] = q.c[i] = static_cast<float>(i) / 99;
+    start(multiply, p.c, p.a, p.b);
+    sim::before_8 = false;
+    start(multiply, q.c, q.a, q.b);
+    for (int m = 0; m < M; m++)
+        for (int n = 0; n < MMA_N; n++) {
+            int at = m * MMA_N + n;
+            float size = static_cast<float>(at) / 99;
+            for (int k = 0; k < K; k++)
+                size += fabsf(bf16_to_float(p.a[m * K + k]) * bf16_to_float(p.b[k * MMA_N + n]));
+            assert_true(fabsf(p.c[at] - q.c[at]) <= (K + 2 * 9) * 0x1p-24f * size);
+        }
+    product_free(&p), product_free(&q);
+}
+
 /* What is small beside c is cut, not rounded, one bit below the last of c. */
 static void test_mma_cuts(void **) {
     static const float factors[] = {0x1p-12f, 0x1p-11f}, wants[] = {1.0f, 1.0f + 0x1p-20f};
@@ -196,6 +222,12 @@ static void test_cp_async(void **) {
     start(copy, out, x);
     for (int i = 0; i < 16; i++) assert_true(out[i] == (i / 4 == 2 ? 0.0f : static_cast<float>(i + 1)));
     cudaFreeHost(out), cudaFreeHost(x);
+}
+
+static void test_cp_async_at_once(void **state) {
+    sim::before_8 = true;
+    test_cp_async(state);
+    sim::before_8 = false;
 }
 
 /* --- shuffles and votes ------------------------------------------------------------------------------------------ */
@@ -356,9 +388,11 @@ int main() {
         cmocka_unit_test(test_mma),
         cmocka_unit_test(test_mma_with_one_element_of_a),
         cmocka_unit_test(test_mma_with_one_element_of_b),
+        cmocka_unit_test(test_mma_by_lanes),
         cmocka_unit_test(test_mma_cuts),
         cmocka_unit_test(test_ldmatrix),
         cmocka_unit_test(test_cp_async),
+        cmocka_unit_test(test_cp_async_at_once),
         cmocka_unit_test(test_shuffles),
         cmocka_unit_test(test_votes),
         cmocka_unit_test(test_bf16_rounds_to_nearest_even),

@@ -7,15 +7,21 @@
 
 /* --- sizes of the tiles ------------------------------------------------------------------------------------------- */
 
-/* A block has ROWS rows, M for each warp, against KEYS keys at a time, in at most 99 KiB of shared memory. */
-template <typename T, int W> struct forward_size;
+/* A block has ROWS rows, M for each warp, against KEYS keys at a time. */
+template <typename T, int W, bool SMALL> struct forward_size;
 
-template <int W> struct forward_size<bf16_t, W> {
-    static constexpr int M = W <= 128 ? 32 : 16, ROWS = ATTENTION_WARPS * M, KEYS = W <= 128 ? 64 : 32;
+template <int W, bool SMALL> struct forward_size<bf16_t, W, SMALL> {
+    static constexpr int M = W <= 128 ? 32 : 16, ROWS = ATTENTION_WARPS * M, KEYS = (W <= 128 ? 64 : 32) / (SMALL + 1);
 };
-template <int W> struct forward_size<float, W> {
-    static constexpr int M = 8, ROWS = ATTENTION_WARPS * M, KEYS = W <= 128 ? 32 : 16;
+template <int W, bool SMALL> struct forward_size<float, W, SMALL> {
+    static constexpr int M = 8, ROWS = ATTENTION_WARPS * M, KEYS = (W <= 128 ? 32 : 16) / (SMALL + 1);
 };
+
+/* Bytes of shared memory: what a launch asks for, and that with the kernel's own. */
+template <typename T, int W, bool SMALL, typename S = forward_size<T, W, SMALL>>
+constexpr size_t forward_shared = (S::ROWS + 2 * S::KEYS) * tile_stride<T, W> * sizeof(T);
+template <typename T, int W, bool SMALL, typename S = forward_size<T, W, SMALL>>
+constexpr size_t forward_bytes = forward_shared<T, W, SMALL> + S::ROWS * sizeof(struct attention_range);
 
 /* --- the softmax of a part, tile by tile -------------------------------------------------------------------------- */
 
@@ -72,10 +78,14 @@ __device__ void softmax_end(const struct softmax_state<O::rows> &t, O &o, float 
 /* A block owns a tile of rows of q and o; each warp M of them. Tiles of k and v come by turns into one buffer each: v
  * while scores are computed, the next k while v is multiplied. Bound by the tensor cores for long sequences (4 D
  * operations for each row and key), by reading k and v when there are few queries. */
-template <typename T, int W>
+template <typename T, int W, bool SMALL>
 __global__ void __launch_bounds__(ATTENTION_THREADS)
     forward_kernel(T *o, float *lse, const T *q, const T *k, const T *v, struct attention_job job) {
-    using size = forward_size<T, W>;
+    if constexpr (!attention_runs_here<SMALL, forward_bytes<T, W, false>>) {
+        left_out_here();
+        return;
+    }
+    using size = forward_size<T, W, SMALL>;
     constexpr int M = size::M, ROWS = size::ROWS, KEYS = size::KEYS, STRIDE = tile_stride<T, W>;
     SHARED(struct attention_range, seen, ROWS);
     DYN_SHARED(T, q_tile);                                                // (ROWS,W), at the end o
@@ -140,18 +150,26 @@ struct forward_tensors {
     const struct tensor *o, *lse, *q, *k, *v;
 };
 
-template <typename T, int W>
-static void forward_launch(struct backend *be, const struct forward_tensors *t, const struct attention *a) {
-    using size = forward_size<T, W>;
-    constexpr size_t shared = (size::ROWS + 2 * size::KEYS) * tile_stride<T, W> * sizeof(T);
-    static_assert(shared + size::ROWS * sizeof(struct attention_range) <= 99 * 1024, "what every device has");
+template <typename T, int W, bool SMALL>
+static void forward_launch_of(struct backend *be, const struct forward_tensors *t, const struct attention *a) {
+    constexpr int ROWS = forward_size<T, W, SMALL>::ROWS;
+    static_assert(forward_bytes<T, W, SMALL> <= (SMALL ? SHARED_BEFORE_8 : SHARED_SINCE_8), "what every device has");
     struct attention_job job = attention_job_of(be, t->q, t->k, a);
     job.wide = attention_is_wide(t->q) && attention_is_wide(t->k) && attention_is_wide(t->v) && attention_is_wide(t->o);
-    dim3 grid = attention_blocks(&job, t->q->dim[0] * job.group, a->max_q * job.group, size::ROWS);
-    launch(be, "attention_forward", forward_kernel<T, W>, grid, dim3(ATTENTION_THREADS), shared,
-           static_cast<T *>(t->o->data), t->lse ? static_cast<float *>(t->lse->data) : nullptr,
-           static_cast<const T *>(t->q->data), static_cast<const T *>(t->k->data), static_cast<const T *>(t->v->data),
-           job);
+    dim3 grid = attention_blocks(&job, t->q->dim[0] * job.group, a->max_q * job.group, ROWS);
+    launch(be, "attention_forward", forward_kernel<T, W, SMALL>, grid, dim3(ATTENTION_THREADS),
+           forward_shared<T, W, SMALL>, static_cast<T *>(t->o->data),
+           t->lse ? static_cast<float *>(t->lse->data) : nullptr, static_cast<const T *>(t->q->data),
+           static_cast<const T *>(t->k->data), static_cast<const T *>(t->v->data), job);
+}
+
+template <typename T, int W>
+static void forward_launch(struct backend *be, const struct forward_tensors *t, const struct attention *a) {
+    constexpr size_t bytes = forward_bytes<T, W, false>;
+    bool small = bytes > cuda_of(be)->block_shared;
+    if constexpr (bytes > SHARED_BEFORE_8)
+        if (small) return forward_launch_of<T, W, true>(be, t, a);
+    forward_launch_of<T, W, false>(be, t, a);
 }
 
 void cuda_attention_forward(struct backend *be, const struct tensor *o, const struct tensor *lse,

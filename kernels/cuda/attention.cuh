@@ -17,6 +17,12 @@
 
 enum { ATTENTION_WARPS = 4, ATTENTION_THREADS = ATTENTION_WARPS * WARP };
 
+/* Tiles are as large as suits devices of compute capability 8.0 and later. Where a block of 7.5 has no room for them, a
+ * kernel exists twice, with smaller tiles too (SMALL), and each has code for the devices that run it only: BYTES is all
+ * the shared memory of the one that is not SMALL. */
+template <bool SMALL, size_t BYTES>
+constexpr bool attention_runs_here = SMALL ? shared_lacks_here<BYTES> : shared_fits_here<BYTES>;
+
 struct attention_job {
     const int64_t *q_offsets, *kv_offsets; // (sequences + 1)
     int64_t sequences, max_q, max_kv;

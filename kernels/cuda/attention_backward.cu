@@ -8,23 +8,31 @@
  * bf16, P and dS are rounded before they are factors. */
 #include "kernels/cuda/attention_tiles.cuh"
 
-/* A block owns OWN rows (keys), M for each group of SLICES warps, against OTHER keys (rows) at a time, in at most
- * 99 KiB of shared memory. The warps of a group compute the same scores and each a slice of the columns of the result:
- * so the sums of wide heads fit in registers. */
-template <typename T, int W> struct backward_size;
+/* A block owns OWN rows (keys), M for each group of SLICES warps, against OTHER keys (rows) at a time. The warps of a
+ * group compute the same scores and each a slice of the columns of the result: so the sums of wide heads fit in
+ * registers, and there are fewer rows for shared memory. */
+template <typename T, int W, bool SMALL> struct backward_size;
 
-template <int W> struct backward_size<bf16_t, W> {
-    static constexpr int M = W <= 64 ? 32 : 16, SLICES = W <= 128 ? 1 : 2, OWN = ATTENTION_WARPS / SLICES * M;
-    static constexpr int OTHER = W <= 128 ? 32 : 16;
+template <int W, bool SMALL> struct backward_size<bf16_t, W, SMALL> {
+    static constexpr int M = W <= 64 ? 32 : 16, OTHER = W <= 128 && !SMALL ? 32 : 16;
+    static constexpr int SLICES = W <= 128 ? 1 : 2 * (SMALL + 1), OWN = ATTENTION_WARPS / SLICES * M;
 };
-template <int W> struct backward_size<float, W> {
-    static constexpr int M = 8, SLICES = 1, OWN = ATTENTION_WARPS * M, OTHER = W <= 64 ? 32 : W <= 128 ? 16 : 8;
+template <int W, bool SMALL> struct backward_size<float, W, SMALL> {
+    static constexpr int M = 8, OTHER = W <= 64 ? 32 : W <= 128 && !SMALL ? 16 : 8;
+    static constexpr int SLICES = W <= 128 || !SMALL ? 1 : 4, OWN = ATTENTION_WARPS / SLICES * M;
 };
 
 /* Of a row; lse times log2(e). */
 struct row_sums {
     float lse, delta;
 };
+
+/* Bytes of shared memory: what a launch asks for, and that with the kernels' own. */
+template <typename T, int W, bool SMALL, typename S = backward_size<T, W, SMALL>>
+constexpr size_t backward_shared = (2 * S::OWN + 4 * S::OTHER) * tile_stride<T, W> * sizeof(T);
+template <typename T, int W, bool SMALL, typename S = backward_size<T, W, SMALL>>
+constexpr size_t backward_bytes = backward_shared<T, W, SMALL> + S::OWN * sizeof(struct attention_range) +
+                                  2 * S::OTHER * sizeof(struct row_sums);
 
 /* Zeros beyond the sequence, where q and dO are zeros as well. */
 __device__ inline struct row_sums sums_of_row(const float *lse, const float *delta, const struct attention_job &job,
@@ -69,11 +77,15 @@ template <typename P> __device__ void gradient_of_rows(P &p, P &dp, const struct
 }
 
 /* A block owns a tile of rows. Bound by the tensor cores: 6 D operations for each row and key. */
-template <typename T, int W>
+template <typename T, int W, bool SMALL>
 __global__ void __launch_bounds__(ATTENTION_THREADS)
     rows_kernel(T *dq, const float *lse, const float *delta, const T *dO, const T *q, const T *k, const T *v,
                 struct attention_job job) {
-    using size = backward_size<T, W>;
+    if constexpr (!attention_runs_here<SMALL, backward_bytes<T, W, false>>) {
+        left_out_here();
+        return;
+    }
+    using size = backward_size<T, W, SMALL>;
     constexpr int M = size::M, ROWS = size::OWN, KEYS = size::OTHER, STRIDE = tile_stride<T, W>;
     constexpr int COLUMNS = W / size::SLICES, PAIR = 2 * KEYS * STRIDE;
     SHARED(struct attention_range, seen, ROWS);
@@ -140,11 +152,15 @@ template <typename P> __device__ void gradient_of_keys(P &p, P &dp, const struct
 
 /* A block owns a tile of keys. Products are taken transposed, keys by rows, so that P^T and dS^T come out as the first
  * factors of dv and dk. Bound by the tensor cores: 8 D operations for each row and key. */
-template <typename T, int W>
+template <typename T, int W, bool SMALL>
 __global__ void __launch_bounds__(ATTENTION_THREADS)
     keys_kernel(T *dk, T *dv, const float *lse, const float *delta, const T *dO, const T *q, const T *k, const T *v,
                 struct attention_job job) {
-    using size = backward_size<T, W>;
+    if constexpr (!attention_runs_here<SMALL, backward_bytes<T, W, false>>) {
+        left_out_here();
+        return;
+    }
+    using size = backward_size<T, W, SMALL>;
     constexpr int M = size::M, KEYS = size::OWN, ROWS = size::OTHER, STRIDE = tile_stride<T, W>;
     constexpr int COLUMNS = W / size::SLICES, PAIR = 2 * ROWS * STRIDE;
     SHARED(struct attention_range, seen, KEYS);
@@ -213,27 +229,35 @@ static bool all_wide(const struct backward_tensors *t) {
     return true;
 }
 
-template <typename T, int W>
-static void backward_launch(struct backend *be, const struct backward_tensors *t, const struct attention *a) {
-    using size = backward_size<T, W>;
+template <typename T, int W, bool SMALL>
+static void backward_launch_of(struct backend *be, const struct backward_tensors *t, const struct attention *a) {
+    constexpr int OWN = backward_size<T, W, SMALL>::OWN;
+    constexpr size_t shared = backward_shared<T, W, SMALL>;
+    static_assert(backward_bytes<T, W, SMALL> <= (SMALL ? SHARED_BEFORE_8 : SHARED_SINCE_8), "what every device has");
     constexpr int ROWS_A_BLOCK = ATTENTION_THREADS / 8; // of delta
     struct attention_job job = attention_job_of(be, t->q, t->k, a);
     job.wide = all_wide(t);
     int64_t rows = t->q->dim[0] * job.group, sums = t->q->dim[0] * job.H;
-    constexpr size_t shared = (2 * size::OWN + 4 * size::OTHER) * tile_stride<T, W> * sizeof(T);
-    constexpr size_t beside = size::OWN * sizeof(struct attention_range) + 2 * size::OTHER * sizeof(struct row_sums);
-    static_assert(shared + beside <= 99 * 1024, "what every device has");
     float *delta = static_cast<float *>(t->delta->data);
     const float *lse = static_cast<const float *>(t->lse->data);
     const T *q = static_cast<const T *>(t->q->data), *k = static_cast<const T *>(t->k->data);
     const T *v = static_cast<const T *>(t->v->data), *dO = static_cast<const T *>(t->dO->data);
     launch(be, "attention_backward", delta_kernel<T>, dim3(blocks_for(sums, ROWS_A_BLOCK)), dim3(ATTENTION_THREADS), 0,
            delta, dO, static_cast<const T *>(t->o->data), sums, job.D, job.wide);
-    launch(be, "attention_backward", rows_kernel<T, W>, attention_blocks(&job, rows, a->max_q * job.group, size::OWN),
+    launch(be, "attention_backward", rows_kernel<T, W, SMALL>, attention_blocks(&job, rows, a->max_q * job.group, OWN),
            dim3(ATTENTION_THREADS), shared, static_cast<T *>(t->dq->data), lse, delta, dO, q, k, v, job);
-    launch(be, "attention_backward", keys_kernel<T, W>, attention_blocks(&job, t->k->dim[0], a->max_kv, size::OWN),
+    launch(be, "attention_backward", keys_kernel<T, W, SMALL>, attention_blocks(&job, t->k->dim[0], a->max_kv, OWN),
            dim3(ATTENTION_THREADS), shared, static_cast<T *>(t->dk->data), static_cast<T *>(t->dv->data), lse, delta,
            dO, q, k, v, job);
+}
+
+template <typename T, int W>
+static void backward_launch(struct backend *be, const struct backward_tensors *t, const struct attention *a) {
+    constexpr size_t bytes = backward_bytes<T, W, false>;
+    bool small = bytes > cuda_of(be)->block_shared;
+    if constexpr (bytes > SHARED_BEFORE_8)
+        if (small) return backward_launch_of<T, W, true>(be, t, a);
+    backward_launch_of<T, W, false>(be, t, a);
 }
 
 void cuda_attention_backward(struct backend *be, const struct tensor *dq, const struct tensor *dk,

@@ -313,8 +313,8 @@ static enum status look_at_device(int device, int *major, int *minor, struct err
                        count == 1 ? "" : "s");
     cudaDeviceGetAttribute(major, cudaDevAttrComputeCapabilityMajor, device);
     cudaDeviceGetAttribute(minor, cudaDevAttrComputeCapabilityMinor, device);
-    if (*major < 8)
-        return err_set(e, ST_FAIL, "its compute capability is %d.%d, wanted 8.0 or more; use cpu", *major, *minor);
+    if (*major * 10 + *minor < 75)
+        return err_set(e, ST_FAIL, "its compute capability is %d.%d, wanted 7.5 or more; use cpu", *major, *minor);
     return ST_OK;
 }
 
@@ -339,7 +339,10 @@ static void take_own(struct cuda_backend *c) {
     struct backend *be = &c->base;
     size_t words = INDEX_CHECKS * sizeof *c->indices;
     void *memory = NULL;
+    int shared = 0;
     cuda_check(be, cudaSetDevice(c->device), "device");
+    cuda_check(be, cudaDeviceGetAttribute(&shared, cudaDevAttrMaxSharedMemoryPerBlockOptin, c->device), "device");
+    c->block_shared = static_cast<size_t>(shared);
     cuda_check(be, cudaDeviceGetAttribute(&c->processors, cudaDevAttrMultiProcessorCount, c->device), "device");
     look_for_code(be);
     new_stream(be, &c->stream), new_stream(be, &c->copies);
@@ -372,9 +375,10 @@ static void describe(struct cuda_backend *c, int major, int minor, const char *p
     struct cudaDeviceProp properties = {};
     cuda_check(&c->base, cudaGetDeviceProperties(&properties, c->device), "device");
     int threads = threads_count(c->base.threads);
-    snprintf(c->about, sizeof c->about, "%.60s, compute capability %d.%d, %.1f GB, %s, %d thread%s on the host",
-             properties.name, major, minor, static_cast<double>(properties.totalGlobalMem) / 1e9, products, threads,
-             threads == 1 ? "" : "s");
+    const char *slow = major < 8 ? " (no bf16 tensor cores: --dtype f32 is faster)" : "";
+    snprintf(c->about, sizeof c->about, "%.60s, compute capability %d.%d%s, %.1f GB, %s, %d thread%s on the host",
+             properties.name, major, minor, slow, static_cast<double>(properties.totalGlobalMem) / 1e9, products,
+             threads, threads == 1 ? "" : "s");
 }
 
 struct backend *cuda_backend_new(int device, int threads, struct err *e) {

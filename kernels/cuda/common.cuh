@@ -65,7 +65,8 @@ struct marks {
 struct cuda_backend {
     struct backend base; // first, so that a struct backend * of this kind may be cast
     int device;
-    int processors; // streaming multiprocessors
+    int processors;      // streaming multiprocessors
+    size_t block_shared; // bytes of shared memory that a block may have
     cudaStream_t stream, copies;
     cudaEvent_t issued, copied; // ops that the next copy follows; copies that the next op follows
     struct cublaslt *blas;

@@ -1,5 +1,5 @@
 /* The host's side of CUDA but for streams and events. The device is one of compute capability 8.0, but a block gets no
- * more shared memory than on any later one; GRAFT_SIM_MEMORY is its memory in MiB. */
+ * more shared memory than on any later one; or one of 7.5. GRAFT_SIM_MEMORY is its memory in MiB. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -104,14 +104,14 @@ cudaError_t cudaGetDeviceProperties(cudaDeviceProp *p, int device) {
     snprintf(p->name, sizeof p->name, "simulator");
     p->totalGlobalMem = sim::memory_limit();
     p->sharedMemPerBlock = sim::SHARED_DEFAULT;
-    p->sharedMemPerBlockOptin = sim::SHARED_MOST;
-    p->sharedMemPerMultiprocessor = 164 * 1024;
-    p->major = 8;
-    p->minor = 0;
+    p->sharedMemPerBlockOptin = sim::shared_most();
+    p->sharedMemPerMultiprocessor = sim::before_8 ? 64 * 1024 : 164 * 1024;
+    p->major = sim::before_8 ? 7 : 8;
+    p->minor = sim::before_8 ? 5 : 0;
     p->multiProcessorCount = 4;
     p->warpSize = 32;
     p->maxThreadsPerBlock = 1024;
-    p->maxThreadsPerMultiProcessor = 2048;
+    p->maxThreadsPerMultiProcessor = sim::before_8 ? 1024 : 2048;
     p->regsPerBlock = 65536;
     p->l2CacheSize = 40 << 20;
     p->canMapHostMemory = 1;

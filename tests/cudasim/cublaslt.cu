@@ -1,8 +1,8 @@
 /* cuBLASLt for the simulator: the calls that kernels/cuda/cublaslt.h declares, strict about what they are given, and a
  * kernel that multiplies with sums in double. Every misuse ends the program with a sentence.
  *
- * It refuses what the real library may refuse, addresses and rows that are not aligned to 16 bytes, so that the
- * backend's own kernels are tried too. */
+ * It refuses what the real library may refuse, addresses and rows that are not aligned to 16 bytes, and bf16 where the
+ * device has no tensor cores for it, so that the backend's own kernels are tried too. */
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -212,7 +212,8 @@ int candidates(void *h, void *o, void *a, void *b, void *c, void *d, void *wish,
     want(wanted > 0 && found && count, "room for candidates");
     want((w->reduction & ~uint32_t{LT_REDUCTION_COMPUTE_TYPE}) == 0, "sums in a fixed order");
     *count = 0;
-    bool takes = aligned(p.a) && aligned(p.b) && aligned(p.c) && w->workspace >= WORKSPACE;
+    bool takes = !(sim::before_8 && p.a->type == LT_BF16) && aligned(p.a) && aligned(p.b) && aligned(p.c) &&
+                 w->workspace >= WORKSPACE;
     for (uint32_t each : w->alignment) takes = takes && each >= ALIGNED;
     if (!takes) return LT_NOT_SUPPORTED;
     struct lt_candidate one = {};

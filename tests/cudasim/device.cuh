@@ -7,6 +7,13 @@
 #include <cuda_runtime.h>
 #include <stdint.h>
 
+#include "kernels/cuda/device/before_8.cuh"
+
+/* Compiled for both. */
+template <size_t bytes> constexpr bool shared_fits_here = bytes <= SHARED_SINCE_8;
+template <size_t bytes> constexpr bool shared_lacks_here = bytes > SHARED_BEFORE_8;
+static inline void left_out_here() {}
+
 /* Not a static: that has no hidden bytes around it, keeps what the last block left, and cannot be found. The type of a
  * lambda differs from place to place and from instantiation to instantiation, so each has a description of its own. */
 #define SHARED(T, name, n)  T(&name)[n] = sim::shared<T, n>([] {}, #name)
@@ -71,7 +78,10 @@ cudaError_t sim_launch(void (*kernel)(P...), dim3 grid, dim3 block, size_t share
 static inline uint32_t shared_address(const void *p, SIM_AT) { return sim::shared_offset(p, file, line); }
 
 static inline void cp_async_16(void *shared, const void *src, bool there, SIM_AT) {
-    sim::copy_begin(shared, src, there ? 16 : 0, 16, file, line);
+    if (sim::before_8)
+        copy_16_at_once(shared, src, there);
+    else
+        sim::copy_begin(shared, src, there ? 16 : 0, 16, file, line);
 }
 static inline void cp_async_commit() { sim::copy_commit(); }
 template <int N> inline void cp_async_wait(SIM_AT) { sim::copy_wait(N, file, line); }
@@ -87,6 +97,10 @@ static inline void ldmatrix_x4_trans(uint32_t (&r)[4], const void *row, SIM_AT) 
 }
 
 static inline void mma_16x8x16(float (&c)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], SIM_AT) {
+    if (sim::before_8) {
+        mma_16x8x16_by_lanes(c, a, b, static_cast<int>(threadIdx.x) % 32);
+        return;
+    }
     sim::warp_call call = {"mma_16x8x16", sim::warp_run_mma_bf16, sim::ALL_LANES, {file, line}, {}, 0, 0, 0, a, b, c};
     sim::warp_do(&call);
 }

@@ -65,7 +65,7 @@ cudaError_t cudaFuncGetAttributes(cudaFuncAttributes *a, const void *kernel) {
 
 cudaError_t cudaFuncSetAttribute(const void *kernel, cudaFuncAttribute a, int value) {
     bool size = a == cudaFuncAttributeMaxDynamicSharedMemorySize;
-    if (size && (value < 0 || static_cast<size_t>(value) > sim::SHARED_MOST)) return sim::give(cudaErrorInvalidValue);
+    if (size && (value < 0 || static_cast<size_t>(value) > sim::shared_most())) return sim::give(cudaErrorInvalidValue);
     if (size) sim::shared_grant(kernel, static_cast<size_t>(value));
     return sim::give(cudaSuccess);
 }

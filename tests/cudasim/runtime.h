@@ -79,9 +79,10 @@ bool memory_hidden(const void *p, size_t bytes); // any of it
 /* "8 bytes after `tile` (k.cu:12), shared memory" and the like. */
 void memory_describe(const void *p, char *text, size_t bytes);
 
-/* A block's shared memory: unasked, and for a kernel that asked, what every device from compute capability 8.0 on has.
- * SHAREDs and dynamic bytes count together. */
-enum : size_t { SHARED_DEFAULT = 48 * 1024, SHARED_MOST = 99 * 1024 };
+/* A block's shared memory: unasked, and for a kernel that asked, what every device of compute capability 7.5, or from
+ * 8.0 on, has. SHAREDs and dynamic bytes count together. */
+enum : size_t { SHARED_DEFAULT = 48 * 1024 };
+size_t shared_most();
 void shared_grant(const void *kernel, size_t dynamic_bytes); // what the kernel asked for
 bool shared_fits(const void *kernel, size_t dynamic_bytes);
 

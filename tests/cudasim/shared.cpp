@@ -2,8 +2,10 @@
  * each SHARED of the program has its own place behind, with hidden bytes around, and holds ones when a block comes to
  * it first. Between blocks all of it is hidden. */
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
+#include "kernels/cuda/device/before_8.cuh"
 #include "tests/cudasim/runtime.h"
 
 namespace sim {
@@ -20,6 +22,16 @@ static struct shared_site *sites_of_block;
 static size_t dynamic_bytes, static_bytes, room; // of the block; room: for both
 static struct grant grants[1024];
 static size_t grants_count;
+
+bool before_8;
+
+__attribute__((constructor)) static void capability_from_environment() {
+    const char *text = getenv("GRAFT_SIM_CAPABILITY");
+    before_8 = text && strcmp(text, "7.5") == 0;
+    if (text && !before_8 && strcmp(text, "8.0") != 0) fail("GRAFT_SIM_CAPABILITY is %s, wanted 7.5 or 8.0", text);
+}
+
+size_t shared_most() { return before_8 ? SHARED_BEFORE_8 : SHARED_SINCE_8; }
 
 static size_t round_up(size_t n, size_t to) { return (n + to - 1) / to * to; }
 
@@ -68,7 +80,7 @@ bool shared_fits(const void *kernel, size_t bytes) {
 
 void shared_begin(const void *kernel, size_t bytes) {
     dynamic_bytes = bytes;
-    room = grant_of(kernel) ? SHARED_MOST : SHARED_DEFAULT;
+    room = grant_of(kernel) ? shared_most() : size_t{SHARED_DEFAULT};
     static_bytes = 0;
     memory_expose(memory_base + DYNAMIC_AT, bytes, false);
     if (bytes) memset(memory_base + DYNAMIC_AT, 0xFF, bytes);

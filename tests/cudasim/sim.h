@@ -142,6 +142,10 @@ void warp_run_mma_bf16(struct warp_call *const *lanes, unsigned mask);
 
 enum memory_kind { MEMORY_NONE, MEMORY_SHARED, MEMORY_DEVICE, MEMORY_HOST };
 
+/* Whether the device is one of compute capability 7.5: less shared memory, no cp.async, no mma of bf16. Else it is one
+ * of 8.0. GRAFT_SIM_CAPABILITY says which. */
+extern bool before_8;
+
 /* One SHARED in a kernel and one instantiation of it. */
 struct shared_site {
     size_t bytes;
