@@ -14,8 +14,8 @@ enum : size_t {
     PARTS_PLACE = 3 * PLACE_BYTES,
 };
 
-/* By cuBLASLt, or by the kernels of matmul.cu where it refuses or there is dropout. Operands that are not all F32 are multiplied as BF16,
- * and so are F32 ones where C is BF16. */
+/* By cuBLASLt, or by the kernels of matmul.cu where it refuses or there is dropout. Operands that are not all F32 are
+ * multiplied as BF16, and so are F32 ones where C is BF16. */
 void cuda_product(struct backend *be, const struct product *p, const char *what);
 
 #endif
