@@ -191,6 +191,11 @@ static void call_lora_u(struct backend *be, const struct set *s) {
     op_matmul(be, &s->t[2], &s->t[0], false, &s->t[3], true, 1, 0);
 }
 
+static void call_lora_dropout(struct backend *be, const struct set *s) {
+    const struct dropout d = {.p = 0.05f, .seed = 1, .stream = 2};
+    op_matmul_dropout(be, &s->t[2], &s->t[0], false, &s->t[3], true, 1, 0, &d, DROP_A);
+}
+
 static void call_lora_y(struct backend *be, const struct set *s) {
     op_matmul(be, &s->t[1], &s->t[2], false, &s->t[4], true, 0.5f, 0);
 }
@@ -402,6 +407,7 @@ enum { COPY_ROW, PRODUCT_ROW, LIMIT_ROWS };
     }
 #define LORA(N, I, O, R)                                                                                               \
     {"lora u = x A^T", make_lora_A, call_lora_u, {N, I, O, R}},                                                        \
+        {"lora u = D(x) A^T", make_lora_A, call_lora_dropout, {N, I, O, R}},                                           \
         {"lora y = u B^T", make_lora_B, call_lora_y, {N, I, O, R}},                                                    \
         {"lora gB += dy^T u", make_lora_gB, call_lora_gB, {N, I, O, R}},                                               \
         {"lora du = dy B", make_lora_B, call_lora_du, {N, I, O, R}},                                                   \
