@@ -7,6 +7,7 @@
 #include "cli/model_dir.h"
 #include "cli/out.h"
 #include "cli/session.h"
+#include "cli/stop.h"
 #include "cli/verbs.h"
 #include "lora/diff.h"
 
@@ -14,12 +15,6 @@ static const struct flag diff_flags[] = {
     {"rank", FLAG_INT, "16", NULL, "rank of the adapter"},
     {"out", FLAG_TEXT, NULL, NULL, "folder to write; must not exist"},
 };
-
-static void show_progress(void *arg, const char *path, int64_t done, int64_t total) {
-    struct progress *p = arg;
-    p->total = total;
-    progress_show(p, done, path);
-}
 
 static void print_json(const struct diff_report *r, const char *out, int64_t rank, double seconds) {
     cJSON *o = cJSON_CreateObject();
@@ -55,7 +50,7 @@ static enum status diff(const struct flags *f, struct diff_options *o, struct er
     struct folder_out folder = {0};
     struct diff_report r = {0};
     struct progress p = progress_new(f, "decomposing", 0);
-    o->progress = show_progress, o->progress_arg = &p;
+    o->watch = progress_watch(&p);
     if (folder_open(&folder, out, e) == ST_OK && diff_write(o, folder.beside, &r, e) == ST_OK)
         folder_commit(&folder, e);
     progress_end(&p);
@@ -74,6 +69,7 @@ static int run_diff(const struct flags *f, struct err *e) {
     if (!flag_text(f, "out"))
         return err_set(e, ST_USAGE, "--out is missing; wanted: graft diff BASE TUNED --rank R --out DIR");
     if (o.rank < 1) return err_set(e, ST_USAGE, "--rank is %lld, wanted 1 or more", (long long)o.rank);
+    stop_catch();
     base = model_dir(f->words[0], e);
     if (base) tuned = model_dir(f->words[1], e);
     if (tuned) o.be = session_host(f, "the decomposition", e);

@@ -10,6 +10,7 @@
 #include "cli/model_dir.h"
 #include "cli/out.h"
 #include "cli/session.h"
+#include "cli/stop.h"
 #include "cli/verbs.h"
 #include "lora/export.h"
 
@@ -26,12 +27,6 @@ static const struct flag export_flags[] = {
 static enum export_part part_of(const char *name) {
     if (strcmp(name, "vision") == 0) return EXPORT_VISION;
     return strcmp(name, "adapter") == 0 ? EXPORT_ADAPTER : EXPORT_MODEL;
-}
-
-static void show_progress(void *arg, const char *name, int64_t done, int64_t total) {
-    struct progress *p = arg;
-    p->total = total;
-    progress_show(p, done, name);
 }
 
 /* FILE.gguf as FILE.Modelfile; the caller frees it. */
@@ -80,7 +75,7 @@ static enum status export_model(const struct flags *f, struct export_options *o,
     const char *out = flag_text(f, "out"), *type = ggml_name(o->type);
     struct progress p = progress_new(f, "exporting", 0);
     struct export_report r;
-    o->progress = show_progress, o->progress_arg = &p;
+    o->watch = progress_watch(&p);
     export_gguf(o, out, &r, e);
     progress_end(&p);
     if (e->code != ST_OK || write_modelfile(f, o->model, out, o->part, e) != ST_OK) return e->code;
@@ -106,6 +101,7 @@ static int run_export(const struct flags *f, struct err *e) {
     if (type) ggml_find(&o.type, type);
     o.check = strcmp(flag_text(f, "verify"), "weights") == 0;
     o.any_base = flag_bool(f, "any_base");
+    stop_catch();
     char *model = model_dir(f->words[0], e);
     o.model = model;
     if (model) o.be = session_host(f, "exporting", e);

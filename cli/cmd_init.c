@@ -14,6 +14,7 @@
 #include "base/threads.h"
 #include "cli/model_dir.h"
 #include "cli/out.h"
+#include "cli/stop.h"
 #include "cli/verbs.h"
 #include "data/family.h"
 #include "data/mini_tokenizer.h"
@@ -196,10 +197,11 @@ static enum status write_weights(const struct flags *f, const struct preset *p, 
     }
     void *data = mem_alloc(largest);
     struct progress progress = progress_new(f, "writing", total);
+    const struct watch watch = progress_watch(&progress);
     struct shards s = {0};
     shards_open(&s, dir, entries, t->count, max_bytes, e);
     for (size_t i = 0; i < t->count && e->code == ST_OK; i++) {
-        progress_show(&progress, done, entries[i].name);
+        if (watch_tell(&watch, entries[i].name, done, total, e) != ST_OK) break;
         fill(&t->list[i], p, (uint64_t)flag_int(f, "seed"), data, threads);
         shards_put(&s, data, entries[i].bytes, e);
         done += (int64_t)entries[i].bytes;
@@ -268,6 +270,7 @@ static int run_init(const struct flags *f, struct err *e) {
     const struct preset *p = preset_find(f->words[0], e);
     if (!p || bytes_parse("max_shard_size", flag_text(f, "max_shard_size"), &max_bytes, e) != ST_OK) return e->code;
     if (!flag_text(f, "out")) return err_set(e, ST_USAGE, "--out is missing; wanted: graft init PRESET --out DIR");
+    stop_catch();
     return write_model(f, p, max_bytes, e);
 }
 

@@ -14,6 +14,7 @@
 #include "cli/model_dir.h"
 #include "cli/out.h"
 #include "cli/session.h"
+#include "cli/stop.h"
 #include "cli/verbs.h"
 #include "data/tokenizer.h"
 #include "model/config.h"
@@ -181,12 +182,6 @@ static enum status read_prompts(struct job *j, struct err *e) {
 
 /* --- the work ---------------------------------------------------------------------------------------------------- */
 
-static void show(void *arg, const char *name, int64_t done, int64_t total) {
-    struct job *j = arg;
-    j->progress.total = total;
-    progress_show(&j->progress, done, name);
-}
-
 static void show_next(struct job *j, const char *label) {
     progress_end(&j->progress);
     j->progress = progress_new(j->f, label, 0);
@@ -217,7 +212,7 @@ static enum status check(struct job *j, struct merge *m, const char *dir, struct
 static enum status quantise(struct job *j, const char *plain, const char *dir, struct err *e) {
     struct checkpoint_options o = checkpoint_defaults();
     o.type = j->quant_type, o.double_quant = j->double_quant, o.max_shard_size = j->o.max_shard_size;
-    o.threads = j->o.be->threads, o.progress = show, o.progress_arg = j;
+    o.threads = j->o.be->threads, o.watch = j->o.watch;
     show_next(j, "quantising");
     if (checkpoint_quantize(plain, dir, &o, &j->report.checkpoint, e) != ST_OK) return e->code;
     j->report.quantised = true, j->report.quant_type = dtype_name(j->quant_type);
@@ -244,11 +239,11 @@ static enum status merge(struct job *j, struct err *e) {
     struct folder_out folder = {0};
     struct merge *m = NULL;
     double began = clock_now();
-    j->o.model = j->source, j->o.progress = show, j->o.progress_arg = j;
+    j->o.model = j->source, j->o.watch = progress_watch(&j->progress);
     if (folder_open(&folder, j->report.out, e) != ST_OK || merge_open(&m, &j->o, e) != ST_OK) goto done;
     j->report.counts = merge_count(m);
     show_next(j, "merging");
-    if (fill(j, m, folder.beside, e) != ST_OK) goto done;
+    if (fill(j, m, folder.beside, e) != ST_OK || watch_tell(&j->o.watch, NULL, 1, 1, e) != ST_OK) goto done;
     j->report.seconds = clock_now() - began;
     progress_end(&j->progress);
     if (merge_report_write(&j->report, folder.beside, e) != ST_OK || folder_commit(&folder, e) != ST_OK) goto done;
@@ -268,6 +263,7 @@ done:
 
 static int run_merge(const struct flags *f, struct err *e) {
     struct job j = {.f = f, .progress = progress_new(f, "merging", 0)};
+    stop_catch();
     if (read_flags(&j, e) != ST_OK) goto done;
     j.model = model_dir(f->words[0], e);
     if (!j.model || choose_base(&j, e) != ST_OK) goto done;

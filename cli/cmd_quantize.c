@@ -7,6 +7,7 @@
 #include "cli/model_dir.h"
 #include "cli/out.h"
 #include "cli/session.h"
+#include "cli/stop.h"
 #include "cli/verbs.h"
 #include "quant/checkpoint.h"
 
@@ -18,12 +19,6 @@ static const struct flag quantize_flags[] = {
     {"skip", FLAG_TEXT, NULL, NULL, "modules to leave as they are (regular expression)"},
     {"max_shard_size", FLAG_TEXT, "5GB", NULL, "largest file"},
 };
-
-static void show_progress(void *arg, const char *name, int64_t done, int64_t total) {
-    struct progress *p = arg;
-    p->total = total;
-    progress_show(p, done, name);
-}
 
 static void print_report(const struct flags *f, const struct checkpoint_report *r, double seconds) {
     double speed = seconds > 0 ? (double)r->bytes_in / seconds : 0;
@@ -50,8 +45,7 @@ static enum status quantize(const struct flags *f, struct checkpoint_options *o,
     struct progress p = progress_new(f, "quantising", 0);
     struct checkpoint_report report = {0};
     struct backend *be = source ? session_host(f, "quantising", e) : NULL;
-    o->progress = show_progress;
-    o->progress_arg = &p;
+    o->watch = progress_watch(&p);
     if (be) {
         o->threads = be->threads;
         checkpoint_quantize(source, flag_text(f, "out"), o, &report, e);
@@ -78,6 +72,7 @@ static int run_quantize(const struct flags *f, struct err *e) {
         return err_set(e, ST_USAGE, "--blocksize is %lld, wanted a power of two from 32 to 4096", (long long)blocksize);
     o.blocksize = (int)blocksize;
     if (bytes_parse("max_shard_size", flag_text(f, "max_shard_size"), &o.max_shard_size, e) != ST_OK) return e->code;
+    stop_catch();
     return quantize(f, &o, e);
 }
 

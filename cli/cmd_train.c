@@ -1,5 +1,4 @@
 /* graft train: an adapter from a config. One line a step on stderr, or on a terminal one line that is drawn again. */
-#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -9,20 +8,8 @@
 #include "base/text.h"
 #include "cli/out.h"
 #include "cli/session.h"
+#include "cli/stop.h"
 #include "cli/verbs.h"
-
-static volatile sig_atomic_t stop_asked; // the one thing that a signal handler may touch
-
-static void ask_to_stop(int number) {
-    if (stop_asked) _exit(128 + number); // asked twice: the last checkpoint has to do
-    stop_asked = number;
-}
-
-static void catch_signals(void) {
-    struct sigaction a = {.sa_handler = ask_to_stop, .sa_flags = SA_RESTART};
-    sigaction(SIGINT, &a, NULL);
-    sigaction(SIGTERM, &a, NULL);
-}
 
 struct view {
     const struct flags *flags;
@@ -102,7 +89,7 @@ static enum status train(struct session *s, const struct flags *f, int *status, 
     struct train_events events = {show_step, show_evaluation, show_saved, &v};
     if (trainer_run(s->trainer, &events, &finished, e) != ST_OK) return e->code;
     if (!finished) {
-        *status = 128 + stop_asked;
+        *status = 128 + *stop_asked();
         out_note(f, "stopped after step %lld; the same command goes on from there", (long long)s->trainer->step);
     } else if (!flag_bool(f, "json")) {
         out_text("%s\n", s->trainer->output_dir);
@@ -113,8 +100,8 @@ static enum status train(struct session *s, const struct flags *f, int *status, 
 static int run_train(const struct flags *f, struct err *e) {
     struct session s = {0};
     int status = ST_OK;
-    catch_signals();
-    if (session_open_training(&s, f, &stop_asked, e) == ST_OK) train(&s, f, &status, e);
+    stop_catch();
+    if (session_open_training(&s, f, stop_asked(), e) == ST_OK) train(&s, f, &status, e);
     session_close(&s);
     return e->code != ST_OK ? (int)e->code : status;
 }

@@ -7,6 +7,7 @@
 #include "cli/fault.h"
 #include "cli/help.h"
 #include "cli/out.h"
+#include "cli/stop.h"
 #include "cli/verbs.h"
 
 static const char version[] = "graft 0.1";
@@ -53,6 +54,7 @@ static int run_verb(const struct verb *v, int argc, char **argv) {
         fflush(stdout);
         fprintf(stderr, "graft %s: %s\n", v->name, e.text);
         if (status == ST_OK) status = e.code;
+        if (*stop_asked()) status = 128 + *stop_asked();
     }
     flags_free(&f);
     return status;

@@ -10,6 +10,7 @@
 #include "base/json.h"
 #include "base/text.h"
 #include "kernels/profile.h"
+#include "cli/stop.h"
 
 /* What a file says may hold control characters, which must not steer the terminal. */
 static void write_plain(FILE *to, const char *format, va_list args) {
@@ -101,6 +102,17 @@ void progress_show(struct progress *p, int64_t done, const char *extra) {
 void progress_end(struct progress *p) {
     if (p->terminal && p->drawn > 0) fputs("\r\033[K", stderr);
     p->drawn = 0;
+}
+
+static bool look(void *arg, const char *name, int64_t done, int64_t total) {
+    struct progress *p = arg;
+    p->total = total;
+    progress_show(p, done, name);
+    return !*stop_asked();
+}
+
+struct watch progress_watch(struct progress *p) {
+    return (struct watch){look, p};
 }
 
 /* ---------------------------------------------------------------- numbers */

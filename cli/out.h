@@ -7,6 +7,7 @@
 #include <stdint.h>
 
 #include "base/text.h"
+#include "base/watch.h"
 #include "cli/flags.h"
 #include "kernels/backend.h"
 
@@ -30,6 +31,7 @@ struct progress {
 struct progress progress_new(const struct flags *f, const char *label, int64_t total);
 void progress_show(struct progress *p, int64_t done, const char *extra); // extra: a few words, or NULL
 void progress_end(struct progress *p);                                   // takes the line away
+struct watch progress_watch(struct progress *p); // shows what it is told; the work goes on until stop_asked
 
 /* Numbers as a person reads them; the text is the caller's, as large as OUT_NUMBER. */
 enum { OUT_NUMBER = 32 };

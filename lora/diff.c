@@ -205,8 +205,8 @@ static enum status fill(struct diff *d, struct err *e) {
     d->report->modules = mem_alloc((size_t)total * sizeof *d->report->modules);
     for (int64_t i = 0; i < m->linear_count && e->code == ST_OK; i++) {
         if (!d->linear_differs[i]) continue;
-        if (d->o->progress) d->o->progress(d->o->progress_arg, m->linears[i]->path, done, total);
-        fill_linear(d, i, &d->report->modules[done++], e);
+        if (watch_tell(&d->o->watch, m->linears[i]->path, done, total, e) == ST_OK)
+            fill_linear(d, i, &d->report->modules[done++], e);
     }
     if (e->code == ST_OK) d->report->share /= d->report->size, d->report->size = sqrt(d->report->size);
     return e->code == ST_OK ? fill_whole(d, e) : e->code;

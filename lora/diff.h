@@ -8,17 +8,15 @@
 #include <stdint.h>
 
 #include "base/status.h"
+#include "base/watch.h"
 #include "kernels/backend.h"
-
-typedef void diff_progress(void *arg, const char *path, int64_t done, int64_t total);
 
 struct diff_options {
     const char *base, *tuned; // Hugging Face folders
     const char *base_name;    // base_model_name_or_path
     int64_t rank;
     struct backend *be; // of the host
-    diff_progress *progress;
-    void *progress_arg; // or NULL
+    struct watch watch; // told before each linear layer
 };
 
 struct diff_module {

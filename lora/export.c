@@ -184,8 +184,8 @@ static enum status write_items(const struct export_plan *p, struct gguf_writer *
     struct output to = {.w = w, .e = e};
     int64_t done = 0;
     for (size_t i = 0; i < p->count && e->code == ST_OK; i++) {
-        if (p->o->progress) p->o->progress(p->o->progress_arg, p->items[i].out.name, done, p->report->bytes);
-        write_item(&to, p, &p->items[i], e);
+        if (watch_tell(&p->o->watch, p->items[i].out.name, done, p->report->bytes, e) == ST_OK)
+            write_item(&to, p, &p->items[i], e);
         done += (int64_t)p->items[i].out.bytes;
     }
     if (e->code == ST_OK) write_before(&to, e);
@@ -323,8 +323,8 @@ static enum status check_file(const struct export_plan *p, const char *path, con
         err_set(e, ST_FAIL, "%s: its head is not what was written", path);
     int64_t done = 0;
     for (size_t i = 0; i < p->count && e->code == ST_OK; i++) {
-        if (p->o->progress) p->o->progress(p->o->progress_arg, p->items[i].out.name, done, p->report->bytes);
-        check_item(p, &p->items[i], &g, &error, &size, e);
+        if (watch_tell(&p->o->watch, p->items[i].out.name, done, p->report->bytes, e) == ST_OK)
+            check_item(p, &p->items[i], &g, &error, &size, e);
         done += (int64_t)p->items[i].out.bytes;
     }
     p->report->error = size > 0 ? sqrt(error / size) : 0;

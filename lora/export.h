@@ -28,8 +28,7 @@ struct export_options {
     bool any_base; // as in merge.h
     bool check;    // the written file is read again and compared
     struct backend *be;
-    merge_progress *progress;
-    void *progress_arg; // or NULL
+    struct watch watch; // told before each tensor, in bytes of the output
 };
 
 struct export_report {

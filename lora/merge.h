@@ -15,6 +15,7 @@
 #include <stdint.h>
 
 #include "base/status.h"
+#include "base/watch.h"
 #include "kernels/backend.h"
 
 struct merge;
@@ -23,8 +24,6 @@ struct merge_adapter {
     const char *dir; // a PEFT folder
     double weight;   // 1: as it was trained
 };
-
-typedef void merge_progress(void *arg, const char *name, int64_t done, int64_t total); // bytes of the output
 
 struct merge_options {
     const char *model;
@@ -36,8 +35,7 @@ struct merge_options {
     bool base_alone;        // without an adapter the merged model is the base; else that is an error
     bool any_base;          // an adapter that says it was trained on other weights is taken too
     struct backend *be;     // of the host
-    merge_progress *progress;
-    void *progress_arg; // or NULL
+    struct watch watch;     // told before each tensor: when writing in bytes, when checking in tensors
 };
 
 struct merge_counts {

@@ -252,8 +252,8 @@ enum status merge_check_weights(struct merge *m, const char *dir, struct weights
     if (written.count != m->count)
         err_set(e, ST_FAIL, "%s: holds %zu tensors, wanted %zu", dir, written.count, m->count);
     for (size_t i = 0; i < m->count && e->code == ST_OK; i++) {
-        if (m->o.progress) m->o.progress(m->o.progress_arg, m->items[i].out.name, (int64_t)i, (int64_t)m->count);
-        check_item(m, &m->items[i], &written, dir, out, e);
+        if (watch_tell(&m->o.watch, m->items[i].out.name, (int64_t)i, (int64_t)m->count, e) == ST_OK)
+            check_item(m, &m->items[i], &written, dir, out, e);
     }
     st_close(&written);
     return e->code;

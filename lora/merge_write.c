@@ -322,7 +322,7 @@ static enum status put_items(struct output *to, const struct merge *m, struct er
     int64_t done = 0;
     for (size_t i = 0; i < m->count && e->code == ST_OK; i++) {
         const struct merge_item *item = &m->items[i];
-        if (m->o.progress) m->o.progress(m->o.progress_arg, item->out.name, done, m->counts.bytes_out);
+        if (watch_tell(&m->o.watch, item->out.name, done, m->counts.bytes_out, e) != ST_OK) return e->code;
         if (item->copied || item->out.bytes == 0)
             put_copied(to, item, e);
         else

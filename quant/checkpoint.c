@@ -224,7 +224,7 @@ static enum status write_shard(struct job *j, const char *dir, size_t first, siz
     if (st_writer_open(&w, path, entries, count, e) != ST_OK) goto done;
     for (size_t i = first; i < last; i++) {
         struct item *t = &j->items[i];
-        if (j->o->progress) j->o->progress(j->o->progress_arg, t->from->name, j->done, j->report->bytes_in);
+        if (watch_tell(&j->o->watch, t->from->name, j->done, j->report->bytes_in, e) != ST_OK) goto done;
         if ((t->quantise ? write_quantised(j, &w, t, e) : copy(&w, t, e)) != ST_OK) goto done;
         st_forget(t->from);
         j->done += (int64_t)t->from->bytes;

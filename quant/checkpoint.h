@@ -12,9 +12,7 @@
 #include "base/status.h"
 #include "base/tensor.h"
 #include "base/threads.h"
-
-/* Called before each weight with its name and the bytes of the source behind and ahead. */
-typedef void checkpoint_progress(void *arg, const char *name, int64_t done, int64_t total);
+#include "base/watch.h"
 
 struct checkpoint_options {
     enum dtype type;        // NF4 or FP4
@@ -23,8 +21,7 @@ struct checkpoint_options {
     const char *skip;       // regular expression of modules to keep, or NULL; see modules_choose
     int64_t max_shard_size; // bytes of tensors in a file; a tensor and its scales are never split
     struct threads *threads;
-    checkpoint_progress *progress; // or NULL
-    void *progress_arg;
+    struct watch watch; // told before each weight, in bytes of the source
 };
 struct checkpoint_options checkpoint_defaults(void); // nf4, double, 64, 5 GB; threads are the caller's to set
 

@@ -196,6 +196,42 @@ static void test_number_comes_again(void **state) {
     }
 }
 
+/* Asked to stop before some of its changes: it is done, or leaves nothing and says so. */
+static void test_asked_to_stop(void **state) {
+    enum { POINTS = 11 };
+    struct fixture *f = *state;
+    char *quiet = path_join(f->tmp, "calm"), *dir = path_join(f->tmp, "stopped");
+    for (int k = 0; k < VERB_COUNT; k++) {
+        const char *argv[MAX_WORDS + 8];
+        char *calm = path_join(quiet, VERBS[k].out), *out = path_join(dir, VERBS[k].out);
+        struct traced t;
+        int64_t stopped = 0;
+        make_empty(f, quiet);
+        put_words(argv, &VERBS[k], NULL, calm);
+        int64_t changes = run_calm(argv);
+        put_words(argv, &VERBS[k], NULL, out);
+        for (int64_t change = 0; change < changes; change += 1 + changes / POINTS) {
+            make_empty(f, dir);
+            assert_true(traced_start(&t, argv, change));
+            kill(t.child, SIGTERM);
+            traced_finish(&t);
+            char *said = traced_text(&t);
+            if (t.status == 128 + SIGTERM) {
+                check_sentence(said, VERBS[k].words[0], "nothing was written");
+                expect_empty(f, dir);
+                stopped++;
+            } else {
+                assert_int_equal(t.status, 0);
+                same_output(f, out, calm);
+            }
+            free(said);
+        }
+        assert_true(stopped >= 2);
+        free(calm), free(out);
+    }
+    free(quiet), free(dir);
+}
+
 /* --- a disk and folders ------------------------------------------------------------------------------------------ */
 
 /* At whatever byte of whatever file the disk is full. */
@@ -323,6 +359,7 @@ int main(void) {
         FIXTURE_TEST(test_killed),        FIXTURE_TEST(test_number_comes_again),
         FIXTURE_TEST(test_full_disk),     FIXTURE_TEST(test_no_right_to_write),
         FIXTURE_TEST(test_shard_missing), FIXTURE_TEST(test_shard_lost_midway),
+        FIXTURE_TEST(test_asked_to_stop),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
