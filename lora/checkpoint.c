@@ -212,11 +212,9 @@ static enum status compare(const struct trainer *t, const cJSON *state, const ch
     if (strcmp(dtype, dtype_name(t->act)) != 0)
         text_addf(&differs, "%sdtype (was %s, is %s)", comma, dtype, dtype_name(t->act));
     if (differs.len)
-        err_set(
-            e, ST_FAIL,
-            "%s: cannot go on from here, the run differs: %s; put it back, or start anew with another output_dir or "
-            "--resume_from_checkpoint false",
-            where, text_str(&differs));
+        err_set(e, ST_FAIL,
+                "%s: cannot go on from here, the run differs: %s; put it back, or start anew in another output_dir",
+                where, text_str(&differs));
     text_free(&differs);
     free(data), free(model);
     return e->code;
