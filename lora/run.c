@@ -1,7 +1,11 @@
 /* The loop around train_step: set-up, resuming, logging, evaluating, saving, and what is left at the end. */
+#include <errno.h>
+#include <fcntl.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
+#include <unistd.h>
 
 #include "base/file.h"
 #include "base/json.h"
@@ -303,17 +307,39 @@ static enum status loop(struct trainer *t, struct run_log *log, const struct tra
     return ST_OK;
 }
 
-enum status trainer_run(struct trainer *t, const struct train_events *ev, bool *finished, struct err *e) {
+/* One training at a time writes into a folder. Closing the descriptor gives the lock back, and so does the end of the
+ * process, whatever it is; a file system without locks has none. -1: the folder is taken, or cannot be opened. */
+static int lock_folder(const char *dir, struct err *e) {
+    int fd = open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (fd < 0) {
+        err_set(e, ST_FAIL, "%s: cannot open (%s)", dir, strerror(errno));
+    } else if (flock(fd, LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK) {
+        err_set(e, ST_FAIL, "%s: another training is writing there; wait for its end, or name another output_dir", dir);
+        close(fd);
+        return -1;
+    }
+    return fd;
+}
+
+static enum status run_locked(struct trainer *t, const struct train_events *ev, bool *finished, struct err *e) {
     struct run_log *log = NULL;
     struct step_report last = {0};
-    *finished = true;
-    if (dir_make(t->output_dir, e) != ST_OK || checkpoint_sweep(t->output_dir, e) != ST_OK ||
-        write_config(t, e) != ST_OK || run_log_open(&log, t, e) != ST_OK)
+    if (checkpoint_sweep(t->output_dir, e) != ST_OK || write_config(t, e) != ST_OK || run_log_open(&log, t, e) != ST_OK)
         return e->code;
     t->loader = open_loader(t);
     if (loop(t, log, ev, &last, finished, e) == ST_OK && *finished && take_best(t, e) == ST_OK &&
         trained_write(t->adapter, t->output_dir, AS_STORED, e) == ST_OK && write_card(t, &last, e) == ST_OK)
         write_report(t, e);
     run_log_close(log);
+    return e->code;
+}
+
+enum status trainer_run(struct trainer *t, const struct train_events *ev, bool *finished, struct err *e) {
+    *finished = true;
+    if (dir_make(t->output_dir, e) != ST_OK) return e->code;
+    int lock = lock_folder(t->output_dir, e);
+    if (lock < 0) return e->code;
+    run_locked(t, ev, finished, e);
+    close(lock);
     return e->code;
 }

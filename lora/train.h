@@ -81,7 +81,8 @@ struct train_events {
 };
 
 /* From where the trainer stands (trainer_resume) to the end: steps, log, evaluations, checkpoints; then writes the
- * adapter, its card and the report. *finished false: it was asked to stop, and can go on from its checkpoint. */
+ * adapter, its card and the report. Refuses an output_dir that another process trains into. *finished false: it was
+ * asked to stop, and can go on from its checkpoint. */
 enum status trainer_run(struct trainer *t, const struct train_events *ev, bool *finished, struct err *e);
 
 /* resume_from_checkpoint: goes on from the newest checkpoint of output_dir (auto), or from a given one; refuses one

@@ -6,10 +6,12 @@
 #include <stdint.h>
 
 #include <cmocka.h>
+#include <fcntl.h>
 #include <math.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -242,6 +244,19 @@ static void test_packing(void **state) {
 
 /* --- resuming ---------------------------------------------------------------------------------------------------- */
 
+/* Two trainings would write over each other's checkpoints and log. */
+static void test_one_at_a_time(void **state) {
+    struct training *t = *state;
+    char *out = training_path(t, "out");
+    training_run(t, "out", "--max_steps 1", 0, NULL);
+    int fd = open(out, O_RDONLY | O_DIRECTORY);
+    assert_int_equal(flock(fd, LOCK_EX | LOCK_NB), 0);
+    training_run(t, "out", "--max_steps 1", 1, "another training");
+    close(fd);
+    training_run(t, "out", "--max_steps 1", 0, NULL);
+    free(out);
+}
+
 static void test_resume_refuses(void **state) {
     struct training *t = *state;
     training_run(t, "out", "", 0, NULL);
@@ -334,6 +349,7 @@ int main(void) {
         TRAINING_TEST(test_same_bytes),
         TRAINING_TEST(test_memory_limit),
         TRAINING_TEST(test_packing),
+        TRAINING_TEST(test_one_at_a_time),
         TRAINING_TEST(test_resume_refuses),
         TRAINING_TEST(test_damaged_checkpoint),
         TRAINING_TEST(test_best_and_limit),
