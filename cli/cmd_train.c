@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #include "base/clock.h"
+#include "base/file.h"
 #include "base/text.h"
 #include "cli/out.h"
 #include "cli/session.h"
@@ -23,6 +24,7 @@ static void show_step(void *arg, const struct trainer *t, const struct step_repo
     if (flag_bool(v->flags, "json")) {
         out_text("{\"step\": %lld, \"loss\": %.17g, \"grad_norm\": %.17g, \"learning_rate\": %.17g}\n",
                  (long long)r->step, r->loss, r->grad_norm, r->learning_rate);
+        fflush(stdout); // whoever reads along sees each step
     }
     if (v->quiet) return;
     double spent = clock_now() - v->began;
@@ -53,6 +55,18 @@ static void show_saved(void *arg, const struct trainer *t, const char *path) {
     if (!v->quiet) fprintf(stderr, "%ssaved %s\n", v->terminal ? "\r\033[K" : "", path);
 }
 
+/* Where the run begins, when it is not at the first step in a new folder. */
+static void add_beginning(struct text *t, const struct trainer *r, const char *resumed) {
+    char *log = path_join(r->output_dir, "log.jsonl");
+    if (resumed && r->step == r->steps)
+        text_addf(t, ", all done before (%s); another output_dir begins anew", resumed);
+    else if (resumed)
+        text_addf(t, ", going on from %s", resumed);
+    else if (file_exists(log))
+        text_addf(t, "; %s holds an earlier run, which is replaced", r->output_dir);
+    free(log);
+}
+
 /* What is about to happen, before step 1: settings, data, what is trained, memory. */
 static void show_start(const struct flags *f, const struct session *s, const char *resumed) {
     struct text t = {0};
@@ -71,9 +85,9 @@ static void show_start(const struct flags *f, const struct session *s, const cha
               out_count_text(n, adapter_param_total(s->adapter)), (long long)s->adapter->count, dtype_name(s->act),
               backend_describe(s->be));
     memory_plan_text(&r->plan, &t);
-    text_addf(&t, "steps\n  %lld of %lld rows in %lld micro-batches%s%s", (long long)r->steps,
-              (long long)(r->rows * r->accum), (long long)r->accum, resumed ? ", going on from " : "",
-              resumed ? resumed : "");
+    text_addf(&t, "steps\n  %lld of %lld rows in %lld micro-batches", (long long)r->steps,
+              (long long)(r->rows * r->accum), (long long)r->accum);
+    add_beginning(&t, r, resumed);
     out_note(f, "%s", text_str(&t));
     text_free(&t);
     free(settings);

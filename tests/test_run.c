@@ -257,6 +257,27 @@ static void test_one_at_a_time(void **state) {
     free(out);
 }
 
+/* What is there already is said before anything is written over. */
+static void test_says_where_it_begins(void **state) {
+    static const struct {
+        const char *flags, *says;
+    } runs[] = {
+        {"--max_steps 2", "2 of 4 rows in 2 micro-batches\n"},
+        {"--max_steps 2", "holds an earlier run, which is replaced"},
+        {"--max_steps 3 --save_steps 3", "holds an earlier run, which is replaced"},
+        {"--max_steps 3 --save_steps 3", "all done before (out/checkpoint-3)"},
+    };
+    for (size_t i = 0; i < sizeof runs / sizeof *runs; i++) {
+        char *words = mem_format("train c.yaml --device cpu --output_dir out --save_steps 100 %s", runs[i].flags);
+        struct command_result r;
+        training_graft(*state, words, 60, &r);
+        assert_int_equal(r.status, 0);
+        if (!strstr(text_str(&r.err), runs[i].says)) fail_msg("%s: %s", words, text_str(&r.err));
+        command_free(&r);
+        free(words);
+    }
+}
+
 static void test_resume_refuses(void **state) {
     struct training *t = *state;
     training_run(t, "out", "", 0, NULL);
@@ -350,6 +371,7 @@ int main(void) {
         TRAINING_TEST(test_memory_limit),
         TRAINING_TEST(test_packing),
         TRAINING_TEST(test_one_at_a_time),
+        TRAINING_TEST(test_says_where_it_begins),
         TRAINING_TEST(test_resume_refuses),
         TRAINING_TEST(test_damaged_checkpoint),
         TRAINING_TEST(test_best_and_limit),
