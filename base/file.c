@@ -136,8 +136,9 @@ enum status dir_make(const char *path, struct err *e) {
         char here = *at;
         if (here != '/' && here != 0) continue;
         *at = 0;
-        if (mkdir(p, 0777) != 0 && !dir_exists(p)) {
-            err_set(e, ST_FAIL, "%s: cannot make the folder %s (%s)", path, p, strerror(errno));
+        int failed = mkdir(p, 0777) == 0 ? 0 : errno;
+        if (failed && !dir_exists(p)) {
+            err_set(e, ST_FAIL, "%s: cannot make the folder (%s)", p, strerror(failed));
             break;
         }
         *at = here;

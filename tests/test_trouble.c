@@ -1,5 +1,6 @@
 /* The verbs that write a model, where the world fails them: a kill before each of their changes of the file system, a
  * full disk, a folder that cannot be written, a file of the model that is missing or becomes shorter. */
+#include <errno.h>
 #include <setjmp.h>
 #include <signal.h>
 #include <stdarg.h>
@@ -254,8 +255,11 @@ static void test_full_disk(void **state) {
 
 /* No one may write into /sys, whoever runs the tests. */
 static void test_no_right_to_write(void **state) {
+    struct err e = {0};
     (void)state;
     for (int k = 0; k < VERB_COUNT; k++) expect_failure(&VERBS[k], NULL, "/sys/x", "/sys/x", "cannot");
+    assert_int_equal(dir_make("/sys/x", &e), ST_FAIL);
+    if (strstr(e.text, strerror(ENOENT))) fail_msg("\"%s\" names the wrong reason", e.text);
 }
 
 /* --- files of the model ------------------------------------------------------------------------------------------ */
