@@ -66,9 +66,13 @@ static cJSON *read_number(const struct flag *flag, const char *s, struct err *e)
     return NULL;
 }
 
+/* As in a config, and as Python writes them. */
+static bool is_true(const char *s) { return strcmp(s, "true") == 0 || strcmp(s, "True") == 0; }
+static bool is_false(const char *s) { return strcmp(s, "false") == 0 || strcmp(s, "False") == 0; }
+
 static cJSON *read_bool(const struct flag *flag, const char *s, struct err *e) {
-    if (strcmp(s, "true") == 0) return cJSON_CreateTrue();
-    if (strcmp(s, "false") == 0) return cJSON_CreateFalse();
+    if (is_true(s)) return cJSON_CreateTrue();
+    if (is_false(s)) return cJSON_CreateFalse();
     err_set(e, ST_USAGE, "--%s is \"%s\", wanted true or false", flag->name, s);
     return NULL;
 }
@@ -145,7 +149,7 @@ static enum status read_flag(struct flags *f, int argc, char **argv, int *at, st
     } else if (equals) {
         value = equals + 1;
     } else if (flag->type == FLAG_BOOL) {
-        bool said = next && (strcmp(next, "true") == 0 || strcmp(next, "false") == 0);
+        bool said = next && (is_true(next) || is_false(next));
         value = said ? next : "true";
         *at += said;
     } else if (next && !text_starts(next, "--")) {
@@ -162,8 +166,12 @@ static enum status read_flag(struct flags *f, int argc, char **argv, int *at, st
 
 static enum status check_words(const struct flags *f, struct err *e) {
     const struct verb *v = f->verb;
-    if (f->word_count < v->min_words)
-        return err_set(e, ST_USAGE, "something is missing; wanted: graft %s %s", v->name, v->arguments);
+    if (f->word_count < v->min_words) {
+        const char *word = v->arguments; // they begin with the words, in order
+        for (int i = 0; i < f->word_count; i++) word += strcspn(word, " ") + 1;
+        return err_set(e, ST_USAGE, "%.*s is missing; wanted: graft %s %s", (int)strcspn(word, " "), word, v->name,
+                       v->arguments);
+    }
     if (f->word_count > v->max_words)
         return err_set(e, ST_USAGE, "\"%s\" is one word too many; wanted: graft %s %s", f->words[v->max_words], v->name,
                        v->arguments);

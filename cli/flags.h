@@ -16,7 +16,7 @@ struct flags;
 
 struct verb {
     const char *name;
-    const char *arguments; // "MODEL --out DIR"
+    const char *arguments; // "MODEL --out DIR"; those that must be there come first
     const char *about;     // one line
     const struct flag *flags;
     size_t flag_count;

@@ -1,5 +1,6 @@
 #include "cli/help.h"
 
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -8,7 +9,7 @@
 #include "base/text.h"
 #include "cli/out.h"
 
-enum { TABLE_LONGEST = 24, COLUMNS = 3, COLUMN = 40 };
+enum { TABLE_LONGEST = 24, COLUMNS = 3, COLUMN = 40, LEFT = 30, LEFT_WIDEST = 50 };
 
 void help_verbs(const struct verb *const *verbs, size_t count) {
     out_text("graft trains low-rank adapters on language and vision-language models.\n\n");
@@ -29,12 +30,14 @@ static const char *value_name(const struct flag *f) {
     }
 }
 
-/* A flag a line: name and values, meaning, default. */
+/* A flag a line: name and values, meaning, default. Many values take a line of their own. */
 static void show_flags(const struct flag *list, size_t count) {
     for (size_t i = 0; i < count; i++) {
-        char left[64];
-        snprintf(left, sizeof left, "--%s %s", list[i].name, value_name(&list[i]));
-        out_text("  %-30s %s", left, list[i].help);
+        char *left = mem_format("--%s %s", list[i].name, value_name(&list[i]));
+        bool wide = strlen(left) > LEFT_WIDEST;
+        out_text("  %-*s%s", LEFT, left, wide ? "\n" : "");
+        out_text("%*s%s", wide ? LEFT + 3 : 1, "", list[i].help);
+        free(left);
         if (list[i].fallback) out_text(" [%s]", list[i].fallback);
         out_text(list[i].type == FLAG_LIST ? " (may be repeated)\n" : "\n");
     }
@@ -64,7 +67,7 @@ static bool has_flag(const struct verb *v, const char *name) {
 void help_verb(const struct verb *v) {
     struct flag *common = mem_alloc(common_flag_count * sizeof *common); // those that the verb has not its own of
     size_t count = 0;
-    out_text("usage: graft %s %s\n%s\n\n", v->name, v->arguments, v->about);
+    out_text("usage: graft %s%s%s\n%s\n\n", v->name, *v->arguments ? " " : "", v->arguments, v->about);
     if (v->flag_count <= TABLE_LONGEST)
         show_flags(v->flags, v->flag_count);
     else

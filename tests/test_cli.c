@@ -156,6 +156,9 @@ static void test_help_shows_defaults(void **state) {
     assert_contains(r.out, "[64]");
     assert_contains(r.out, "[5GB]");
     end(&r);
+    run_with(&r, 0, "", WORDS("eval", "--help"));
+    assert_contains(r.out, "regression|single_label_classification|multi_label_classification\n");
+    end(&r);
 }
 
 static void test_unknown_names_the_nearest(void **state) {
@@ -179,7 +182,8 @@ static void test_ill_typed_values(void **state) {
     refused(2, WORDS("quantize", "m", "--out", "--quiet"), "--out", "wants a value");
     refused(2, WORDS("quantize", "m"), "--out", "missing");
     refused(2, WORDS("tokenize", "-d", "m"), "-d", "long");
-    refused(2, WORDS("tokenize"), "missing", "MODEL");
+    refused(2, WORDS("tokenize"), "MODEL is missing", "graft tokenize");
+    refused(2, WORDS("diff", "m", "--out", "x"), "TUNED is missing", "graft diff");
     refused(2, WORDS("tokenize", "m", "n"), "\"n\"", "too many");
     refused(2, WORDS("tokenize", "m", "--chat", "--decode"), "--chat", "--decode");
     refused(2, WORDS("inspect", "m", "--threads", "9007199254740993"), "--threads", "whole number");
@@ -194,7 +198,7 @@ static void test_spellings_of_a_flag(void **state) {
     run_with(&b, 0, "hi", WORDS("tokenize", "--no-special=true", p->model, "--json=false"));
     assert_string_equal(a.out, b.out);
     end(&b);
-    run_with(&b, 0, "hi", WORDS("tokenize", "--no_special", "false", "--no_special", "true", p->model));
+    run_with(&b, 0, "hi", WORDS("tokenize", "--no_special", "False", "--no_special", "True", p->model));
     assert_string_equal(a.out, b.out); // the last one counts
     end(&a), end(&b);
 }
