@@ -81,6 +81,10 @@ char *model_dir(const char *name, struct err *e) {
         return NULL;
     }
     if (dir_exists(name)) return mem_text(name);
+    if (file_exists(name)) {
+        err_set(e, ST_FAIL, "%s: is a file; wanted the Hugging Face folder of a model", name);
+        return NULL;
+    }
     const char *at = strrchr(name, '@');
     char *cache = hub_cache_dir(), *repo = mem_text_n(name, at ? (size_t)(at - name) : strlen(name));
     char *found = find_snapshot(cache, repo, at ? at + 1 : "main");

@@ -190,10 +190,22 @@ static enum status read_set(struct data_config *c, const cJSON *entry, const cha
     return read_video_settings(s, entry, kind, dir, where, o, e);
 }
 
+static const char wanted_list[] = "wanted a list of data sets under data:, each with path, name, split and format";
+
+/* NULL with the error set. The rows themselves are an easy thing to name instead. */
+static cJSON *read_tree(const char *file, struct err *e) {
+    static const char *const ends[] = {".jsonl", ".csv", ".tsv"};
+    for (size_t i = 0; i < COUNT(ends); i++) {
+        if (!text_ends(file, ends[i])) continue;
+        err_set(e, ST_FAIL, "%s: holds rows, not data sets; %s, in a .yaml", file, wanted_list);
+        return NULL;
+    }
+    return yaml_read(file, e);
+}
+
 static enum status read_list(struct data_config *c, const cJSON *list, const char *dir, const struct data_options *o,
                              struct err *e) {
-    if (!cJSON_IsArray(list) || !list->child)
-        return err_set(e, ST_FAIL, "%s: wanted a list of data sets under data:", c->where);
+    if (!cJSON_IsArray(list) || !list->child) return err_set(e, ST_FAIL, "%s: %s", c->where, wanted_list);
     c->sets = mem_alloc((size_t)cJSON_GetArraySize(list) * sizeof *c->sets);
     int i = 0;
     for (const cJSON *entry = list->child; entry && e->code == ST_OK; entry = entry->next) {
@@ -201,12 +213,14 @@ static enum status read_list(struct data_config *c, const cJSON *list, const cha
         read_set(c, entry, dir, where, o, e);
         free(where);
     }
-    if (e->code == ST_OK && c->count == 0) err_set(e, ST_FAIL, "%s: no data set has split: %s", c->where, o->split);
+    if (e->code == ST_OK && c->count == 0)
+        err_set(e, ST_FAIL, "%s: no data set has split: %s; the first has %s", c->where, o->split,
+                json_get(list->child, "split")->valuestring);
     return e->code;
 }
 
 static enum status read_file(struct data_config *c, const struct data_options *o, struct err *e) {
-    cJSON *tree = yaml_read(o->file, e);
+    cJSON *tree = read_tree(o->file, e);
     if (!tree) return e->code;
     static const char *const keys[] = {"data"};
     for (const cJSON *k = cJSON_IsObject(tree) ? tree->child : NULL; k && e->code == ST_OK; k = k->next)
@@ -219,9 +233,9 @@ static enum status read_file(struct data_config *c, const struct data_options *o
 }
 
 enum status data_config_splits(bool found[DATA_SPLITS], const char *file, struct err *e) {
-    cJSON *tree = yaml_read(file, e);
+    cJSON *tree = read_tree(file, e);
     const cJSON *list = json_get(tree, "data");
-    if (tree && !cJSON_IsArray(list)) err_set(e, ST_FAIL, "%s: wanted a list of data sets under data:", file);
+    if (tree && !cJSON_IsArray(list)) err_set(e, ST_FAIL, "%s: %s", file, wanted_list);
     for (int i = 0; i < DATA_SPLITS; i++) {
         found[i] = false;
         for (const cJSON *entry = list ? list->child : NULL; entry; entry = entry->next) {

@@ -223,6 +223,7 @@ static void test_no_model(void **state) {
     refused(1, WORDS("tokenize", "no/where"), "no/where", "no such model folder");
     refused(1, WORDS("inspect", "../../nowhere"), "../../nowhere", "no such model folder");
     refused(1, WORDS("tokenize", ""), "no such model folder", "wanted");
+    refused(1, WORDS("tokenize", "README.md"), "README.md", "is a file");
 }
 
 static void test_name_in_the_hub_cache(void **state) {

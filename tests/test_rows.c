@@ -279,7 +279,7 @@ static void test_config_refusals(void **state) {
         {"path: rows.json, name: a, split: train, format: chat, type: huggingface", "type: json"},
         {"path: none.json, name: a, split: train, format: chat, type: json", "none.json"},
         {"path: rows.csv, name: a, split: train, format: chat, type: json", ".jsonl"},
-        {"path: rows.json, name: a, split: val, format: chat", "no data set has split: train"},
+        {"path: rows.json, name: a, split: val, format: chat", "no data set has split: train; the first has val"},
     };
     free(folder_put(folder, "rows.json", "[]"));
     free(folder_put(folder, "rows.csv", ""));
@@ -298,6 +298,14 @@ static void test_config_refusals(void **state) {
     assert_int_equal(read_config(&c, folder, "dat: []\n", &e), ST_FAIL);
     assert_contains(e.text, "did you mean data?");
     data_config_free(&c);
+    e = (struct err){0};
+    assert_int_equal(read_config(&c, folder, "- {id: a}\n", &e), ST_FAIL);
+    assert_contains(e.text, "wanted a list of data sets");
+    data_config_free(&c);
+    bool found[DATA_SPLITS];
+    e = (struct err){0};
+    assert_int_equal(data_config_splits(found, "rows.jsonl", &e), ST_FAIL);
+    assert_contains(e.text, "holds rows");
 }
 
 int main(void) {
