@@ -122,7 +122,7 @@ static enum status choose_base(struct job *j, struct err *e) {
     if (take_original && four_bit && !original)
         return err_set(e, ST_USAGE, "--base original wants --original DIR, the folder of the unquantised model");
     for (int64_t i = 0; !four_bit && i < j->o.adapter_count && e->code == ST_OK; i++)
-        session_note_base(j->f, j->adapters[i].dir, false, e);
+        session_note_base(j->f, j->adapters[i].dir, false, NULL, e);
     if (!four_bit) return e->code;
     if (!take_original) {
         out_note(j->f, "base: the dequantised 4-bit weights, because they are what the adapter was trained beside "

@@ -78,7 +78,7 @@ enum status generation_load(struct generation *g, int64_t room, int64_t pictures
     const struct load_options as_it_is = {.quantize.type = F32};
     g->be = backend_new(flag_text(f, "device"), (int)flag_int(f, "threads"), e);
     if (!g->be || model_load(&g->model, g->dir, g->be, &as_it_is, e) != ST_OK) return e->code;
-    if (adapter && session_note_base(f, adapter, g->config.quantization_config, e) != ST_OK) return e->code;
+    if (adapter && session_note_base(f, adapter, g->config.quantization_config, g->model, e) != ST_OK) return e->code;
     const struct generator_options o = {
         .room = room, .pictures = pictures, .most_patches = most_patches(g, prompt), .act = cli_dtype(f, &g->config)};
     if (adapter && adapter_open(&g->adapter, g->model, adapter, e) != ST_OK) return e->code;

@@ -99,9 +99,12 @@ struct backend *session_host(const struct flags *f, const char *work, struct err
     return backend_new(other || strcmp(device, "auto") == 0 ? "cpu" : device, (int)flag_int(f, "threads"), e);
 }
 
-enum status session_note_base(const struct flags *f, const char *adapter, bool quantised, struct err *e) {
+enum status session_note_base(const struct flags *f, const char *adapter, bool quantised, const struct model *m,
+                              struct err *e) {
     struct base_mark b;
-    if (base_mark_read(&b, adapter, e) == ST_OK && b.quantization && !quantised)
+    if (base_mark_read(&b, adapter, e) == ST_OK && m && !base_mark_fits(&b, &m->weights.files, quantised))
+        out_note(f, "note: %s was trained on other weights (%s) than those of %s", adapter, b.model, m->weights.dir);
+    else if (b.quantization && !quantised)
         out_note(f,
                  "base: the weights as they are, although %s was trained beside their %s form; for what it learned, "
                  "train, measure and use it on one folder that graft quantize wrote",
@@ -114,7 +117,7 @@ enum status session_load(struct session *s, const struct flags *f, struct err *e
     const char *adapter = flag_text(f, "adapter");
     struct load_options o = {.quantize = {.type = F32}, .head = s->head};
     if (load(s, &o, e) != ST_OK) return e->code;
-    if (!adapter || session_note_base(f, adapter, s->config.quantization_config, e) != ST_OK) return e->code;
+    if (!adapter || session_note_base(f, adapter, s->config.quantization_config, s->model, e) != ST_OK) return e->code;
     if (adapter_open(&s->adapter, s->model, adapter, e) != ST_OK || s->act != BF16) return e->code;
     return adapter_round(s->adapter, e);
 }

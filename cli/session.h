@@ -50,8 +50,10 @@ enum status session_load(struct session *s, const struct flags *f, struct err *e
 /* The backend of work on files, which is the host's on every machine, so that its bytes are the same everywhere; with a
  * note for whoever asks for another device. */
 struct backend *session_host(const struct flags *f, const char *work, struct err *e);
-/* A note where an adapter was trained beside the 4-bit form of weights that are not quantised here. */
-enum status session_note_base(const struct flags *f, const char *adapter, bool quantised, struct err *e);
+/* A note where an adapter was trained beside the 4-bit form of weights that are not quantised here, or on other weights
+ * than those of the model (NULL: only the first is asked). */
+enum status session_note_base(const struct flags *f, const char *adapter, bool quantised, const struct model *m,
+                              struct err *e);
 void session_close(struct session *s);
 
 /* The data flags that eval, data and generate take like a training config: conv_template, max_seq_len, on_bad_row. */

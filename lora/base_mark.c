@@ -55,16 +55,22 @@ void base_mark_free(struct base_mark *b) {
     *b = (struct base_mark){0};
 }
 
-enum status base_mark_check(const char *dir, const char *model, const struct st_set *files, struct err *e) {
+bool base_mark_fits(const struct base_mark *b, const struct st_set *files, bool four_bit) {
+    char text[17];
+    base_fingerprint(text, files);
+    return !b->fingerprint[0] || (b->quantization && four_bit) || strcmp(text, b->fingerprint) == 0;
+}
+
+enum status base_mark_check(const char *dir, const char *model, const struct st_set *files, bool four_bit,
+                            struct err *e) {
     struct base_mark b;
     char text[17];
-    if (base_mark_read(&b, dir, e) == ST_OK && b.fingerprint[0]) {
+    if (base_mark_read(&b, dir, e) == ST_OK && !base_mark_fits(&b, files, four_bit)) {
         base_fingerprint(text, files);
-        if (strcmp(text, b.fingerprint) != 0)
-            err_set(e, ST_FAIL,
-                    "%s: was trained on other weights (%s, fingerprint %s) than those of %s (%s); name that model, or "
-                    "say --any_base true",
-                    dir, b.model, b.fingerprint, model, text);
+        err_set(e, ST_FAIL,
+                "%s: was trained on other weights (%s, fingerprint %s) than those of %s (%s); name that model, or "
+                "say --any_base true",
+                dir, b.model, b.fingerprint, model, text);
     }
     base_mark_free(&b);
     return e->code;

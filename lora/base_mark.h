@@ -5,6 +5,8 @@
 #ifndef LORA_BASE_MARK_H
 #define LORA_BASE_MARK_H
 
+#include <stdbool.h>
+
 #include "base/safetensors.h"
 #include "base/status.h"
 
@@ -21,7 +23,12 @@ enum status base_mark_write(const char *adapter_dir, const char *model, const st
 enum status base_mark_read(struct base_mark *b, const char *adapter_dir, struct err *e);
 void base_mark_free(struct base_mark *b);
 
+/* Whether these may be the weights that the mark means: no fingerprint says otherwise. What a training quantised while
+ * it read is used on a 4-bit folder too (four_bit), whose bytes say nothing of the source's. */
+bool base_mark_fits(const struct base_mark *b, const struct st_set *files, bool four_bit);
+
 /* Fails when the adapter names other weights than these; model names them in the sentence. */
-enum status base_mark_check(const char *adapter_dir, const char *model, const struct st_set *files, struct err *e);
+enum status base_mark_check(const char *adapter_dir, const char *model, const struct st_set *files, bool four_bit,
+                            struct err *e);
 
 #endif

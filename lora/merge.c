@@ -45,9 +45,11 @@ static enum status check_fits(struct merge *m, const struct merge_adapter *a, st
     struct adapter *hung = NULL;
     if (!(isfinite(a->weight) && a->weight != 0))
         return err_set(e, ST_USAGE, "%s: the weight is %g, wanted a number that is not 0", a->dir, a->weight);
+    bool four_bit = m->model->config.quantization_config;
+    if (!m->o.any_base && base_mark_check(a->dir, m->o.model, &m->model->weights.files, four_bit, e) != ST_OK)
+        return e->code;                       // before a tensor that the wrong model lacks
     adapter_open(&hung, m->model, a->dir, e); // the strictest reader there is
     adapter_free(hung);
-    if (e->code == ST_OK && !m->o.any_base) base_mark_check(a->dir, m->o.model, &m->model->weights.files, e);
     return e->code;
 }
 

@@ -117,9 +117,14 @@ static void test_scorer(void **state) {
     free(run(folder, 0, "score @/model --adapter @/four --num_frames 3 --video @/clips/a.mp4 --prompt one", &said));
     assert_contains(said, "trained beside their nf4 form");
     free(said);
+    free(run(folder, 0, "init idefics2-tiny --out @/other --seed 5", NULL));
+    free(run(folder, 0, "score @/other --adapter @/four --num_frames 3 --video @/clips/a.mp4 --prompt one", &said));
+    assert_contains(said, "trained on other weights");
+    free(said);
     free(run(folder, 0, "quantize @/model --out @/model4 --double_quant true", NULL));
+    free(run(folder, 0, "merge @/model4 --adapter @/four --out @/merged4 --verify none", NULL));
     free(run(folder, 0, "score @/model4 --adapter @/four --num_frames 3 --video @/clips/a.mp4 --prompt one", &said));
-    assert_true(!strstr(said, "beside"));
+    assert_true(!strstr(said, "beside") && !strstr(said, "other weights"));
     free(said);
 
     free(folder_put(folder, "query.txt", "o{text_prompt}e"));
