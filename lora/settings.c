@@ -309,6 +309,20 @@ static enum status check_all(const struct settings *s, struct err *e) {
     return ST_OK;
 }
 
+/* A path as it is seen from anywhere; what is not there as a file or folder stays as it is. */
+static cJSON *absolute(const char *path) {
+    char *full = realpath(path, NULL);
+    cJSON *v = cJSON_CreateString(full ? full : path);
+    free(full);
+    return v;
+}
+
+/* The adapter names its base, and is used from other folders than the one where it was trained. */
+static void settle_model(struct settings *s) {
+    const char *name = settings_text(s, "model_name_or_path");
+    if (name && dir_exists(name)) set(s->values, "model_name_or_path", absolute(name));
+}
+
 enum status settings_read(struct settings *s, const char *path, const cJSON *overrides, struct err *e) {
     *s = (struct settings){.values = cJSON_CreateObject(), .dir = path_dir(path), .path = mem_text(path)};
     for (size_t i = 0; i < TRAINING_KEYS; i++) {
@@ -320,6 +334,7 @@ enum status settings_read(struct settings *s, const char *path, const cJSON *ove
     }
     cJSON *file = yaml_read(path, e);
     if (file && take_file(s, file, e) == ST_OK && take_flags(s, overrides, e) == ST_OK) check_all(s, e);
+    settle_model(s);
     cJSON_Delete(file);
     return e->code;
 }
@@ -349,14 +364,6 @@ bool settings_bool(const struct settings *s, const char *key) { return cJSON_IsT
 bool settings_is(const struct settings *s, const char *key, const char *value) {
     const char *text = settings_text(s, key);
     return text && strcmp(text, value) == 0;
-}
-
-/* A path as it is seen from anywhere; what is not there as a file or folder stays as it is. */
-static cJSON *absolute(const char *path) {
-    char *full = realpath(path, NULL);
-    cJSON *v = cJSON_CreateString(full ? full : path);
-    free(full);
-    return v;
 }
 
 static cJSON *portable(const struct settings *s, const cJSON *v) {

@@ -81,6 +81,11 @@ static void test_paths(void **state) {
     assert_string_equal(settings_text(&s, "model_name_or_path"), "org/name");
     assert_string_equal(settings_text(&s, "resume_from_checkpoint"), "false");
     settings_free(&s);
+    char *here = realpath(".", NULL), *model = path_join(here, "tests");
+    s = read_more(*state, "", "{\"model_name_or_path\": \"./docs/../tests/\"}");
+    assert_string_equal(settings_text(&s, "model_name_or_path"), model); // a folder, as it is seen from anywhere
+    settings_free(&s);
+    free(here), free(model);
 }
 
 static void test_refusals(void **state) {
