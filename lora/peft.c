@@ -301,8 +301,8 @@ static enum status check_entry(const struct st_entry *t, const struct tensor *wa
     shape_text(&got, t->rank, t->dim);
     shape_text(&wanted, want->rank, want->dim);
     if (!shape_fits(t, want))
-        err_set(e, ST_FAIL, "%s: tensor %s has shape %s, adapter_config.json and the model ask for %s%s", t->file,
-                t->name, text_str(&got), text_str(&wanted),
+        err_set(e, ST_FAIL, "%s: tensor %s has shape %s, wanted %s by rank and model%s", t->file, t->name,
+                text_str(&got), text_str(&wanted),
                 has_other_rows(t, want)
                     ? "; the vocabulary was resized before training: name the model as it was then, "
                       "or resize it alike (resize_token_embeddings) and save it"
