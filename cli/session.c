@@ -174,6 +174,10 @@ static enum status open_split(struct session *s, const struct flags *f, const ch
 static enum status open_data(struct session *s, const struct flags *f, struct err *e) {
     if (open_split(s, f, "train", &s->train, e) != ST_OK || session_settle_head(s, s->train, e) != ST_OK)
         return e->code;
+    if (dataset_scored(s->train) == 0)
+        return err_set(e, ST_FAIL,
+                       "no row of the train split has a token that is trained: graft data shows a row as the "
+                       "model sees it, and max_seq_len cuts what is longer");
     if (s->head.problem != PROBLEM_GENERATION && s->head.problem != PROBLEM_SINGLE_LABEL)
         s->family.label_names = dataset_label_names(s->train),
         s->family.names_bind = true; // the val split has just these

@@ -172,6 +172,9 @@ static void test_nothing_scored(void **state) {
         free(flags);
     }
     assert_true(loss[0] > 0.1 && fabs(loss[0] - 2 * loss[1]) <= 1e-6 * loss[0]);
+    training_run(t, "none", "--data_config_file cut.yaml --conv_template llama_3 --max_seq_len 5", 1,
+                 "no row of the train split");
+    assert_false(training_has(t, "none"));
 }
 
 static void test_options(void **state) {
