@@ -109,8 +109,42 @@ static const struct flag *find_key(const char *name) {
     return NULL;
 }
 
+/* What other programs call it, where the letters do not lead there. */
+static const struct {
+    const char *theirs, *ours;
+} elsewhere[] = {
+    {"alpha", "lora_alpha"},
+    {"base_model", "model_name_or_path"},
+    {"batch_size", "per_device_train_batch_size"},
+    {"bf16", "the flag --dtype bf16"},
+    {"bnb_4bit_quant_type", "quantization: nf4 or fp4"},
+    {"cutoff_len", "max_seq_len"},
+    {"dataset", "data_config_file, or data: with a list of data sets"},
+    {"device", "the flag --device"},
+    {"dtype", "the flag --dtype"},
+    {"epochs", "num_train_epochs"},
+    {"fp16", "the flag --dtype bf16"},
+    {"load_in_4bit", "quantization: nf4"},
+    {"lr", "learning_rate"},
+    {"max_length", "max_seq_len"},
+    {"model", "model_name_or_path"},
+    {"num_epochs", "num_train_epochs"},
+    {"optimizer", "optim"},
+    {"r", "lora_r"},
+    {"rank", "lora_r"},
+    {"save_strategy", "save_steps"},
+    {"scheduler", "lr_scheduler_type"},
+    {"threads", "the flag --threads"},
+    {"train_file", "data_config_file, or data: with a list of data sets"},
+    {"val_file", "data sets with split: val"},
+    {"warmup", "warmup_steps or warmup_ratio"},
+};
+
 static enum status unknown(const char *path, const char *name, struct err *e) {
     const char *names[128];
+    for (size_t i = 0; i < sizeof elsewhere / sizeof *elsewhere; i++)
+        if (strcmp(name, elsewhere[i].theirs) == 0)
+            return err_set(e, ST_USAGE, "%s: unknown key %s; here that is %s", path, name, elsewhere[i].ours);
     for (size_t i = 0; i < TRAINING_KEYS; i++) names[i] = training_keys[i].name;
     const char *near = text_nearest(name, names, TRAINING_KEYS);
     if (near) return err_set(e, ST_USAGE, "%s: unknown key %s; did you mean %s?", path, name, near);

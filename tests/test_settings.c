@@ -94,6 +94,8 @@ static void test_refusals(void **state) {
     } bad[] = {
         {"lora_alhpa: 8\n", "did you mean lora_alpha?"},
         {"lerning_rate: 1\n", "did you mean learning_rate?"},
+        {"batch_size: 1\n", "unknown key batch_size; here that is per_device_train_batch_size"},
+        {"threads: 1\n", "the flag --threads"},
         {"zzzzzzzzzzzz: 1\n", "unknown key zzzzzzzzzzzz"},
         {"lora_r: 2.5\n", "lora_r is 2.5, wanted a whole number"},
         {"lora_r: eight\n", "wanted a whole number"},
