@@ -83,11 +83,19 @@ enum status chat_row_read_turns(struct chat_row *c, const cJSON *list, struct er
     return c->count ? ST_OK : err_set(e, ST_FAIL, "%s: the conversation has no turn of the user", c->where);
 }
 
+const cJSON *row_turns(const struct chat_row *c) {
+    static const char *const names[] = {"conversation", "conversations", "messages"};
+    const cJSON *list = NULL;
+    for (int i = 0; i < 3 && !list; i++) list = json_get(c->tree, names[i]);
+    return list;
+}
+
 enum status row_read_turns(struct chat_row *c, struct err *e) {
-    const cJSON *list = json_get(c->tree, "conversation");
-    if (!list) list = json_get(c->tree, "conversations");
+    const cJSON *list = row_turns(c);
     if (!cJSON_IsArray(list))
-        return err_set(e, ST_FAIL, "%s: wanted \"conversation\" (or \"conversations\") with a list of turns", c->where);
+        return err_set(e, ST_FAIL,
+                       "%s: wanted \"conversation\" (or \"conversations\", or \"messages\") with a list of turns",
+                       c->where);
     return chat_row_read_turns(c, list, e);
 }
 

@@ -84,6 +84,7 @@ enum status row_read_frame(struct image *im, const struct chat_row *c, int64_t k
 /* Where, tree, id and pictures: what all kinds of rows have. */
 enum status row_open(struct chat_row *c, const struct rows *r, int64_t index, struct err *e);
 enum status row_read_pictures(struct chat_row *c, struct err *e);
+const cJSON *row_turns(const struct chat_row *c); // as the row has them, under one of their names; NULL: it has none
 enum status row_read_turns(struct chat_row *c, struct err *e);
 enum status row_read_media(struct chat_row *c, struct err *e); // "video", if it is there
 char *row_keep(struct chat_row *c, char *text);                // text, which then lives as long as the row

@@ -58,8 +58,7 @@ enum status row_read_media(struct chat_row *c, struct err *e) {
 
 enum status video_row_read(struct chat_row *c, const struct rows *r, int64_t index, struct err *e) {
     if (row_open(c, r, index, e) != ST_OK || row_read_media(c, e) != ST_OK) return e->code;
-    strip_turns(json_get(c->tree, "conversation"));
-    strip_turns(json_get(c->tree, "conversations"));
+    strip_turns(row_turns(c));
     if (row_read_turns(c, e) != ST_OK) return e->code;
     place_video(c, index);
     c->by_prefix = true;

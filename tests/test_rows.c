@@ -127,7 +127,6 @@ static void test_json_and_jsonl_hold_the_same_rows(void **state) {
 }
 
 static void test_row_of_every_shape(void **state) {
-    (void)state;
     struct err e = {0};
     struct rows rows;
     struct chat_row r;
@@ -145,6 +144,16 @@ static void test_row_of_every_shape(void **state) {
     assert_string_equal(r.turns[2].text, "Open [end], {x} \"] \"}");
     chat_row_free(&r);
     rows_close(&rows);
+    char *path = folder_put(*state, "turns.jsonl",
+                            "{\"messages\": [{\"role\": \"user\", \"content\": \"q\"}, "
+                            "{\"role\": \"assistant\", \"content\": \"a\"}]}\n");
+    assert_int_equal(rows_open(&rows, path, &e), ST_OK);
+    assert_int_equal(chat_row_read(&r, &rows, 0, &e), ST_OK);
+    assert_int_equal(r.count, 2);
+    assert_string_equal(r.turns[1].text, "a");
+    chat_row_free(&r);
+    rows_close(&rows);
+    free(path);
 }
 
 /* Every beginning of a good file: an error or fewer rows, never a crash, and never a row that is not there. */
