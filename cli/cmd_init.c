@@ -257,13 +257,19 @@ done:
     return e->code;
 }
 
-static void list_presets(void) {
-    for (int i = 0; preset_at(i); i++) out_text("%s\n", preset_at(i)->name);
+static void list_presets(bool as_json) {
+    cJSON *o = cJSON_CreateObject(), *list = cJSON_AddArrayToObject(o, "presets");
+    for (int i = 0; preset_at(i); i++) {
+        cJSON_AddItemToArray(list, cJSON_CreateString(preset_at(i)->name));
+        if (!as_json) out_text("%s\n", preset_at(i)->name);
+    }
+    if (as_json) out_json(o);
+    cJSON_Delete(o);
 }
 
 static int run_init(const struct flags *f, struct err *e) {
     if (f->word_count == 0) {
-        list_presets();
+        list_presets(flag_bool(f, "json"));
         return ST_OK;
     }
     int64_t max_bytes;

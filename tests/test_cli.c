@@ -352,6 +352,20 @@ static bool same_file(const char *a, const char *b, const char *name) {
     return same;
 }
 
+static void test_init_lists(void **state) {
+    (void)state;
+    struct run r;
+    run_with(&r, 0, "", WORDS("init"));
+    assert_true(text_starts(r.out, "llama-tiny\n"));
+    end(&r);
+    run_with(&r, 0, "", WORDS("init", "--json"));
+    cJSON *tree = parse(&r);
+    assert_string_equal(cJSON_GetArrayItem(cJSON_GetObjectItemCaseSensitive(tree, "presets"), 0)->valuestring,
+                        "llama-tiny");
+    cJSON_Delete(tree);
+    end(&r);
+}
+
 static void test_init_is_a_function_of_the_seed(void **state) {
     const struct place *p = *state;
     char *one = init(p, "llama-tiny", "one", "--threads", "1"), *two = init(p, "llama-tiny", "two", "--seed", "43");
@@ -658,6 +672,7 @@ int main(void) {
         cmocka_unit_test(test_tokenize_json),
         cmocka_unit_test(test_tokenize_chat),
         cmocka_unit_test(test_tokenize_refuses),
+        cmocka_unit_test(test_init_lists),
         cmocka_unit_test(test_init_is_a_function_of_the_seed),
         cmocka_unit_test(test_init_numbers),
         cmocka_unit_test(test_init_tokenizer),
