@@ -89,7 +89,7 @@ static void print(const struct flags *f, const struct evaluation *v, const char 
              (long long)v->rows, (long long)v->tokens, (long long)v->scored, loss, exp(loss));
 }
 
-static enum status evaluate(struct session *s, const struct flags *f, struct err *e) {
+static enum status evaluate(struct session *s, const struct flags *f, struct file_out *per_row, struct err *e) {
     struct evaluator *ev = NULL;
     struct evaluation v;
     char **names = session_output_names(s, s->val);
@@ -99,12 +99,12 @@ static enum status evaluate(struct session *s, const struct flags *f, struct err
                         .outputs = s->model->config.num_labels,
                         .problem = s->model->config.problem,
                         .progress = progress_new(f, "evaluating", dataset_rows(s->val))};
-    const char *path = flag_text(f, "per_row");
     double began = clock_now();
     if (evaluator_new(&ev, s->model, s->val, flag_int(f, "batch_size"), 1, s->act, e) == ST_OK)
         evaluator_run(ev, &v, add_row, &rows, e);
     progress_end(&rows.progress);
-    if (e->code == ST_OK && path) file_write(path, text_str(&rows.lines), rows.lines.len, e);
+    if (e->code == ST_OK && per_row->stream && file_out_write(per_row, rows.lines.data, rows.lines.len, e) == ST_OK)
+        file_out_commit(per_row, e);
     if (e->code == ST_OK) print(f, &v, rows.names, clock_now() - began);
     names_free(names, (size_t)s->model->config.num_labels);
     evaluator_free(ev);
@@ -124,14 +124,17 @@ static enum status open_data(struct session *s, const struct flags *f, struct er
 
 static int run_eval(const struct flags *f, struct err *e) {
     struct session s = {0};
+    struct file_out per_row = {0}; // opened before the work whose results it is to hold
     if (!flag_text(f, "data"))
         return err_set(e, ST_USAGE, "--data is missing; wanted: graft eval MODEL --data DATA.yaml");
     if (flag_int(f, "batch_size") < 1)
         return err_set(e, ST_USAGE, "--batch_size is %lld, wanted 1 or more", (long long)flag_int(f, "batch_size"));
+    if (flag_given(f, "per_row") && file_out_open(&per_row, flag_text(f, "per_row"), e) != ST_OK) return e->code;
     if (session_open(&s, f, f->words[0], e) == ST_OK &&
         session_choose_head(&s, flag_text(f, "adapter"), flag_text(f, "problem_type"), 0, e) == ST_OK &&
         open_data(&s, f, e) == ST_OK && session_settle_head(&s, s.val, e) == ST_OK && session_load(&s, f, e) == ST_OK)
-        evaluate(&s, f, e);
+        evaluate(&s, f, &per_row, e);
+    file_out_abandon(&per_row);
     session_close(&s);
     return e->code;
 }

@@ -24,7 +24,6 @@ static void show_step(void *arg, const struct trainer *t, const struct step_repo
     if (flag_bool(v->flags, "json")) {
         out_text("{\"step\": %lld, \"loss\": %.17g, \"grad_norm\": %.17g, \"learning_rate\": %.17g}\n",
                  (long long)r->step, r->loss, r->grad_norm, r->learning_rate);
-        fflush(stdout); // whoever reads along sees each step
     }
     if (v->quiet) return;
     double spent = clock_now() - v->began;

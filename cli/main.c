@@ -76,6 +76,7 @@ static int run(int argc, char **argv) {
 /* A result that did not reach its file is a failure, e.g. on a full disk. */
 int main(int argc, char **argv) {
     fault_watch();
+    setvbuf(stdout, NULL, _IOLBF, BUFSIZ); // whoever reads along in a pipe sees each line
     int status = run(argc, argv);
     if (fflush(stdout) == 0 && !ferror(stdout)) return status;
     perror("graft: cannot write to stdout");

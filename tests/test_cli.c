@@ -189,6 +189,7 @@ static void test_ill_typed_values(void **state) {
     refused(2, WORDS("inspect", "m", "--threads", "9007199254740993"), "--threads", "whole number");
     refused(2, WORDS("inspect", "m", "--dtype", "f64"), "f64", "f32|bf16");
     refused(2, WORDS("inspect", "m", "--device", "\xff"), "--device", "UTF-8");
+    refused(1, WORDS("eval", "no/model", "--data", "d.yaml", "--per_row", "no/where"), "no/where", "cannot write");
 }
 
 static void test_spellings_of_a_flag(void **state) {
