@@ -1,6 +1,5 @@
 /* graft diff: the low-rank adapter that is nearest to what a training made of a model. */
 #include <stdlib.h>
-#include <string.h>
 
 #include "base/clock.h"
 #include "base/folder.h"

@@ -2,12 +2,10 @@
  * head also its outputs, and how well they agree with the labels. */
 #include <math.h>
 #include <stdlib.h>
-#include <string.h>
 
 #include "base/clock.h"
 #include "base/file.h"
 #include "base/json.h"
-#include "base/memory.h"
 #include "base/text.h"
 #include "cli/out.h"
 #include "cli/outputs.h"

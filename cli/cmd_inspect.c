@@ -1,6 +1,5 @@
 /* graft inspect: what is in a model folder, an adapter folder or a GGUF file, from the headers of its files. */
 #include <stdlib.h>
-#include <string.h>
 
 #include "base/file.h"
 #include "base/json.h"

@@ -1,6 +1,5 @@
 #include "cli/generation.h"
 
-#include <math.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>

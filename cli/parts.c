@@ -2,7 +2,6 @@
 
 #include <string.h>
 
-#include "base/text.h"
 #include "quant/bnb.h"
 
 /* The first word that a name holds decides, so the parts around a language model come before its own. */

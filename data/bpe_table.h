@@ -2,7 +2,6 @@
 #ifndef DATA_BPE_TABLE_H
 #define DATA_BPE_TABLE_H
 
-#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 

@@ -5,9 +5,7 @@
 
 #include <stdatomic.h>
 #include <stdlib.h>
-#include <string.h>
 
-#include "base/file.h"
 #include "base/hash.h"
 #include "base/memory.h"
 #include "data/dataset_parts.h"

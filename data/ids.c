@@ -1,5 +1,4 @@
 #include <stdlib.h>
-#include <string.h>
 
 #include "base/memory.h"
 #include "data/tokenizer.h"

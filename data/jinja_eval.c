@@ -1,7 +1,6 @@
 /* The tree walked: expressions to values, statements to text. A scope is made for the template, each turn of a loop,
  * each call and each block that has names of its own; a name is looked up outwards and set in the innermost scope, so
  * what a loop sets is gone with its turn. Only the attributes of a namespace outlive that. */
-#include <stdlib.h>
 #include <string.h>
 
 #include "data/jinja_parts.h"

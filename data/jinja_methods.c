@@ -1,6 +1,5 @@
 /* Methods of strings, dicts and lists, the functions that every template knows, and how arguments are read. What would
  * change a value (append, update, pop) is refused, as the sandbox refuses it. */
-#include <stdlib.h>
 #include <string.h>
 #include <time.h>
 #include <utf8proc.h>

@@ -1,7 +1,6 @@
 /* What filters and methods do with strings, and the operators. Case follows Unicode's simple mappings and the sharp s;
  * the few other characters that become several (ligatures) keep their case. */
 #include <math.h>
-#include <stdlib.h>
 #include <string.h>
 #include <utf8proc.h>
 

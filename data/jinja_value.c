@@ -1,5 +1,4 @@
 /* Values: made, compared, counted and printed. Text is UTF-8 throughout; order by bytes is order by code point. */
-#include <inttypes.h>
 #include <math.h>
 #include <stdarg.h>
 #include <stdio.h>

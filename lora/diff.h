@@ -4,7 +4,6 @@
 #ifndef LORA_DIFF_H
 #define LORA_DIFF_H
 
-#include <stdbool.h>
 #include <stdint.h>
 
 #include "base/status.h"

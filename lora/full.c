@@ -9,7 +9,7 @@
 #include "base/memory.h"
 #include "base/safetensors.h"
 #include "base/text.h"
-#include "lora/merge_config.h"
+#include "lora/head.h"
 
 /* Everything beside the weights that transformers may want; what the base lacks is left out. */
 static const char *const companions[] = {

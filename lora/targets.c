@@ -1,6 +1,5 @@
 #include "lora/targets.h"
 
-#include <ctype.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>

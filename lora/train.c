@@ -1,11 +1,8 @@
 #include "lora/train.h"
 
 #include <math.h>
-#include <stdlib.h>
-#include <string.h>
 
 #include "base/clock.h"
-#include "base/memory.h"
 #include "base/text.h"
 #include "kernels/ops.h"
 
