@@ -70,10 +70,14 @@ void folder_abandon(struct folder_out *f) {
     *f = (struct folder_out){0};
 }
 
-/* An adapter_config.json would make transformers look for the adapter. */
+/* An adapter_config.json would make transformers look for the adapter; the others tell how their own folder came to
+ * be. */
 static bool is_companion(const char *name) {
-    if (strcmp(name, "config.json") == 0 || text_ends(name, ".index.json")) return false;
-    if (strcmp(name, "adapter_config.json") == 0 || strcmp(name, "merge_report.json") == 0) return false;
+    static const char *const others[] = {"config.json", "adapter_config.json", "merge_report.json",
+                                         "trainer_state.json", "graft_state.json"};
+    for (size_t i = 0; i < sizeof others / sizeof *others; i++)
+        if (strcmp(name, others[i]) == 0) return false;
+    if (text_ends(name, ".index.json")) return false;
     return text_ends(name, ".json") || text_ends(name, ".jinja") || text_ends(name, ".model") ||
            text_ends(name, ".txt");
 }

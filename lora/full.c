@@ -4,43 +4,13 @@
 #include <string.h>
 
 #include "base/file.h"
+#include "base/folder.h"
 #include "base/half.h"
 #include "base/json.h"
 #include "base/memory.h"
 #include "base/safetensors.h"
 #include "base/text.h"
 #include "lora/head.h"
-
-/* Everything beside the weights that transformers may want; what the base lacks is left out. */
-static const char *const companions[] = {
-    "config.json",
-    "generation_config.json",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "tokenizer.model",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.json",
-    "merges.txt",
-    "chat_template.json",
-    "chat_template.jinja",
-    "preprocessor_config.json",
-    "processor_config.json",
-    "video_preprocessor_config.json",
-};
-
-static enum status copy_companions(const char *from, const char *to, struct err *e) {
-    for (size_t i = 0; i < sizeof companions / sizeof *companions && e->code == ST_OK; i++) {
-        char *old = path_join(from, companions[i]), *new = path_join(to, companions[i]), *data;
-        size_t size;
-        if (file_exists(old) && file_read(old, &data, &size, e) == ST_OK) {
-            file_write(new, data, size, e);
-            free(data);
-        }
-        free(old), free(new);
-    }
-    return e->code;
-}
 
 /* What is trained of a tensor of the base, or NULL. A tied head that is stored beside the embedding is the embedding.
  * */
@@ -140,31 +110,37 @@ static enum status write_tensors(const struct adapter *a, const char *path, enum
     return e->code;
 }
 
-/* --- config.json of a head --------------------------------------------------------------------------------------- */
+/* --- config.json ------------------------------------------------------------------------------------------------- */
 
-/* The base's text with what the head gives, by name. */
-static enum status write_config(const struct adapter *a, const char *dir, struct err *e) {
+/* What the head gives, by name. */
+static void edit_head(char **text, const struct adapter *a) {
     const struct model_config *c = &a->model->config;
     const cJSON *list = json_get(a->labels, "label_names"), *v;
-    char *base = path_join(a->model->weights.dir, "config.json"), *path = path_join(dir, "config.json"), *text = NULL;
-    size_t size;
-    if (file_read(base, &text, &size, e) != ST_OK) goto done;
     const char **names = mem_alloc((size_t)c->num_labels * sizeof *names);
     int64_t i = 0;
     cJSON_ArrayForEach(v, list) if (i < c->num_labels) names[i++] = v->valuestring;
-    head_config_edit(&text, a->model->new_head ? c->model_type : NULL, c->problem,
+    head_config_edit(text, a->model->new_head ? c->model_type : NULL, c->problem,
                      i == c->num_labels && i > 0 ? names : NULL, c->num_labels);
     free(names);
-    file_write(path, text, strlen(text), e);
-done:
-    free(base), free(path), free(text);
+}
+
+/* The base's text, with what has become of its head. */
+static enum status write_config(const struct adapter *a, const char *dir, struct err *e) {
+    char *base = path_join(a->model->weights.dir, "config.json"), *path = path_join(dir, "config.json"), *text;
+    size_t size;
+    if (file_read(base, &text, &size, e) == ST_OK) {
+        if (a->labels) edit_head(&text, a);
+        file_write(path, text, strlen(text), e);
+        free(text);
+    }
+    free(base), free(path);
     return e->code;
 }
 
 enum status full_write(const struct adapter *a, const char *dir, enum precision p, struct err *e) {
     char *tensors = path_join(dir, "model.safetensors");
-    if (copy_companions(a->model->weights.dir, dir, e) == ST_OK && a->labels) write_config(a, dir, e);
-    if (e->code == ST_OK) write_tensors(a, tensors, p, e);
+    if (folder_copy_companions(a->model->weights.dir, dir, e) == ST_OK && write_config(a, dir, e) == ST_OK)
+        write_tensors(a, tensors, p, e);
     free(tensors);
     return e->code;
 }
