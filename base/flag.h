@@ -3,6 +3,8 @@
 #ifndef BASE_FLAG_H
 #define BASE_FLAG_H
 
+#include <stdbool.h>
+
 enum flag_type {
     FLAG_BOOL,   // true or false; alone it means true
     FLAG_INT,    // whole number
@@ -19,5 +21,8 @@ struct flag {
     const char *choices;  // "nf4|fp4"; NULL: any value
     const char *help;     // a few words
 };
+
+/* Whether a text is one of a flag's choices; of a flag without choices any is. */
+bool flag_allows(const struct flag *f, const char *value);
 
 #endif

@@ -77,18 +77,8 @@ static cJSON *read_bool(const struct flag *flag, const char *s, struct err *e) {
     return NULL;
 }
 
-static bool is_choice(const char *choices, const char *s) {
-    size_t n = strcspn(s, "|");
-    if (s[n]) return false;
-    for (const char *at = choices; at; at = strchr(at, '|')) {
-        at += *at == '|';
-        if (strncmp(at, s, n) == 0 && (at[n] == '|' || at[n] == 0)) return n > 0;
-    }
-    return false;
-}
-
 static cJSON *read_text(const struct flag *flag, const char *s, struct err *e) {
-    if (!flag->choices || is_choice(flag->choices, s)) return cJSON_CreateString(s);
+    if (flag_allows(flag, s)) return cJSON_CreateString(s);
     err_set(e, ST_USAGE, "--%s is \"%s\", wanted one of %s", flag->name, s, flag->choices);
     return NULL;
 }

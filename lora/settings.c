@@ -151,15 +151,6 @@ static enum status unknown(const char *path, const char *name, struct err *e) {
     return err_set(e, ST_USAGE, "%s: unknown key %s (see graft train --help)", path, name);
 }
 
-static bool is_choice(const char *choices, const char *value) {
-    size_t n = strlen(value);
-    for (const char *at = choices; at; at = strchr(at, '|')) {
-        at += *at == '|';
-        if (strncmp(at, value, n) == 0 && (at[n] == 0 || at[n] == '|')) return true;
-    }
-    return false;
-}
-
 static const char *type_name(enum flag_type type) {
     switch (type) {
     case FLAG_BOOL:
@@ -194,7 +185,7 @@ static enum status check(const char *path, const struct flag *key, const cJSON *
     if (cJSON_IsNull(v)) {
     } else if (!has_type(v, key->type))
         err_set(e, ST_USAGE, "%s: %s is %.80s, wanted %s", path, key->name, text, type_name(key->type));
-    else if (key->choices && !is_choice(key->choices, text))
+    else if (!flag_allows(key, text))
         err_set(e, ST_USAGE, "%s: %s is %.80s, wanted one of %s", path, key->name, text, key->choices);
     free(text);
     return e->code;

@@ -94,6 +94,7 @@ static void test_refusals(void **state) {
     } bad[] = {
         {"lora_alhpa: 8\n", "did you mean lora_alpha?"},
         {"lerning_rate: 1\n", "did you mean learning_rate?"},
+        {"quantization: nf4|fp4\n", "wanted one of none|nf4|fp4"},
         {"batch_size: 1\n", "unknown key batch_size; here that is per_device_train_batch_size"},
         {"threads: 1\n", "the flag --threads"},
         {"zzzzzzzzzzzz: 1\n", "unknown key zzzzzzzzzzzz"},
