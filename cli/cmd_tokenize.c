@@ -83,17 +83,10 @@ static enum status read_ids(const struct text *in, struct ids *ids, struct err *
     return ST_OK;
 }
 
-/* A C string ends at a zero byte, which a text may hold. */
 static void print_json_text(const struct text *text) {
-    out_text("{\"text\": \"");
-    const char *s = text_str(text), *end = s + text->len;
-    for (; s <= end; s += strlen(s) + 1) {
-        char *quoted = json_quote(s);
-        out_bytes(quoted + 1, strlen(quoted) - 2);
-        free(quoted);
-        if (s + strlen(s) < end) out_text("\\u0000");
-    }
-    out_text("\"}\n");
+    out_text("{\"text\": ");
+    out_json_text(text);
+    out_text("}\n");
 }
 
 static enum status decode(const struct flags *f, const struct tokenizer *t, const struct text *in, struct err *e) {

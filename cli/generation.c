@@ -226,19 +226,6 @@ void answer_free(struct answer *a) {
 
 /* ---------------------------------------------------------------- JSON */
 
-/* A C string ends at a zero byte, which a text may hold. */
-static void print_quoted(const struct text *text) {
-    const char *s = text_str(text), *end = s + text->len;
-    out_text("\"");
-    for (; s <= end; s += strlen(s) + 1) {
-        char *quoted = json_quote(s);
-        out_bytes(quoted + 1, strlen(quoted) - 2);
-        free(quoted);
-        if (s + strlen(s) < end) out_text("\\u0000");
-    }
-    out_text("\"");
-}
-
 static cJSON *id_list(const struct ids *ids) {
     cJSON *list = cJSON_CreateArray();
     for (size_t i = 0; i < ids->len; i++) cJSON_AddItemToArray(list, cJSON_CreateNumber(ids->data[i]));
@@ -260,7 +247,7 @@ void answer_print_json(const struct answer *a, const struct row *prompt) {
     cJSON_AddNumberToObject(o, "tokens_per_second", made > 0 ? (double)a->ids.len / made : 0);
     char *rest = json_text(o, true);
     out_text("{\"text\": ");
-    print_quoted(&a->text);
+    out_json_text(&a->text);
     out_text(", %s\n", rest + 1);
     fflush(stdout);
     free(rest);

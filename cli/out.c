@@ -4,13 +4,14 @@
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <unistd.h>
 
 #include "base/clock.h"
 #include "base/json.h"
 #include "base/text.h"
-#include "kernels/profile.h"
 #include "cli/stop.h"
+#include "kernels/profile.h"
 
 /* What a file says may hold control characters, which must not steer the terminal. */
 static void write_plain(FILE *to, const char *format, va_list args) {
@@ -35,6 +36,18 @@ void out_json(const cJSON *v) {
     char *text = json_text(v, true);
     puts(text);
     free(text);
+}
+
+void out_json_text(const struct text *t) {
+    const char *s = text_str(t), *end = s + t->len;
+    out_bytes("\"", 1);
+    for (; s <= end; s += strlen(s) + 1) {
+        char *quoted = json_quote(s);
+        out_bytes(quoted + 1, strlen(quoted) - 2);
+        free(quoted);
+        if (s + strlen(s) < end) out_text("\\u0000");
+    }
+    out_bytes("\"", 1);
 }
 
 void out_note(const struct flags *f, const char *format, ...) {

@@ -13,7 +13,8 @@
 
 void out_text(const char *format, ...) __attribute__((format(printf, 1, 2)));
 void out_bytes(const char *data, size_t n);
-void out_json(const cJSON *v); // compact, one line
+void out_json(const cJSON *v);            // compact, one line
+void out_json_text(const struct text *t); // as a JSON string; it may hold zero bytes, which no C string can
 
 void out_note(const struct flags *f, const char *format, ...) __attribute__((format(printf, 2, 3)));
 void out_profile(struct backend *be);                            // where its time went, if that was measured
