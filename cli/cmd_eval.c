@@ -110,27 +110,17 @@ static enum status evaluate(struct session *s, const struct flags *f, struct fil
     return e->code;
 }
 
-static enum status open_data(struct session *s, const struct flags *f, struct err *e) {
-    struct data_options o = session_data_options(f, flag_text(f, "data"), flag_text(f, "split"));
-    struct text notes = {0};
-    s->val = dataset_open(&o, &s->family, s->tokenizer, s->be->threads, &notes, e);
-    out_lines(f, &notes);
-    text_free(&notes);
-    if (s->val && dataset_bad(s->val)) out_note(f, "%lld bad rows left out", (long long)dataset_bad(s->val));
-    return e->code;
-}
-
 static int run_eval(const struct flags *f, struct err *e) {
     struct session s = {0};
     struct file_out per_row = {0}; // opened before the work whose results it is to hold
-    if (!flag_text(f, "data"))
-        return err_set(e, ST_USAGE, "--data is missing; wanted: graft eval MODEL --data DATA.yaml");
+    struct data_options data = session_data_options(f, flag_text(f, "data"), flag_text(f, "split"));
+    if (!data.file) return err_set(e, ST_USAGE, "--data is missing; wanted: graft eval MODEL --data DATA.yaml");
     if (flag_int(f, "batch_size") < 1)
         return err_set(e, ST_USAGE, "--batch_size is %lld, wanted 1 or more", (long long)flag_int(f, "batch_size"));
     if (flag_given(f, "per_row") && file_out_open(&per_row, flag_text(f, "per_row"), e) != ST_OK) return e->code;
     if (session_open(&s, f, f->words[0], e) == ST_OK &&
         session_choose_head(&s, flag_text(f, "adapter"), flag_text(f, "problem_type"), 0, e) == ST_OK &&
-        open_data(&s, f, e) == ST_OK && session_settle_head(&s, s.val, e) == ST_OK && session_load(&s, f, e) == ST_OK)
+        session_open_val(&s, f, &data, e) == ST_OK && session_load(&s, f, e) == ST_OK)
         evaluate(&s, f, &per_row, e);
     file_out_abandon(&per_row);
     session_close(&s);

@@ -161,13 +161,7 @@ static enum status score_set(struct session *s, const struct flags *f, const cha
                              .decode_images = skip,
                              .unlabelled = true};
     if (rows_text || flag_given(f, "num_frames")) o.max_num_frames = flag_int(f, "num_frames");
-    struct text notes = {0};
-    dataset_free(s->val);
-    s->val = dataset_open(&o, &s->family, s->tokenizer, s->be->threads, &notes, e);
-    out_lines(f, &notes);
-    text_free(&notes);
-    if (s->val && dataset_bad(s->val)) out_note(f, "%lld bad rows left out", (long long)dataset_bad(s->val));
-    if (e->code != ST_OK || session_settle_head(s, s->val, e) != ST_OK) return e->code;
+    if (session_open_val(s, f, &o, e) != ST_OK) return e->code;
     if (!s->model && session_load(s, f, e) != ST_OK) return e->code;
     return score_rows(s, f, table, e);
 }

@@ -147,6 +147,25 @@ struct data_options session_data_options(const struct flags *f, const char *file
                                  .skip_bad_rows = strcmp(flag_text(f, "on_bad_row"), "skip") == 0};
 }
 
+/* --- rows -------------------------------------------------------------------------------------------------------- */
+
+static struct dataset *open_rows(const struct session *s, const struct flags *f, const struct data_options *o,
+                                 struct err *e) {
+    struct text notes = {0};
+    struct dataset *d = dataset_open(o, &s->family, s->tokenizer, s->be->threads, &notes, e);
+    out_lines(f, &notes);
+    text_free(&notes);
+    return d;
+}
+
+enum status session_open_val(struct session *s, const struct flags *f, const struct data_options *o, struct err *e) {
+    dataset_free(s->val);
+    s->val = open_rows(s, f, o, e);
+    if (!s->val) return e->code;
+    if (dataset_bad(s->val)) out_note(f, "%lld bad rows left out", (long long)dataset_bad(s->val));
+    return session_settle_head(s, s->val, e);
+}
+
 /* --- a training -------------------------------------------------------------------------------------------------- */
 
 static enum status open_split(struct session *s, const struct flags *f, const char *split, struct dataset **d,
@@ -163,10 +182,7 @@ static enum status open_split(struct session *s, const struct flags *f, const ch
                              .balancing = settings_bool(t, "dataset_balancing"),
                              .skip_bad_rows = skip,
                              .decode_images = skip};
-    struct text notes = {0};
-    *d = dataset_open(&o, &s->family, s->tokenizer, s->be->threads, &notes, e);
-    out_lines(f, &notes);
-    text_free(&notes);
+    *d = open_rows(s, f, &o, e);
     if (*d) s->bad_rows += dataset_bad(*d);
     return e->code;
 }

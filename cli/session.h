@@ -31,6 +31,9 @@ struct session {
     int64_t bad_rows;
 };
 
+/* Rows to be evaluated, into s->val, with notes on what was left out; the head is settled by them. */
+enum status session_open_val(struct session *s, const struct flags *f, const struct data_options *o, struct err *e);
+
 /* A training: everything up to the trainer, whose memory is planned and taken; nothing is written. */
 enum status session_open_training(struct session *s, const struct flags *f, const volatile sig_atomic_t *stop,
                                   struct err *e);
