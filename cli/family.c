@@ -2,7 +2,8 @@
 
 #include <string.h>
 
-struct data_family data_family_of(const struct model_config *c, const char *dir) {
+/* The part of it that needs no files. */
+static struct data_family family_of(const struct model_config *c, const char *dir) {
     struct data_family f = {.family = c->family,
                             .model_dir = dir,
                             .default_template = c->default_template,
@@ -26,7 +27,7 @@ enum status cli_open_family(const char *dir, struct model_config *c, struct data
                             struct err *e) {
     *t = NULL;
     if (model_config_read(c, dir, e) != ST_OK) return e->code;
-    *f = data_family_of(c, dir);
+    *f = family_of(c, dir);
     *t = tokenizer_load(dir, e);
     if (*t && c->family == FAMILY_MLLAVA) tokenizer_force_bos(*t); // MLlavaProcessor rebuilds the post-processor so
     if (*t && c->family == FAMILY_MFUYU) f->image_token = tokenizer_id(*t, PATCH_TOKEN);

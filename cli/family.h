@@ -14,9 +14,6 @@
 enum status cli_open_family(const char *dir, struct model_config *c, struct data_family *f, struct tokenizer **t,
                             struct err *e);
 
-/* The part of it that needs no files. */
-struct data_family data_family_of(const struct model_config *c, const char *dir);
-
 /* The type that the model computes in: --dtype, else that of its files (f32) or bf16. */
 enum dtype cli_dtype(const struct flags *f, const struct model_config *c);
 

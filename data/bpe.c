@@ -59,7 +59,7 @@ struct bpe_scratch {
     size_t link_room, heap_room;
 };
 
-unsigned byte_to_rune(unsigned char byte) {
+static unsigned byte_to_rune(unsigned char byte) {
     if ((byte >= 33 && byte <= 126) || (byte >= 161 && byte <= 172) || byte >= 174) return byte;
     if (byte <= 32) return 0x100u + byte;
     return byte == 173 ? 0x143 : 0x121u + (byte - 127u);

@@ -53,7 +53,6 @@ enum status bpe_encode(const struct bpe *b, struct bpe_scratch *w, const char *s
                        struct err *e);
 
 /* The byte alphabet: bytes that print stand for themselves, the 68 others for U+0100 and up. */
-unsigned byte_to_rune(unsigned char byte);
 int rune_to_byte(unsigned rune); // -1 when it is not in the alphabet
 
 #endif

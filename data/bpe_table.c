@@ -10,7 +10,8 @@ static uint64_t mix(uint64_t a, uint64_t b) {
     return (uint64_t)wide ^ (uint64_t)(wide >> 64);
 }
 
-uint64_t table_hash(const char *s, size_t n) {
+/* 64 bits that depend on every byte. */
+static uint64_t table_hash(const char *s, size_t n) {
     uint64_t h = UINT64_C(0x8EBC6AF09C88C6E3) ^ n, word;
     for (; n >= 8; s += 8, n -= 8) {
         memcpy(&word, s, 8);

@@ -5,9 +5,6 @@
 #include <stddef.h>
 #include <stdint.h>
 
-/* 64 bits that depend on every byte. */
-uint64_t table_hash(const char *s, size_t n);
-
 /* Strings that live elsewhere, each with an id. */
 struct string_table {
     struct string_slot {

@@ -69,13 +69,6 @@ enum status row_encode(struct row *out, const struct dataset *d, const struct se
 enum status row_measure_images(struct row *out, const struct dataset *d, const struct set *s,
                                const struct chat_row *chat_row, struct err *e);
 
-/* One picture of the row, by its number among those that the row names, as if it had been read from a file: its sides
- * are known, or it is decoded (im is changed and stays the caller's). `where` names it. */
-enum status row_measure_picture(struct row *out, const struct dataset *d, const struct set *s, int64_t picture,
-                                int64_t width, int64_t height, const char *where, struct err *e);
-enum status row_process_picture(struct row *out, const struct dataset *d, const struct set *s, int64_t picture,
-                                struct image *im, const char *where, struct err *e);
-
 /* The pixels of the row's pictures. keep false: only to see that they can be had, one after the other. */
 enum status row_read_images(struct row *out, const struct dataset *d, const struct set *s,
                             const struct chat_row *chat_row, bool keep, struct err *e);

@@ -8,6 +8,7 @@
 enum flow { FLOW_ON, FLOW_BREAK, FLOW_CONTINUE };
 
 static struct value eval(struct render *r, struct scope *s, const struct node *n);
+static struct value call_macro(struct render *r, const struct macro *m, const struct args *a);
 static enum flow run_body(struct render *r, struct scope *s, const struct node *first, struct text *out);
 
 static struct scope *new_scope(struct render *r, struct scope *parent) {
@@ -80,7 +81,7 @@ static struct value eval_call(struct render *r, struct scope *s, const struct no
     struct args a = eval_args(r, s, n->kids, callee_name(n->a));
     r->line = n->line;
     if (jinja_failed(r)) return jinja_none();
-    if (f.kind == V_MACRO) return jinja_call_macro(r, f.macro, &a);
+    if (f.kind == V_MACRO) return call_macro(r, f.macro, &a);
     if (f.kind == V_METHOD) return jinja_method(r, f.method, &a);
     if (f.kind == V_FUNCTION) return jinja_function(r, f.text, &a);
     if (f.kind == V_UNDEFINED) return jinja_fail(r, "'%s' is undefined, so it cannot be called", f.text);
@@ -329,7 +330,7 @@ static void run_call_block(struct render *r, struct scope *s, const struct node 
     named[a.named_count] = (struct named){"caller", new_macro(r, s, n)};
     a.named = named;
     a.named_count++;
-    struct value v = jinja_call_macro(r, f.macro, &a);
+    struct value v = call_macro(r, f.macro, &a);
     if (!jinja_failed(r)) jinja_print(r, out, &v);
 }
 
@@ -357,7 +358,7 @@ static void bind_parameters(struct render *r, struct scope *s, const struct macr
     if (a->named_count > used) jinja_fail(r, "%s got a named argument that it does not take", a->of);
 }
 
-struct value jinja_call_macro(struct render *r, const struct macro *m, const struct args *a) {
+static struct value call_macro(struct render *r, const struct macro *m, const struct args *a) {
     struct text t = {0};
     struct scope *s = new_scope(r, m->scope);
     if (jinja_enter(r)) bind_parameters(r, s, m, a);

@@ -293,7 +293,6 @@ bool jinja_method_known(const struct value *v, const char *name);
 struct value jinja_method(struct render *r, const struct method *m, const struct args *a);
 struct value jinja_function(struct render *r, const char *name, const struct args *a);
 bool jinja_function_known(const char *name);
-struct value jinja_call_macro(struct render *r, const struct macro *m, const struct args *a);
 void jinja_run(struct render *r, const struct node *body, struct text *out);
 
 /* Text operations that filters and methods share. */

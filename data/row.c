@@ -83,8 +83,9 @@ enum status row_encode(struct row *out, const struct dataset *d, const struct se
 /* Mantis leaves the frames of chat_video as they are. */
 static bool enlarges(const struct set *s) { return s->config->format != ROWS_CHAT_VIDEO; }
 
-enum status row_measure_picture(struct row *out, const struct dataset *d, const struct set *s, int64_t picture,
-                                int64_t width, int64_t height, const char *where, struct err *e) {
+/* These two take a picture by its number among those that the row names; `where` names it. */
+static enum status measure_picture(struct row *out, const struct dataset *d, const struct set *s, int64_t picture,
+                                   int64_t width, int64_t height, const char *where, struct err *e) {
     int64_t pieces = processor_pieces(&d->processor);
     if (picture * pieces >= out->images) return ST_OK; // its token was cut
     if (enlarges(s) && image_mantis_sides(&width, &height, s->config->max_image_size, where, e) != ST_OK)
@@ -92,8 +93,8 @@ enum status row_measure_picture(struct row *out, const struct dataset *d, const 
     return image_set_measure(out->image + picture * pieces, &d->processor, width, height, where, e);
 }
 
-enum status row_process_picture(struct row *out, const struct dataset *d, const struct set *s, int64_t picture,
-                                struct image *im, const char *where, struct err *e) {
+static enum status process_picture(struct row *out, const struct dataset *d, const struct set *s, int64_t picture,
+                                   struct image *im, const char *where, struct err *e) {
     if (enlarges(s) && image_mantis_size(im, s->config->max_image_size, where, e) != ST_OK) return e->code;
     return image_set_process(out->image + picture * processor_pieces(&d->processor), &d->processor, im, where, e);
 }
@@ -116,14 +117,14 @@ static enum status measure(struct row *out, const struct dataset *d, const struc
                            int64_t picture, const char *name, struct err *e) {
     int64_t width = r->video_width, height = r->video_height;
     if (!r->video && image_size(name, &width, &height, e) != ST_OK) return e->code;
-    return row_measure_picture(out, d, s, picture, width, height, name, e);
+    return measure_picture(out, d, s, picture, width, height, name, e);
 }
 
 static enum status process(struct row *out, const struct dataset *d, const struct set *s, const struct chat_row *r,
                            int64_t picture, const char *name, struct err *e) {
     struct image im = {0};
     enum status st = r->video ? row_read_frame(&im, r, picture, e) : image_read(&im, name, e);
-    if (st == ST_OK) row_process_picture(out, d, s, picture, &im, name, e);
+    if (st == ST_OK) process_picture(out, d, s, picture, &im, name, e);
     image_free(&im);
     return e->code;
 }

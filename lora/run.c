@@ -19,7 +19,7 @@
 
 /* --- set-up ------------------------------------------------------------------------------------------------------ */
 
-int64_t trainer_steps(const struct settings *s, int64_t data_rows) {
+static int64_t steps_asked(const struct settings *s, int64_t data_rows) {
     int64_t most = settings_int(s, "max_steps");
     if (most >= 0) return most;
     double rows =
@@ -107,7 +107,7 @@ enum status trainer_new(struct trainer **out, const struct trainer_inputs *in, s
                           .accum = settings_int(s, "gradient_accumulation_steps"),
                           .packing = settings_bool(s, "packing"),
                           .micro_means = settings_is(s, "loss_normalization", "micro_batch"),
-                          .steps = trainer_steps(s, dataset_rows(in->data))};
+                          .steps = steps_asked(s, dataset_rows(in->data))};
     t->schedule = schedule_of(s, t->steps);
     if (check_metric(t, e) != ST_OK) goto failed;
     t->host_totals = mem_alloc((size_t)t->accum * sizeof *t->host_totals);

@@ -21,7 +21,8 @@ struct run_log {
     struct tensorboard *events; // NULL: not asked for
 };
 
-size_t run_memory(void) {
+/* Bytes that the process has held at its peak. */
+static size_t peak_memory(void) {
     struct rusage u;
     return getrusage(RUSAGE_SELF, &u) == 0 ? (size_t)u.ru_maxrss * 1024 : 0;
 }
@@ -113,7 +114,7 @@ enum status run_log_step(struct run_log *log, const struct trainer *t, const str
     cJSON_AddNumberToObject(o, "learning_rate", r->learning_rate);
     cJSON_AddNumberToObject(o, "tokens", (double)r->tokens);
     cJSON_AddNumberToObject(o, "tokens_per_second", round(per_second * 10) / 10);
-    cJSON_AddNumberToObject(o, "memory", (double)run_memory());
+    cJSON_AddNumberToObject(o, "memory", (double)peak_memory());
     (void)t;
     if (put(log, o, e) != ST_OK || !log->events) return e->code;
     return tensorboard_write(log->events, r->step, (double)time(NULL), scalars, sizeof scalars / sizeof *scalars, e);

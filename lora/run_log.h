@@ -17,6 +17,4 @@ enum status run_log_evaluation(struct run_log *log, const struct trainer *t, con
 /* trainer_state.json of transformers' Trainer, with the history that log.jsonl holds up to t->step. */
 enum status run_log_trainer_state(const struct trainer *t, const char *path, struct err *e);
 
-size_t run_memory(void); // bytes that the process holds at its peak
-
 #endif

@@ -70,9 +70,6 @@ struct trainer_inputs {
 enum status trainer_new(struct trainer **t, const struct trainer_inputs *in, struct err *e);
 void trainer_free(struct trainer *t);
 
-/* Which optimizer steps the settings ask for. */
-int64_t trainer_steps(const struct settings *s, int64_t data_rows);
-
 struct train_events {
     void (*step)(void *arg, const struct trainer *t, const struct step_report *r);
     void (*evaluated)(void *arg, const struct trainer *t, const struct evaluation *v);
