@@ -17,6 +17,7 @@
 #include <jpeglib.h>
 
 #include "base/file.h"
+#include "base/host_memory.h"
 #include "base/memory.h"
 #include "base/text.h"
 #include "cli/model_dir.h"
@@ -96,35 +97,18 @@ static void look_at_processor(struct findings *f) {
     free(flags);
 }
 
-static int64_t memory_line(const char *name) {
-    char *value = proc_value("/proc/meminfo", name);
-    int64_t bytes = value ? 1024 * strtoll(value, NULL, 10) : 0;
-    free(value);
-    return bytes;
-}
-
-/* What the control group of the process allows; 0: no limit that is known. */
-static int64_t memory_limit(void) {
-    char *text = NULL;
-    size_t size;
-    struct err quiet = {0};
-    int64_t limit = 0;
-    if (file_read("/sys/fs/cgroup/memory.max", &text, &size, &quiet) == ST_OK) limit = strtoll(text, NULL, 10);
-    free(text);
-    return limit;
-}
-
 static void look_at_memory(struct findings *f) {
     char text[OUT_NUMBER];
-    int64_t total = memory_line("MemTotal"), available = memory_line("MemAvailable"), limit = memory_limit();
-    found(f, "memory", "total", "%s", out_bytes_text(text, total));
-    found(f, "memory", "available", "%s", out_bytes_text(text, available));
-    if (limit > 0 && limit < total) {
-        found(f, "memory", "limit", "%s", out_bytes_text(text, limit));
+    struct host_memory m;
+    host_memory_read(&m, "");
+    found(f, "memory", "total", "%s", out_bytes_text(text, m.total));
+    found(f, "memory", "available", "%s", out_bytes_text(text, m.available));
+    if (m.limit) {
+        found(f, "memory", "limit", "%s", out_bytes_text(text, m.limit));
         problem(f, "the control group of this session allows less memory than the machine has; a larger limit lets "
                    "larger models in");
     }
-    if (available > 0 && available < 2000000000)
+    if (m.available > 0 && m.available < 2000000000)
         problem(f, "less than 2 GB of memory are available; end other programs, or use a smaller or 4-bit model");
 }
 

@@ -4,17 +4,15 @@
 #include <string.h>
 
 #include "base/bytes.h"
+#include "base/host_memory.h"
 #include "base/memory.h"
 #include "base/text.h"
 
-size_t memory_available(void) {
-    FILE *f = fopen("/proc/meminfo", "r");
-    char line[128];
-    unsigned long long kib = 0;
-    while (f && fgets(line, sizeof line, f))
-        if (sscanf(line, "MemAvailable: %llu kB", &kib) == 1) break;
-    if (f) fclose(f);
-    return kib ? (size_t)kib * 1024 : SIZE_MAX / 2;
+/* Of the host, now. */
+static size_t memory_available(void) {
+    struct host_memory m;
+    host_memory_read(&m, "");
+    return m.total ? (size_t)m.available : SIZE_MAX / 2;
 }
 
 static size_t measure(struct memory_plan *p, struct model *m, const struct settings *s, enum dtype act) {

@@ -35,6 +35,4 @@ void memory_plan_free(struct memory_plan *p);
 struct text;
 void memory_plan_text(const struct memory_plan *p, struct text *out);
 
-size_t memory_available(void); // of the host, now
-
 #endif
