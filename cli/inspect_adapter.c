@@ -6,7 +6,7 @@
 #include <string.h>
 
 #include "base/file.h"
-#include "base/half.h"
+#include "base/floats.h"
 #include "base/json.h"
 #include "base/memory.h"
 #include "base/regex.h"
@@ -46,15 +46,6 @@ static const char prefix[] = "base_model.model.", suffix_a[] = ".lora_A.weight",
 
 /* ---------------------------------------------------------------- numbers */
 
-static float value_at(const struct st_entry *t, int64_t i) {
-    const char *at = (const char *)t->data + i * (int64_t)st_type_size(t->type);
-    uint16_t half;
-    float v;
-    if (t->type == ST_F32) return memcpy(&v, at, sizeof v), v;
-    memcpy(&half, at, sizeof half);
-    return t->type == ST_BF16 ? bf16_to_float(half) : f16_to_float(half);
-}
-
 static bool is_float_matrix(const struct st_entry *t) {
     return t->rank == 2 && (t->type == ST_F32 || t->type == ST_BF16 || t->type == ST_F16);
 }
@@ -63,7 +54,7 @@ static bool is_float_matrix(const struct st_entry *t) {
 static double *gram(const struct st_entry *t, int64_t r, int64_t n, int64_t step, int64_t stride) {
     double *g = mem_alloc((size_t)(r * r) * sizeof *g), *row = mem_alloc((size_t)r * sizeof *row);
     for (int64_t k = 0; k < n; k++) {
-        for (int64_t i = 0; i < r; i++) row[i] = value_at(t, i * step + k * stride);
+        for (int64_t i = 0; i < r; i++) row[i] = floats_at(t->data, floats_type(t), i * step + k * stride);
         for (int64_t i = 0; i < r; i++)
             for (int64_t j = 0; j <= i; j++) g[i * r + j] += row[i] * row[j];
     }
@@ -155,13 +146,25 @@ static enum status read_adapter(struct inspection *in, struct err *e) {
 
 /* --- beside the base --------------------------------------------------------------------------------------------- */
 
+/* Row by row, so that no more than that is in memory. */
+static double square_sum(const struct st_entry *t) {
+    const int64_t rows = t->dim[0], cols = t->dim[1];
+    float *row = mem_alloc((size_t)cols * sizeof *row);
+    double sum = 0;
+    for (int64_t r = 0; r < rows; r++) {
+        floats_read(row, t->data, floats_type(t), r * cols, cols);
+        for (int64_t c = 0; c < cols; c++) sum += (double)row[c] * row[c];
+    }
+    free(row);
+    return sum;
+}
+
 /* |W| of a base weight, dense or in 4 bits. */
 static double weight_norm(const struct inspection *in, const struct st_entry *t, struct err *e) {
     double sum = 0;
     struct q4_weight w = {0};
     if (!bnb_is_4bit(&in->weights, t->name)) {
-        for (int64_t i = 0, n = (int64_t)(t->bytes / st_type_size(t->type)); is_float_matrix(t) && i < n; i++)
-            sum += (double)value_at(t, i) * value_at(t, i);
+        sum = is_float_matrix(t) ? square_sum(t) : 0;
     } else if (bnb_read(&w, &in->weights, t->name, e) == ST_OK) {
         float *x = mem_alloc((size_t)tensor_count(&w.t) * sizeof *x);
         struct threads *threads = threads_new(0);

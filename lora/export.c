@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "base/file.h"
+#include "base/floats.h"
 #include "base/half.h"
 #include "base/memory.h"
 #include "base/text.h"
@@ -82,7 +83,7 @@ static bool rows_next(struct rows *r, struct err *e) {
     } else if (item->source == FROM_TABLE) {
         memcpy(r->x, item->table, (size_t)I * sizeof *r->x);
     } else {
-        floats_read(r->x, item->entry->data, dtype_of_entry(item->entry), r->first * I, r->count * I);
+        floats_read(r->x, item->entry->data, floats_type(item->entry), r->first * I, r->count * I);
     }
     for (int64_t i = 0; item->factor != 1 && i < r->count * I; i++) r->x[i] = (float)(item->factor * r->x[i]);
     if (item->turn && item->O == 1) turn_vector(r->x, I, item->turn);

@@ -2,6 +2,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/floats.h"
 #include "base/json.h"
 #include "base/memory.h"
 #include "base/text.h"
@@ -280,8 +281,8 @@ static bool is_own(const struct merge_item *item, const struct st_entry *t) {
     bool same = !item->four_bit;
     for (int64_t at = 0, n = item->O * item->I; at < n && same; at += PIECE) {
         int64_t count = n - at < PIECE ? n - at : PIECE;
-        floats_read(mine, item->from->data, dtype_of_entry(item->from), at, count);
-        floats_read(stored, t->data, dtype_of_entry(t), at, count);
+        floats_read(mine, item->from->data, floats_type(item->from), at, count);
+        floats_read(stored, t->data, floats_type(t), at, count);
         for (int64_t i = 0; i < count; i++) same = same && mine[i] == stored[i];
     }
     return same;

@@ -5,7 +5,7 @@
 #include <string.h>
 
 #include "base/file.h"
-#include "base/half.h"
+#include "base/floats.h"
 #include "base/json.h"
 #include "base/memory.h"
 #include "base/text.h"
@@ -16,26 +16,9 @@
 
 bool entry_is_float(const struct st_entry *t) { return t->type == ST_F32 || t->type == ST_BF16 || t->type == ST_F16; }
 
-enum dtype dtype_of_entry(const struct st_entry *t) {
-    return t->type == ST_F32 ? F32 : t->type == ST_BF16 ? BF16 : F16;
-}
-
 static enum st_type entry_type(enum dtype type) { return type == F32 ? ST_F32 : type == BF16 ? ST_BF16 : ST_F16; }
 
 double rounding_unit(enum st_type type) { return ldexp(1, type == ST_BF16 ? -8 : type == ST_F16 ? -11 : -24); }
-
-void floats_read(float *out, const void *data, enum dtype type, int64_t first, int64_t n) {
-    const char *from = (const char *)data + (size_t)first * dtype_size(type);
-    if (type == F32) {
-        memcpy(out, from, (size_t)n * sizeof *out);
-        return;
-    }
-    for (int64_t i = 0; i < n; i++) {
-        uint16_t h;
-        memcpy(&h, from + 2 * i, 2);
-        out[i] = type == BF16 ? bf16_to_float(h) : f16_to_float(h);
-    }
-}
 
 static int64_t entry_count(const struct st_entry *t) { return (int64_t)(t->bytes / st_type_size(t->type)); }
 
@@ -159,7 +142,7 @@ static enum status shape_item(const struct merge *m, struct merge_item *item, co
     item->out.name = mem_text(name);
     item->out.data = NULL;
     item->four_bit = bnb_is_4bit(files, from->name);
-    if (entry_is_float(from)) item->source = dtype_of_entry(from);
+    if (entry_is_float(from)) item->source = floats_type(from);
     if (item->four_bit) {
         struct q4_weight w = {0};
         if (bnb_read(&w, files, from->name, e) == ST_OK) {

@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/floats.h"
 #include "base/memory.h"
 #include "base/rng.h"
 #include "lora/merge_parts.h"
@@ -92,7 +93,7 @@ static void check_row(void *arg, int64_t task, int thread) {
     int64_t I = n->item->I, row = j->first + task;
     float *x = j->before + thread * I, *y = j->after + thread * I;
     numbers_row(n, row, x);
-    floats_read(y, j->got->data, dtype_of_entry(j->got), row * I, I);
+    floats_read(y, j->got->data, floats_type(j->got), row * I, I);
     struct row_sums s = {0};
     double off, added = 0; // signs times got less base, and times what was added
     add_up(&s, &off, y, x, j->signs, I);

@@ -81,9 +81,6 @@ int64_t numbers_block(const struct merge_numbers *n);
 /* Rows of an entry of an item's shape, which will not be read soon. */
 void rows_forget(const struct merge_item *item, const struct st_entry *t, int64_t first, int64_t count);
 
-/* n elements from `first` on, of a type F32, BF16 or F16, at any address. */
-void floats_read(float *out, const void *data, enum dtype type, int64_t first, int64_t n);
-enum dtype dtype_of_entry(const struct st_entry *t); // of a float entry
 bool entry_is_float(const struct st_entry *t);
 
 double rounding_unit(enum st_type type); // the largest relative error of one rounding

@@ -3,6 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/floats.h"
 #include "base/folder.h"
 #include "base/half.h"
 #include "base/memory.h"
@@ -24,7 +25,7 @@ enum {
 static void add_scaled(float *out, int64_t stride, const struct st_entry *t, int64_t rows, double factor) {
     int64_t cols = (int64_t)(t->bytes / st_type_size(t->type)) / rows;
     for (int64_t r = 0; r < rows; r++) {
-        floats_read(out + r * stride, t->data, dtype_of_entry(t), r * cols, cols);
+        floats_read(out + r * stride, t->data, floats_type(t), r * cols, cols);
         if (factor != 1)
             for (int64_t c = 0; c < cols; c++) out[r * stride + c] = (float)(factor * out[r * stride + c]);
     }
@@ -81,7 +82,7 @@ enum status numbers_open(struct merge_numbers *n, const struct merge *m, const s
     if (item->four_bit) {
         if (dequantise(n, e) != ST_OK) return e->code;
     } else {
-        n->type = dtype_of_entry(item->from);
+        n->type = floats_type(item->from);
     }
     stack(n);
     for (int64_t k = 0; k < m->o.adapter_count; k++) n->replaced = n->replaced || item->changes[k].whole;
@@ -103,7 +104,7 @@ static void replace_piece(const struct merge_numbers *n, int64_t from, int64_t c
         const struct st_entry *w = n->item->changes[k].whole;
         double weight = n->m->sources[k].weight;
         if (!w) continue;
-        floats_read(after, w->data, dtype_of_entry(w), from, count);
+        floats_read(after, w->data, floats_type(w), from, count);
         for (int64_t i = 0; i < count; i++)
             x[i] = sources == 1 && weight == 1 ? after[i] : (float)(x[i] + weight * ((double)after[i] - before[i]));
     }

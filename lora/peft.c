@@ -4,7 +4,7 @@
 #include <string.h>
 #include <strings.h>
 
-#include "base/half.h"
+#include "base/floats.h"
 #include "base/json.h"
 #include "base/memory.h"
 #include "base/text.h"
@@ -314,24 +314,9 @@ static enum status check_entry(const struct st_entry *t, const struct tensor *wa
     return e->code;
 }
 
-/* In F32. */
-static void read_values(float *out, const struct st_entry *t) {
-    size_t n = t->bytes / st_type_size(t->type);
-    const char *from = t->data;
-    if (t->type == ST_F32) {
-        memcpy(out, from, t->bytes);
-        return;
-    }
-    for (size_t i = 0; i < n; i++) {
-        uint16_t h;
-        memcpy(&h, from + 2 * i, 2);
-        out[i] = t->type == ST_BF16 ? bf16_to_float(h) : f16_to_float(h);
-    }
-}
-
 static void upload(const struct adapter *a, const struct tensor *value, const struct st_entry *t) {
     float *host = mem_alloc(tensor_bytes(value));
-    read_values(host, t);
+    floats_read(host, t->data, floats_type(t), 0, tensor_count(value));
     backend_upload(a->model->be, value, host);
     st_forget(t);
     free(host);
@@ -357,23 +342,15 @@ static const struct st_entry *find_entry(const struct st_set *s, const char *key
     return t;
 }
 
-static float number_at(const void *data, enum dtype type, int64_t i) {
-    float f;
-    uint16_t h;
-    if (type == F32) return memcpy(&f, (const float *)data + i, sizeof f), f;
-    memcpy(&h, (const uint16_t *)data + i, sizeof h);
-    return type == BF16 ? bf16_to_float(h) : f16_to_float(h);
-}
-
 static bool same_numbers(const struct st_entry *t, const struct model *m, const struct tensor *W) {
-    enum dtype type = t->type == ST_F32 ? F32 : t->type == ST_BF16 ? BF16 : F16;
+    enum dtype type = floats_type(t);
     if (!shape_fits(t, W) || tensor_is_4bit(W) || (type == F16 && t->type != ST_F16)) return false;
     void *host = mem_alloc(tensor_bytes(W));
     struct err e = {0};
     backend_download(m->be, host, W);
     bool same = backend_sync(m->be, &e) == ST_OK;
     for (int64_t i = 0, n = tensor_count(W); i < n && same; i++)
-        same = number_at(t->data, type, i) == number_at(host, W->type, i);
+        same = floats_at(t->data, type, i) == floats_at(host, W->type, i);
     free(host);
     return same;
 }

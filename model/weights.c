@@ -3,7 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "base/half.h"
+#include "base/floats.h"
 #include "base/hash.h"
 #include "base/memory.h"
 #include "base/text.h"
@@ -86,16 +86,6 @@ static const struct st_entry *find(struct weights *w, const char *name, int64_t 
     return w->err->code == ST_OK ? t : NULL;
 }
 
-static enum dtype dtype_of(enum st_type type) { return type == ST_F32 ? F32 : type == ST_BF16 ? BF16 : F16; }
-
-static float element(const struct st_entry *t, int64_t i) {
-    float f;
-    uint16_t h;
-    if (t->type == ST_F32) return memcpy(&f, (const char *)t->data + 4 * i, 4), f;
-    memcpy(&h, (const char *)t->data + 2 * i, 2);
-    return t->type == ST_BF16 ? bf16_to_float(h) : f16_to_float(h);
-}
-
 /* t with a copy of the host's bytes in the arena. */
 static struct tensor copied(struct weights *w, struct tensor t, const void *from) {
     t.data = arena_bytes(w->arena, tensor_bytes(&t));
@@ -114,14 +104,14 @@ void weights_vector(struct weights *w, struct tensor *t, const char *name, int64
     const struct st_entry *from = find(w, name, n, 0);
     if (!from) return;
     float *values = mem_alloc((size_t)n * sizeof *values);
-    for (int64_t i = 0; i < n; i++) values[i] = element(from, i);
+    floats_read(values, from->data, floats_type(from), 0, n);
     *t = copied(w, tensor_over1(NULL, F32, n), values);
     free(values);
 }
 
 void weights_matrix(struct weights *w, struct tensor *t, const char *name, int64_t rows, int64_t cols) {
     const struct st_entry *from = find(w, name, rows, cols);
-    if (from) *t = seen(w, tensor_over2(NULL, dtype_of(from->type), rows, cols), from->data);
+    if (from) *t = seen(w, tensor_over2(NULL, floats_type(from), rows, cols), from->data);
 }
 
 void weights_table(struct weights *w, struct tensor *t, const char *name, int64_t rows, int64_t cols) {
@@ -131,7 +121,7 @@ void weights_table(struct weights *w, struct tensor *t, const char *name, int64_
     }
     const struct st_entry *from = find(w, name, rows, cols);
     if (!from) return;
-    *t = arena_tensor2(w->host, dtype_of(from->type), rows, cols);
+    *t = arena_tensor2(w->host, floats_type(from), rows, cols);
     if (!w->placing) return;
     memcpy(t->data, from->data, tensor_bytes(t));
     st_forget(from); // the host has it twice otherwise
@@ -206,7 +196,7 @@ static void place_made(struct weights *w, struct owned_weight *o, const struct s
     struct q4 *q = &o->weight.q;
     int64_t blocks = block_count(O * I, how->blocksize);
     float map[256];
-    *q = (struct q4){.blocksize = how->blocksize, .source = dtype_of(from->type)};
+    *q = (struct q4){.blocksize = how->blocksize, .source = floats_type(from)};
     o->name = from->name;
     o->made = arena_tensor1(w->arena, F32, 2);
     o->weight.t = arena_tensor2(w->arena, how->type, O, I);
@@ -230,7 +220,7 @@ static void make_blocks(struct weights *w, const struct tensor *W, const struct 
     size_t mark = w->arena->used, size = st_type_size(from->type);
     for (int64_t at = 0; at < n; at += PIECE, w->arena->used = mark) {
         int64_t count = n - at < PIECE ? n - at : PIECE;
-        struct tensor x = tensor_over1(NULL, dtype_of(from->type), count);
+        struct tensor x = tensor_over1(NULL, floats_type(from), count);
         x = seen(w, x, (const char *)from->data + (size_t)at * size);
         if (!w->placing) continue;
         struct tensor codes = tensor_over1((char *)W->data + at / 2, W->type, count);
