@@ -296,7 +296,7 @@ static enum status loop(struct trainer *t, struct run_log *log, const struct tra
     while (t->step < t->steps && !is_enough(t)) {
         if (train_step(t, last, e) != ST_OK) return e->code;
         bool due = t->step % settings_int(t->settings, "logging_steps") == 0 || t->step == t->steps;
-        if (due && run_log_step(log, t, last, e) != ST_OK) return e->code;
+        if (due && run_log_step(log, last, e) != ST_OK) return e->code;
         if (ev->step) ev->step(ev->arg, t, last);
         if (evaluation_is_due(t) && evaluate(t, log, ev, e) != ST_OK) return e->code;
         bool stopped = t->stop && *t->stop && t->step < t->steps;

@@ -99,7 +99,7 @@ static enum status put(struct run_log *log, cJSON *o, struct err *e) {
     return e->code;
 }
 
-enum status run_log_step(struct run_log *log, const struct trainer *t, const struct step_report *r, struct err *e) {
+enum status run_log_step(struct run_log *log, const struct step_report *r, struct err *e) {
     double per_second = r->seconds > 0 ? (double)r->tokens / r->seconds : 0;
     struct scalar scalars[] = {{"train/loss", r->loss},
                                {"train/grad_norm", r->grad_norm},
@@ -115,7 +115,6 @@ enum status run_log_step(struct run_log *log, const struct trainer *t, const str
     cJSON_AddNumberToObject(o, "tokens", (double)r->tokens);
     cJSON_AddNumberToObject(o, "tokens_per_second", round(per_second * 10) / 10);
     cJSON_AddNumberToObject(o, "memory", (double)peak_memory());
-    (void)t;
     if (put(log, o, e) != ST_OK || !log->events) return e->code;
     return tensorboard_write(log->events, r->step, (double)time(NULL), scalars, sizeof scalars / sizeof *scalars, e);
 }

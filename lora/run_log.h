@@ -11,7 +11,7 @@ struct run_log;
 enum status run_log_open(struct run_log **log, const struct trainer *t, struct err *e);
 void run_log_close(struct run_log *log);
 
-enum status run_log_step(struct run_log *log, const struct trainer *t, const struct step_report *r, struct err *e);
+enum status run_log_step(struct run_log *log, const struct step_report *r, struct err *e);
 enum status run_log_evaluation(struct run_log *log, const struct trainer *t, const struct evaluation *v, struct err *e);
 
 /* trainer_state.json of transformers' Trainer, with the history that log.jsonl holds up to t->step. */
