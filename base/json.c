@@ -195,3 +195,10 @@ enum status json_write(const char *path, const cJSON *v, struct err *e) {
     text_free(&t);
     return st;
 }
+
+enum status json_write_in(const char *dir, const char *name, const cJSON *v, struct err *e) {
+    char *path = path_join(dir, name);
+    json_write(path, v, e);
+    free(path);
+    return e->code;
+}

@@ -29,6 +29,8 @@ bool json_is_integer(const cJSON *v);                   // a number without frac
 /* The tree as text (indented by two blanks unless compact); the caller frees it. Numbers keep 17 digits. */
 char *json_text(const cJSON *v, bool compact);
 enum status json_write(const char *path, const cJSON *v, struct err *e); // indented, final newline, whole or not at all
+enum status json_write_in(const char *dir, const char *name, const cJSON *v,
+                          struct err *e); // the file NAME of a folder
 
 /* s as a JSON string with its quotes; the caller frees it. */
 char *json_quote(const char *s);

@@ -61,9 +61,7 @@ enum status shards_commit(struct shards *s, struct err *e) {
         cJSON_AddStringToObject(map, s->entries[i].name, name);
         free(name);
     }
-    char *path = path_join(s->dir, "model.safetensors.index.json");
-    json_write(path, tree, e);
-    free(path);
+    json_write_in(s->dir, "model.safetensors.index.json", tree, e);
     cJSON_Delete(tree);
     return e->code;
 }

@@ -84,10 +84,8 @@ static enum status read_tokens(struct preset_tokens *out, int32_t ends[ENDS], co
 }
 
 static enum status write_tree(const char *dir, const char *name, cJSON *tree, struct err *e) {
-    char *path = path_join(dir, name);
-    json_write(path, tree, e);
+    json_write_in(dir, name, tree, e);
     cJSON_Delete(tree);
-    free(path);
     return e->code;
 }
 

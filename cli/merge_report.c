@@ -112,10 +112,8 @@ static enum status write_card(const struct merge_report *r, const char *dir, str
 }
 
 enum status merge_report_write(const struct merge_report *r, const char *dir, struct err *e) {
-    char *path = path_join(dir, "merge_report.json");
     cJSON *o = merge_report_json(r);
-    json_write(path, o, e);
+    json_write_in(dir, "merge_report.json", o, e);
     cJSON_Delete(o);
-    free(path);
     return e->code == ST_OK ? write_card(r, dir, e) : e->code;
 }

@@ -266,10 +266,8 @@ static cJSON *config_tree(const char *const *special, int special_count, enum fa
 }
 
 static enum status write_tree(const char *dir, const char *name, cJSON *tree, struct err *e) {
-    char *path = path_join(dir, name);
-    json_write(path, tree, e);
+    json_write_in(dir, name, tree, e);
     cJSON_Delete(tree);
-    free(path);
     return e->code;
 }
 

@@ -18,15 +18,14 @@ void base_fingerprint(char text[17], const struct st_set *files) {
 
 enum status base_mark_write(const char *dir, const char *model, const struct st_set *files, const char *quantization,
                             struct err *e) {
-    char *path = path_join(dir, FILE_NAME), text[17];
+    char text[17];
     cJSON *o = cJSON_CreateObject();
     base_fingerprint(text, files);
     cJSON_AddStringToObject(o, "model", model);
     cJSON_AddStringToObject(o, "fingerprint", text);
     if (quantization) cJSON_AddStringToObject(o, "quantization", quantization);
-    json_write(path, o, e);
+    json_write_in(dir, FILE_NAME, o, e);
     cJSON_Delete(o);
-    free(path);
     return e->code;
 }
 

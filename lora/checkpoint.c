@@ -76,14 +76,13 @@ static enum status write_optimizer(const struct trainer *t, const char *path, st
 
 static enum status write_all(const struct trainer *t, const char *dir, struct err *e) {
     char *optimizer = path_join(dir, "optimizer.safetensors"), *hf = path_join(dir, "trainer_state.json");
-    char *own = path_join(dir, "graft_state.json");
     cJSON *state = state_json(t);
     if (dir_make(dir, e) == ST_OK && trained_write(t->adapter, dir, EXACT, e) == ST_OK &&
         write_optimizer(t, optimizer, e) == ST_OK && run_log_trainer_state(t, hf, e) == ST_OK &&
-        json_write(own, state, e) == ST_OK)
+        json_write_in(dir, "graft_state.json", state, e) == ST_OK)
         dir_sync(dir, e);
     cJSON_Delete(state);
-    free(optimizer), free(hf), free(own);
+    free(optimizer), free(hf);
     return e->code;
 }
 

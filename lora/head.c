@@ -103,8 +103,5 @@ cJSON *head_labels(enum problem p, const char *const *names, int64_t count) {
 }
 
 enum status head_labels_write(const cJSON *labels, const char *dir, struct err *e) {
-    char *path = path_join(dir, FILE_NAME);
-    json_write(path, labels, e);
-    free(path);
-    return e->code;
+    return json_write_in(dir, FILE_NAME, labels, e);
 }

@@ -421,14 +421,14 @@ enum status adapter_write(const struct adapter *a, const char *dir, struct err *
     if (!a->config)
         return err_set(e, ST_FAIL,
                        "%s: finetuning_type full and projector leave no adapter; they are written as a model", dir);
-    char *config = path_join(dir, "adapter_config.json"), *tensors = path_join(dir, "adapter_model.safetensors");
-    if (write_tensors(a, tensors, e) == ST_OK) json_write(config, a->config, e);
+    char *tensors = path_join(dir, "adapter_model.safetensors");
+    if (write_tensors(a, tensors, e) == ST_OK) json_write_in(dir, "adapter_config.json", a->config, e);
     const cJSON *base = json_get(a->config, "base_model_name_or_path");
     enum dtype four_bit = a->model->weights.quantize.type;
     if (e->code == ST_OK)
         base_mark_write(dir, cJSON_IsString(base) ? base->valuestring : "", &a->model->weights.files,
                         four_bit == F32 ? NULL : dtype_name(four_bit), e);
     if (e->code == ST_OK && a->labels) head_labels_write(a->labels, dir, e);
-    free(config), free(tensors);
+    free(tensors);
     return e->code;
 }

@@ -245,9 +245,7 @@ static enum status write_index(const struct job *j, const char *dir, struct err 
         for (int k = 0; k < j->items[i].parts; k++) cJSON_AddStringToObject(map, j->items[i].part[k].name, name);
         free(name);
     }
-    char *path = path_join(dir, "model.safetensors.index.json");
-    json_write(path, tree, e);
-    free(path);
+    json_write_in(dir, "model.safetensors.index.json", tree, e);
     cJSON_Delete(tree);
     return e->code;
 }
