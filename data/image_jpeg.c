@@ -131,7 +131,9 @@ static void read_rows(struct decoder *d, struct image *im) {
     jpeg_finish_decompress(jpeg);
 }
 
-static enum status decode(struct image *im, const struct image_bytes *b, struct err *e) {
+/* Its sides, and unless im is NULL the picture. */
+static enum status read_image(const struct image_bytes *b, int64_t *width, int64_t *height, struct image *im,
+                              struct err *e) {
     struct decoder *d = mem_alloc(sizeof *d);
     enum status st = ST_OK;
     decoder_open(d, b);
@@ -139,8 +141,9 @@ static enum status decode(struct image *im, const struct image_bytes *b, struct 
         st = decoder_error(d, e);
     } else {
         read_head(d);
-        st = image_new(im, d->jpeg.image_width, d->jpeg.image_height, b->where, e);
-        if (st == ST_OK) read_rows(d, im);
+        *width = d->jpeg.image_width, *height = d->jpeg.image_height;
+        if (im) st = image_new(im, *width, *height, b->where, e);
+        if (im && st == ST_OK) read_rows(d, im);
     }
     decoder_close(d);
     free(d);
@@ -148,19 +151,12 @@ static enum status decode(struct image *im, const struct image_bytes *b, struct 
 }
 
 static enum status size(const struct image_bytes *b, int64_t *width, int64_t *height, struct err *e) {
-    struct decoder *d = mem_alloc(sizeof *d);
-    enum status st = ST_OK;
-    decoder_open(d, b);
-    if (setjmp(d->failed)) {
-        st = decoder_error(d, e);
-    } else {
-        read_head(d);
-        *width = d->jpeg.image_width;
-        *height = d->jpeg.image_height;
-    }
-    decoder_close(d);
-    free(d);
-    return st;
+    return read_image(b, width, height, NULL, e);
+}
+
+static enum status decode(struct image *im, const struct image_bytes *b, struct err *e) {
+    int64_t width, height;
+    return read_image(b, &width, &height, im, e);
 }
 
 static bool accepts(const struct image_bytes *b) { return b->size >= 3 && memcmp(b->data, "\xFF\xD8\xFF", 3) == 0; }

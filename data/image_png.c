@@ -92,7 +92,9 @@ static void read_rows(struct decoder *d, struct image *im) {
     for (int64_t y = 0; y < im->height && is_wide_grey(d); y++) clip_wide_grey(d->rows[y], im->width);
 }
 
-static enum status decode(struct image *im, const struct image_bytes *b, struct err *e) {
+/* Its sides, and unless im is NULL the picture. */
+static enum status read_image(const struct image_bytes *b, int64_t *width, int64_t *height, struct image *im,
+                              struct err *e) {
     struct decoder *d = mem_alloc(sizeof *d);
     enum status st = decoder_open(d, b, e);
     if (st != ST_OK) goto done;
@@ -101,8 +103,9 @@ static enum status decode(struct image *im, const struct image_bytes *b, struct 
         goto done;
     }
     read_head(d);
-    st = image_new(im, png_get_image_width(d->png, d->info), png_get_image_height(d->png, d->info), b->where, e);
-    if (st == ST_OK) read_rows(d, im);
+    *width = png_get_image_width(d->png, d->info), *height = png_get_image_height(d->png, d->info);
+    if (im) st = image_new(im, *width, *height, b->where, e);
+    if (im && st == ST_OK) read_rows(d, im);
 done:
     decoder_close(d);
     free(d);
@@ -110,20 +113,12 @@ done:
 }
 
 static enum status size(const struct image_bytes *b, int64_t *width, int64_t *height, struct err *e) {
-    struct decoder *d = mem_alloc(sizeof *d);
-    enum status st = decoder_open(d, b, e);
-    if (st != ST_OK) goto done;
-    if (setjmp(png_jmpbuf(d->png))) {
-        st = decoder_error(d, e);
-        goto done;
-    }
-    read_head(d);
-    *width = png_get_image_width(d->png, d->info);
-    *height = png_get_image_height(d->png, d->info);
-done:
-    decoder_close(d);
-    free(d);
-    return st;
+    return read_image(b, width, height, NULL, e);
+}
+
+static enum status decode(struct image *im, const struct image_bytes *b, struct err *e) {
+    int64_t width, height;
+    return read_image(b, &width, &height, im, e);
 }
 
 static bool accepts(const struct image_bytes *b) { return b->size >= 8 && png_sig_cmp(b->data, 0, 8) == 0; }
