@@ -18,3 +18,9 @@ void floats_read(float *out, const void *data, enum dtype type, int64_t first, i
         out[i] = type == BF16 ? bf16_to_float(h) : f16_to_float(h);
     }
 }
+
+double floats_square_sum(const float *x, int64_t n) {
+    double sum = 0;
+    for (int64_t i = 0; i < n; i++) sum += (double)x[i] * x[i];
+    return sum;
+}

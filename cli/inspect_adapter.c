@@ -153,7 +153,7 @@ static double square_sum(const struct st_entry *t) {
     double sum = 0;
     for (int64_t r = 0; r < rows; r++) {
         floats_read(row, t->data, floats_type(t), r * cols, cols);
-        for (int64_t c = 0; c < cols; c++) sum += (double)row[c] * row[c];
+        sum += floats_square_sum(row, cols);
     }
     free(row);
     return sum;
@@ -169,7 +169,7 @@ static double weight_norm(const struct inspection *in, const struct st_entry *t,
         float *x = mem_alloc((size_t)tensor_count(&w.t) * sizeof *x);
         struct threads *threads = threads_new(0);
         block_dequantize(x, F32, &w.t, threads);
-        for (int64_t i = 0; i < tensor_count(&w.t); i++) sum += (double)x[i] * x[i];
+        sum = floats_square_sum(x, tensor_count(&w.t));
         threads_free(threads);
         free(x);
     }

@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/floats.h"
 #include "base/memory.h"
 #include "kernels/ops.h"
 #include "lora/adapter.h"
@@ -156,12 +157,6 @@ static enum status make_adapter(struct diff *d, struct err *e) {
     return e->code;
 }
 
-static double square_sum(const float *x, int64_t n) {
-    double sum = 0;
-    for (int64_t i = 0; i < n; i++) sum += (double)x[i] * x[i];
-    return sum;
-}
-
 static enum status fill_linear(struct diff *d, int64_t i, struct diff_module *module, struct err *e) {
     const struct linear *l = d->base->linears[i];
     const int64_t O = l->W.dim[0], I = l->W.dim[1];
@@ -170,7 +165,7 @@ static enum status fill_linear(struct diff *d, int64_t i, struct diff_module *mo
         free(delta);
         return err_set(e, ST_FAIL, "%s: cannot hold an adapter, although it differs", l->path);
     }
-    double all = square_sum(delta, O * I);
+    double all = floats_square_sum(delta, O * I);
     double held = svd_low_rank(d->o->be, l->lora->B.data, l->lora->A.data, delta, O, I, l->lora->rank, e);
     *module = (struct diff_module){.path = mem_text(l->path), .size = sqrt(all), .share = held / all};
     d->report->size += all, d->report->share += held;

@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/floats.h"
 #include "base/memory.h"
 #include "base/rng.h"
 #include "kernels/ops.h"
@@ -87,12 +88,6 @@ static double compose(struct backend *be, float *B, float *A, const struct parts
     return held;
 }
 
-static double square_sum(const float *x, int64_t n) {
-    double sum = 0;
-    for (int64_t i = 0; i < n; i++) sum += (double)x[i] * x[i];
-    return sum;
-}
-
 /* Q (k,O) orthonormal whose span holds nearly all of D that k vectors can, and M (k,I) = Q D. */
 static void find_range(struct backend *be, float *Q, float *M, const float *D, int64_t k, int64_t O, int64_t I,
                        struct err *e) {
@@ -108,7 +103,7 @@ static void find_range(struct backend *be, float *Q, float *M, const float *D, i
         orthonormalise(Q, (int)k, (int)O, e);
         op_matmul(be, &tM, &tQ, false, &tD, false, 1, 0);
         if (backend_sync(be, e) != ST_OK) return;
-        held = square_sum(M, k * I);
+        held = floats_square_sum(M, k * I);
     }
 }
 
