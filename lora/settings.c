@@ -342,10 +342,17 @@ static cJSON *absolute(const char *path) {
     return v;
 }
 
-/* The adapter names its base, and is used from other folders than the one where it was trained. */
-static void settle_model(struct settings *s) {
-    const char *name = settings_text(s, "model_name_or_path");
-    if (name && dir_exists(name)) set(s->values, "model_name_or_path", absolute(name));
+/* The adapter names its base, and is used from other folders than the one where it was trained. It is called by the
+ * name of its folder, which a slash at the end would hide. */
+static void settle_paths(struct settings *s) {
+    const char *model = settings_text(s, "model_name_or_path"), *out = settings_text(s, "output_dir");
+    if (model && dir_exists(model)) set(s->values, "model_name_or_path", absolute(model));
+    size_t n = out ? strlen(out) : 0;
+    if (n < 2 || out[n - 1] != '/') return;
+    while (n > 1 && out[n - 1] == '/') n--;
+    char *plain = mem_text_n(out, n);
+    set(s->values, "output_dir", cJSON_CreateString(plain));
+    free(plain);
 }
 
 enum status settings_read(struct settings *s, const char *path, const cJSON *overrides, struct err *e) {
@@ -359,7 +366,7 @@ enum status settings_read(struct settings *s, const char *path, const cJSON *ove
     }
     cJSON *file = yaml_read(path, e);
     if (file && take_file(s, file, e) == ST_OK && take_flags(s, overrides, e) == ST_OK) check_all(s, e);
-    settle_model(s);
+    settle_paths(s);
     cJSON_Delete(file);
     return e->code;
 }

@@ -82,7 +82,8 @@ static void test_paths(void **state) {
     assert_string_equal(settings_text(&s, "resume_from_checkpoint"), "false");
     settings_free(&s);
     char *here = realpath(".", NULL), *model = path_join(here, "tests");
-    s = read_more(*state, "", "{\"model_name_or_path\": \"./docs/../tests/\"}");
+    s = read_more(*state, "", "{\"model_name_or_path\": \"./docs/../tests/\", \"output_dir\": \"a/b//\"}");
+    assert_string_equal(settings_text(&s, "output_dir"), "a/b");
     assert_string_equal(settings_text(&s, "model_name_or_path"), model); // a folder, as it is seen from anywhere
     settings_free(&s);
     free(here), free(model);
