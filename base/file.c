@@ -201,6 +201,12 @@ const char *path_name(const char *path) {
     return slash ? slash + 1 : path;
 }
 
+char *path_plain(const char *path) {
+    size_t n = strlen(path);
+    while (n > 1 && path[n - 1] == '/') n--;
+    return mem_text_n(path, n);
+}
+
 static int by_name(const void *a, const void *b) { return strcmp(*(char *const *)a, *(char *const *)b); }
 
 enum status dir_list(const char *path, char ***names, size_t *count, struct err *e) {

@@ -45,6 +45,7 @@ bool dir_exists(const char *path);
 char *path_join(const char *dir, const char *name); // name itself when it is absolute; the caller frees
 char *path_dir(const char *path);                   // "." when there is no slash; the caller frees
 const char *path_name(const char *path);            // what follows the last slash
+char *path_plain(const char *path);                 // without slashes at its end; the caller frees
 
 /* Names in a folder (without . and ..), sorted bytewise; free with names_free. */
 enum status dir_list(const char *path, char ***names, size_t *count, struct err *e);

@@ -27,8 +27,7 @@ enum status folder_empty(const char *path, struct err *e) {
 }
 
 enum status folder_open(struct folder_out *f, const char *path, struct err *e) {
-    *f = (struct folder_out){.path = mem_text(path)};
-    for (size_t n = strlen(f->path); n > 1 && f->path[n - 1] == '/'; n--) f->path[n - 1] = 0;
+    *f = (struct folder_out){.path = path_plain(path)};
     if (!*path) return err_set(e, ST_USAGE, "the name of the folder to write is empty");
     if (check_free(f->path, e) != ST_OK) return e->code;
     f->beside = mem_format("%s.%ld.partial", f->path, (long)getpid());

@@ -64,8 +64,10 @@ static void read_adapter(struct merge_adapter *a, const char *word) {
     char *end = NULL;
     double weight = colon && colon[1] ? strtod(colon + 1, &end) : 1;
     bool weighted = end && *end == 0 && !dir_exists(word);
-    a->dir = weighted ? mem_text_n(word, (size_t)(colon - word)) : mem_text(word);
+    char *dir = mem_text_n(word, weighted ? (size_t)(colon - word) : strlen(word));
+    a->dir = path_plain(dir);
     a->weight = weighted ? weight : 1;
+    free(dir);
 }
 
 static enum dtype dtype_of(const char *name) {
@@ -241,6 +243,7 @@ static enum status merge(struct job *j, struct err *e) {
     double began = clock_now();
     j->o.model = j->source, j->o.watch = progress_watch(&j->progress);
     if (folder_open(&folder, j->report.out, e) != ST_OK || merge_open(&m, &j->o, e) != ST_OK) goto done;
+    j->report.out = folder.path;
     j->report.counts = merge_count(m);
     show_next(j, "merging");
     if (fill(j, m, folder.beside, e) != ST_OK || watch_tell(&j->o.watch, NULL, 1, 1, e) != ST_OK) goto done;

@@ -80,7 +80,7 @@ char *model_dir(const char *name, struct err *e) {
                 name);
         return NULL;
     }
-    if (dir_exists(name)) return mem_text(name);
+    if (dir_exists(name)) return path_plain(name);
     if (file_exists(name)) {
         err_set(e, ST_FAIL, "%s: is a file; wanted the Hugging Face folder of a model", name);
         return NULL;

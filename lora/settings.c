@@ -347,11 +347,8 @@ static cJSON *absolute(const char *path) {
 static void settle_paths(struct settings *s) {
     const char *model = settings_text(s, "model_name_or_path"), *out = settings_text(s, "output_dir");
     if (model && dir_exists(model)) set(s->values, "model_name_or_path", absolute(model));
-    size_t n = out ? strlen(out) : 0;
-    if (n < 2 || out[n - 1] != '/') return;
-    while (n > 1 && out[n - 1] == '/') n--;
-    char *plain = mem_text_n(out, n);
-    set(s->values, "output_dir", cJSON_CreateString(plain));
+    char *plain = out ? path_plain(out) : NULL;
+    if (plain) set(s->values, "output_dir", cJSON_CreateString(plain));
     free(plain);
 }
 

@@ -497,7 +497,12 @@ static void test_command(void **state) {
     struct fixture *f = *state;
     char *out = path_join(f->tmp, "merged"), *small = path_join(f->tmp, "small"), *both = path_join(f->tmp, "both");
     char *report = path_join(out, "merge_report.json"), *config = path_join(small, "config.json");
-    assert_says(command(0, WORDS(NF4_MODEL, "--adapter", NF4_LORA, "--out", out)), "dequantised");
+    char *slashed = mem_format("%s/", out), *card = path_join(out, "README.md"), *text;
+    size_t size;
+    assert_says(command(0, WORDS(NF4_MODEL "/", "--adapter", NF4_LORA "/", "--out", slashed)), "dequantised");
+    assert_int_equal(file_read(card, &text, &size, &f->e), ST_OK);
+    assert_contains(text, "# merged\n"); // names are without the slash
+    free(slashed), free(card), free(text);
     cJSON *o = json_read(report, &f->e);
     assert_true(json_get(json_get(o, "outputs"), "top1_agreement")->valuedouble >= 0.99);
     assert_int_equal(json_get(json_get(o, "weights"), "changed_as_expected")->valueint, 14);
