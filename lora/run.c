@@ -175,6 +175,19 @@ static const char *method_name(const struct trainer *t) {
     return quantised ? dora ? "QDoRA" : "QLoRA" : dora ? "DoRA" : "LoRA";
 }
 
+static const char *pipeline_tag(const struct model_config *c) {
+    if (c->problem != PROBLEM_GENERATION) return "text-classification";
+    return c->family != FAMILY_TEXT ? "image-text-to-text" : "text-generation";
+}
+
+/* The class of transformers that loads the base; NULL: the card's default. */
+static const char *auto_class(const struct model_config *c) {
+    if (c->problem != PROBLEM_GENERATION) return "AutoModelForSequenceClassification";
+    if (c->family == FAMILY_MLLAVA) return "LlavaForConditionalGeneration";
+    if (c->family == FAMILY_IDEFICS2) return "Idefics2ForConditionalGeneration";
+    return c->family == FAMILY_MFUYU ? "FuyuForCausalLM" : NULL;
+}
+
 static enum status write_card(const struct trainer *t, const struct step_report *last, struct err *e) {
     struct card_row rows[128];
     size_t n = 0;
@@ -186,19 +199,12 @@ static enum status write_card(const struct trainer *t, const struct step_report 
     char *path = path_join(t->output_dir, "README.md");
     struct card_row results[] = {{"training loss of the last step", loss}, {measure, best}};
     const char *name = settings_text(t->settings, "run_name");
-    enum family family = t->model->config.family;
     struct model_card card = {
         .name = name ? name : path_name(t->output_dir),
         .base_model = settings_text(t->settings, "model_name_or_path"),
         .method = method_name(t),
-        .pipeline_tag = t->model->config.problem != PROBLEM_GENERATION ? "text-classification"
-                        : family != FAMILY_TEXT                        ? "image-text-to-text"
-                                                                       : "text-generation",
-        .auto_class = t->model->config.problem != PROBLEM_GENERATION ? "AutoModelForSequenceClassification"
-                      : family == FAMILY_MLLAVA                      ? "LlavaForConditionalGeneration"
-                      : family == FAMILY_IDEFICS2                    ? "Idefics2ForConditionalGeneration"
-                      : family == FAMILY_MFUYU                       ? "FuyuForCausalLM"
-                                                                     : NULL,
+        .pipeline_tag = pipeline_tag(&t->model->config),
+        .auto_class = auto_class(&t->model->config),
         .quant_type =
             settings_is(t->settings, "quantization", "none") ? NULL : settings_text(t->settings, "quantization"),
         .whole = t->adapter->finetuning != FINETUNE_LORA,
