@@ -207,7 +207,7 @@ static int run_data(const struct flags *f, struct err *e) {
     struct session s = {.f = f, .threads = threads_new((int)flag_int(f, "threads"))};
     char *dir = flag_given(f, "model") ? model_dir(flag_text(f, "model"), e) : NULL;
     if (flag_bool(f, "json")) s.report = cJSON_CreateArray();
-    if (dir) cli_open_family(dir, &s.config, &s.family, &s.tokenizer, e);
+    if (dir) family_open(dir, &s.config, &s.family, &s.tokenizer, e);
     if (e->code == ST_OK) check_splits(&s, e);
     if (e->code == ST_OK && s.report) out_json(s.report);
     if (e->code == ST_OK && s.bad && strcmp(flag_text(f, "on_bad_row"), "stop") == 0)

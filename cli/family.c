@@ -23,8 +23,8 @@ static struct data_family family_of(const struct model_config *c, const char *di
     return f;
 }
 
-enum status cli_open_family(const char *dir, struct model_config *c, struct data_family *f, struct tokenizer **t,
-                            struct err *e) {
+enum status family_open(const char *dir, struct model_config *c, struct data_family *f, struct tokenizer **t,
+                        struct err *e) {
     *t = NULL;
     if (model_config_read(c, dir, e) != ST_OK) return e->code;
     *f = family_of(c, dir);
@@ -34,7 +34,7 @@ enum status cli_open_family(const char *dir, struct model_config *c, struct data
     return e->code;
 }
 
-enum dtype cli_dtype(const struct flags *f, const struct model_config *c) {
+enum dtype family_dtype(const struct flags *f, const struct model_config *c) {
     const char *name = flag_text(f, "dtype");
     if (name) return strcmp(name, "bf16") == 0 ? BF16 : F32;
     return c->dtype == F32 ? F32 : BF16;

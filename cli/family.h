@@ -11,10 +11,10 @@
 /* Reads config.json and the tokenizer of a folder, whose weights need not be there. f keeps `dir` and points into c,
  * so both have to outlive it. After any outcome the caller frees: model_config_free, tokenizer_free; *t is NULL on
  * failure. */
-enum status cli_open_family(const char *dir, struct model_config *c, struct data_family *f, struct tokenizer **t,
-                            struct err *e);
+enum status family_open(const char *dir, struct model_config *c, struct data_family *f, struct tokenizer **t,
+                        struct err *e);
 
 /* The type that the model computes in: --dtype, else that of its files (f32) or bf16. */
-enum dtype cli_dtype(const struct flags *f, const struct model_config *c);
+enum dtype family_dtype(const struct flags *f, const struct model_config *c);
 
 #endif

@@ -46,7 +46,7 @@ enum status generation_open(struct generation *g, const struct flags *f, bool ra
     *g = (struct generation){.f = f};
     if (check_flags(f, e) != ST_OK) return e->code;
     g->dir = model_dir(f->words[0], e);
-    if (!g->dir || cli_open_family(g->dir, &g->config, &g->family, &g->tokenizer, e) != ST_OK) return e->code;
+    if (!g->dir || family_open(g->dir, &g->config, &g->family, &g->tokenizer, e) != ST_OK) return e->code;
     if (g->config.problem != PROBLEM_GENERATION)
         return err_set(e, ST_FAIL,
                        "%s: the model has a classification head and writes no text; graft score gives its outputs",
@@ -78,8 +78,10 @@ enum status generation_load(struct generation *g, int64_t room, int64_t pictures
     g->be = backend_new(flag_text(f, "device"), (int)flag_int(f, "threads"), e);
     if (!g->be || model_load(&g->model, g->dir, g->be, &as_it_is, e) != ST_OK) return e->code;
     if (adapter && session_note_base(f, adapter, g->config.quantization_config, g->model, e) != ST_OK) return e->code;
-    const struct generator_options o = {
-        .room = room, .pictures = pictures, .most_patches = most_patches(g, prompt), .act = cli_dtype(f, &g->config)};
+    const struct generator_options o = {.room = room,
+                                        .pictures = pictures,
+                                        .most_patches = most_patches(g, prompt),
+                                        .act = family_dtype(f, &g->config)};
     if (adapter && adapter_open(&g->adapter, g->model, adapter, e) != ST_OK) return e->code;
     if (adapter && o.act == BF16 && adapter_round(g->adapter, e) != ST_OK) return e->code;
     if (generator_new(&g->generator, g->model, &o, e) != ST_OK) return e->code;

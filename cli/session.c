@@ -18,8 +18,8 @@ enum status session_open(struct session *s, const struct flags *f, const char *m
     if (!s->be) return e->code;
     s->model_dir = model_dir(model, e);
     if (!s->model_dir) return e->code;
-    if (cli_open_family(s->model_dir, &s->config, &s->family, &s->tokenizer, e) != ST_OK) return e->code;
-    s->act = cli_dtype(f, &s->config);
+    if (family_open(s->model_dir, &s->config, &s->family, &s->tokenizer, e) != ST_OK) return e->code;
+    s->act = family_dtype(f, &s->config);
     return ST_OK;
 }
 
