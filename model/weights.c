@@ -8,6 +8,7 @@
 #include "base/memory.h"
 #include "base/text.h"
 #include "kernels/ops.h"
+#include "quant/modules.h"
 
 enum { PIECE = 1 << 22 }; // elements of a dense weight that are quantised at a time: whole blocks of every size
 
@@ -187,7 +188,7 @@ static bool is_kept(const struct weights *w, const char *path) {
             (strncmp(path, entry, n) == 0 && (path[n] == 0 || path[n] == '.')))
             return true;
     }
-    return w->skip && regex_full(w->skip, path);
+    return w->skip && modules_match(w->skip, path);
 }
 
 /* The places of a weight that is made here. The struct with the pointers stays on the host. */

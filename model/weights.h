@@ -24,7 +24,7 @@ struct quantize_on_load {
     enum dtype type; // NF4, FP4; F32: leave the weights as they are
     bool double_quant;
     int blocksize;
-    const char *skip;        // regex on module paths beyond transformers' own list; NULL: none
+    const char *skip;        // regex (modules_match) beyond transformers' own list; NULL: none
     const char *const *keep; // transformers' own list: a module of this name or path, or below it, keeps its type
     size_t keep_count;
 };

@@ -51,8 +51,7 @@ static bool is_kept(const struct choice *c, const char *path) {
     return strcmp(leaf, "lm_head") == 0 && (!c->llava || c->tied);
 }
 
-/* Whether r matches some run of whole components of path. */
-static bool matches_run(const struct regex *r, const char *path) {
+bool modules_match(const struct regex *r, const char *path) {
     char *copy = mem_text(path), *end = copy + strlen(copy);
     bool found = false;
     for (char *first = copy; first && !found; first = strchr(first, '.')) {
@@ -74,7 +73,7 @@ static enum status mark_skipped(struct choice *c, const char *skip, struct err *
     if (!r) return e->code;
     bool found = false;
     for (size_t i = 0; i < c->s->count; i++) {
-        if (!c->module[i] || !matches_run(r, c->module[i])) continue;
+        if (!c->module[i] || !modules_match(r, c->module[i])) continue;
         found = true;
         c->skipped[i] = !c->kept[i];
     }

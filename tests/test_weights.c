@@ -321,6 +321,34 @@ static void test_nan_and_infinity_are_named(void **state) {
     on_backends(nonfinite);
 }
 
+/* The same patterns as of `graft quantize --skip`: whole parts of a path, in any place. */
+static void test_skipped_modules(void **state) {
+    static const struct module modules[MODULES] = {
+        {"m.0.q_proj", 4, 64, ST_F32}, {"m.1.q_proj", 4, 64, ST_BF16}, {"m.1.mlp.up", 4, 64, ST_F16}};
+    static const struct {
+        const char *skip;
+        unsigned left; // bit i: module i stays in its type
+    } cases[] = {{"q_proj", 3}, {"up|lm_head", 4}, {"m\\.1", 6}, {".*q_proj", 3}, {"m.1.q_proj", 2},
+                 {"mlp", 4},    {"q_pro", 0},      {"m", 7},     {"1\\.mlp", 4}};
+    (void)state;
+    struct err e = {0};
+    struct backend *be = backend_new("cpu", 1, &e);
+    assert_non_null(be);
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        const struct quantize_on_load how = {.type = NF4, .blocksize = 64, .skip = cases[i].skip};
+        struct folder f;
+        struct loaded l;
+        unsigned left = 0;
+        folder_open(&f, modules, MODULES, 0, RANDOM, 0);
+        if (load(&l, &f, be, &how, modules, MODULES, &e) != ST_OK) fail_msg("%s", e.text);
+        for (int k = 0; k < MODULES; k++) left |= (unsigned)!tensor_is_4bit(&l.linears[k].W) << k;
+        if (left != cases[i].left) fail_msg("%s leaves %u, wanted %u", cases[i].skip, left, cases[i].left);
+        unload(&l, be);
+        folder_close(&f);
+    }
+    backend_free(be);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_bytes_are_those_of_the_host),
@@ -328,6 +356,7 @@ int main(void) {
         cmocka_unit_test(test_large_weights),
         cmocka_unit_test(test_room_for_dense_numbers),
         cmocka_unit_test(test_nan_and_infinity_are_named),
+        cmocka_unit_test(test_skipped_modules),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
