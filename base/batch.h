@@ -40,6 +40,7 @@ struct batch {
     int64_t *pooled;     // (rows), which position of its row the head reads
 
     int64_t images;
+    int64_t *first_image;      // (rows + 1), the first picture of each row; NULL: never taken apart into rows
     struct batch_image *image; // (images), in the order in which their features stand in ids; every picture takes the
                                // same number of -1 positions (tokens per image of the family), with Fuyu as many as
                                // it has patches, each row of them followed by an id

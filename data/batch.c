@@ -78,6 +78,7 @@ void batch_build(struct batch *b, struct row *rows, int64_t count, const struct 
     b->targets = mem_alloc((size_t)b->N * sizeof *b->targets);
     b->labels = mem_alloc((size_t)(count * b->label_count) * sizeof *b->labels);
     b->pooled = mem_alloc((size_t)(b->label_count ? count : 0) * sizeof *b->pooled);
+    b->first_image = mem_alloc((size_t)(count + 1) * sizeof *b->first_image);
     b->image = mem_alloc((size_t)images * sizeof *b->image);
     for (int64_t i = 0; i < count; i++) {
         place_row(b, b->offsets[i], &rows[i], f);
@@ -85,12 +86,13 @@ void batch_build(struct batch *b, struct row *rows, int64_t count, const struct 
         b->offsets[i + 1] = b->offsets[i] + rows[i].positions;
         b->row_index[i] = rows[i].index;
         take_images(b, &rows[i], f);
+        b->first_image[i + 1] = b->images;
     }
 }
 
 void batch_free(struct batch *b) {
     for (int64_t i = 0; i < b->images; i++) batch_image_free(&b->image[i]);
-    free(b->labels), free(b->pooled);
+    free(b->labels), free(b->pooled), free(b->first_image);
     free(b->image), free(b->targets), free(b->positions), free(b->ids), free(b->row_index), free(b->offsets);
     *b = (struct batch){0};
 }

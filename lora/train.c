@@ -8,12 +8,8 @@
 
 /* Row r of a batch as a batch of its own; its offsets go to two numbers of the caller's. */
 static struct batch one_row(const struct batch *b, int64_t r, int64_t offsets[2]) {
-    int64_t first = b->offsets[r], N = b->offsets[r + 1] - first, before = 0, inside = 0, scored = 0;
-    for (int64_t i = 0; i < first; i++) before += b->ids[i] < 0;
-    for (int64_t i = first; i < first + N; i++) inside += b->ids[i] < 0, scored += b->targets[i] != IGNORED;
-    int64_t all = before + inside;
-    for (int64_t i = first + N; i < b->N; i++) all += b->ids[i] < 0;
-    int64_t per_image = b->images ? all / b->images : 1;
+    int64_t first = b->offsets[r], N = b->offsets[r + 1] - first, scored = 0;
+    for (int64_t i = first; i < first + N; i++) scored += b->targets[i] != IGNORED;
     offsets[0] = 0, offsets[1] = N;
     return (struct batch){.rows = 1,
                           .N = N,
@@ -26,8 +22,8 @@ static struct batch one_row(const struct batch *b, int64_t r, int64_t offsets[2]
                           .label_count = b->label_count,
                           .labels = b->labels + r * b->label_count,
                           .pooled = b->label_count ? b->pooled + r : NULL,
-                          .images = inside / per_image,
-                          .image = b->images ? b->image + before / per_image : NULL};
+                          .images = b->first_image[r + 1] - b->first_image[r],
+                          .image = b->image + b->first_image[r]};
 }
 
 /* Forward, loss and backward of a micro-batch: its rows together, or one after the other. */

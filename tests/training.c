@@ -237,6 +237,18 @@ static double loss_of(const struct training *t, const char *model) {
     return loss;
 }
 
+void training_packed_or_not(const struct training *t, const char *flags) {
+    struct err e = {0};
+    char *packed = mem_format("%s --max_steps 5", flags), *unpacked = mem_format("%s --packing false", packed);
+    training_run(t, "packed", packed, 0, NULL);
+    training_run(t, "unpacked", unpacked, 0, NULL);
+    cJSON *a = training_log(t, "packed"), *b = training_log(t, "unpacked");
+    const struct field fields[] = {{"loss", 1e-5, 0}, {"grad_norm", 1e-4, 0}, {"tokens", 0, 0}};
+    if (compare_lines("log.jsonl", "step", b, a, fields, 3, &e) != ST_OK) fail_msg("%s", e.text);
+    cJSON_Delete(a), cJSON_Delete(b);
+    free(packed), free(unpacked);
+}
+
 void training_of_preset(struct training *t, const char *preset, const char *conv_template) {
     training_open(t, LLAMA);
     char *make = mem_format("init %s --out tiny --quiet", preset);
@@ -246,6 +258,7 @@ void training_of_preset(struct training *t, const char *preset, const char *conv
     training_put_data(t, "pictures.yaml", "mllava");
     training_done(t, make);
     training_run(t, "out", flags, 0, NULL);
+    training_packed_or_not(t, flags);
     training_done(t, "merge tiny --adapter out --out merged --device cpu --quiet");
     double before = loss_of(t, "tiny"), trained = loss_of(t, "tiny --adapter out"), merged = loss_of(t, "merged");
     if (!(trained < 0.5 * before)) fail_msg("%s: loss %g before and %g after", preset, before, trained);

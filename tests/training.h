@@ -45,9 +45,13 @@ void training_run(const struct training *t, const char *out, const char *flags, 
 /* The same started and left running, silent; the caller waits for it. */
 pid_t training_start(const struct training *t, const char *out, const char *flags);
 
+/* Five steps whose rows go through together (packed) and one after the other (unpacked). Fails unless the logs are
+ * alike: sums over rows in another order are a few roundings of F32, grown by the steps that follow. */
+void training_packed_or_not(const struct training *t, const char *flags);
+
 /* Opens t with a model from nothing: graft init PRESET (folder tiny), DoRA on rows with pictures of several sizes, two
- * of them in a micro-batch, on the targets that Mantis takes (out), graft merge (merged). Fails unless the loss halves
- * and the merged model has it too. */
+ * of them in a micro-batch, packed or not, on the targets that Mantis takes (out), graft merge (merged). Fails unless
+ * the loss halves and the merged model has it too. */
 void training_of_preset(struct training *t, const char *preset, const char *conv_template);
 
 bool training_has(const struct training *t, const char *name);                         // a file or a folder
