@@ -71,6 +71,7 @@ static void add_lora(struct plan *p, struct lora *r, const struct linear *l, con
     r->scale = (float)(p->rslora ? alpha / sqrt(rank) : alpha / rank);
     r->stream = rng_stream(l->path);
     a->rank_total += r->rank;
+    int64_t first = a->count;
     add_trained(a, mem_format("base_model.model.%s.lora_A.weight", path), &r->A, &r->gA,
                 tensor_over2(NULL, F32, r->rank, I));
     add_trained(a, mem_format("base_model.model.%s.lora_B.weight", path), &r->B, &r->gB,
@@ -80,6 +81,7 @@ static void add_lora(struct plan *p, struct lora *r, const struct linear *l, con
     if (p->dora)
         add_trained(a, mem_format("base_model.model.%s.lora_magnitude_vector", path), &r->m, &r->gm,
                     tensor_over1(NULL, F32, O));
+    for (int64_t i = first; i < a->count; i++) a->trained[i].decays = !l->unused;
 }
 
 /* A module holds an adapter unless its weight, or it, is frozen by name. */

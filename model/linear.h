@@ -40,6 +40,7 @@ struct linear {
     struct tensor W, gW; // (O,I)
     struct tensor b, gb; // (O); b.data NULL without bias
     struct lora *lora;   // NULL: no adapter
+    bool unused;         // nothing reads its output
 };
 
 /* What one pass through the model needs besides the tensors. */

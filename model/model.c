@@ -259,12 +259,15 @@ static void register_vision(struct model *m) {
     vit_linears(t, add_linear, m);
 }
 
-/* Layers behind the one whose output is used take no gradient, so that nothing (weight decay) moves them either. */
+/* Layers behind the one whose output is used take no gradient, so that nothing (weight decay) moves them either, nor
+ * the adapters on them. */
 static void leave_unused_layers(struct model *m) {
     for (int64_t i = m->config.vision.used_layers; i < m->vit.layers; i++) {
         char *layer = mem_format("%s.encoder.layers.%lld.", m->vision_prefix, (long long)i);
         for (int64_t k = 0; k < m->param_count; k++)
             if (text_starts(m->params[k].name, layer)) m->params[k].grad = NULL;
+        for (int64_t k = 0; k < m->linear_count; k++)
+            if (text_starts(m->linears[k]->path, layer)) m->linears[k]->unused = true;
         free(layer);
     }
 }

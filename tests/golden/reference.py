@@ -444,10 +444,15 @@ ADAPTERS = {
         train=dict(lr_scheduler_type="cosine", warmup_steps=1),
     ),
     "mllava-suffix": dict(
-        about="mllava, suffixes that also match the tower: gradients through the projector, none in the last block",
+        about="mllava, suffixes that also match the tower: gradients through the projector, no change in the last block",
         base="mllava",
         lora=dict(r=2, lora_alpha=4, use_dora=True, target_modules=["q_proj", "v_proj"]),
-        train=dict(lr_scheduler_type="constant", per_device_train_batch_size=1, loss_normalization="micro_batch"),
+        train=dict(
+            lr_scheduler_type="constant",
+            per_device_train_batch_size=1,
+            loss_normalization="micro_batch",
+            weight_decay=0.1,  # what has no gradient does not decay either
+        ),
     ),
     "mllava-clip-suffix": dict(
         about="mllava with CLIP, suffixes that match every linear layer of the tower and some of the language model",
