@@ -81,7 +81,10 @@ static void add_lora(struct plan *p, struct lora *r, const struct linear *l, con
     if (p->dora)
         add_trained(a, mem_format("base_model.model.%s.lora_magnitude_vector", path), &r->m, &r->gm,
                     tensor_over1(NULL, F32, O));
-    for (int64_t i = first; i < a->count; i++) a->trained[i].decays = !l->unused;
+    for (int64_t i = first; i < a->count; i++) {
+        a->trained[i].decays = !l->unused;
+        a->trained[i].of_pictures = model_is_of_pictures(a->model, l->path);
+    }
 }
 
 /* A module holds an adapter unless its weight, or it, is frozen by name. */
@@ -172,6 +175,7 @@ static enum status add_whole(struct plan *p, char *key, const char *name, struct
     t->frozen = *slot;
     t->head = l && (model_is_output(p->a->model, l) || text_ends(l->path, ".score") || strcmp(l->path, "score") == 0);
     t->decays = !(t->head && slot == &l->b);
+    t->of_pictures = model_is_of_pictures(p->a->model, name);
     return ST_OK;
 }
 

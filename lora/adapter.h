@@ -42,6 +42,7 @@ struct trained {
     struct tensor value, grad, m, v; // F32
     bool head;                       // learns at head_learning_rate (modules_to_save of an output head)
     bool decays;                     // all but the bias of a head, and adapters on layers that nothing reads
+    bool of_pictures;                // has a gradient only in steps with pictures
     struct tensor *slot, *grad_slot; // where the network reads value and adds to grad; grad_slot NULL: it cannot
     struct tensor frozen;            // what was in slot, of a parameter of the model; data NULL for an adapter's own
 };

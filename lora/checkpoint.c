@@ -41,6 +41,7 @@ static cJSON *state_json(const struct trainer *t) {
     char *data = hex(dataset_fingerprint(t->data)), *model = hex(model_fingerprint(t->model));
     cJSON_AddNumberToObject(o, "step", (double)t->step);
     cJSON_AddNumberToObject(o, "steps", (double)t->steps);
+    cJSON_AddNumberToObject(o, "steps_with_pictures", (double)t->pictured);
     cJSON_AddStringToObject(o, "dtype", dtype_name(t->act));
     cJSON_AddStringToObject(o, "data_fingerprint", data);
     cJSON_AddStringToObject(o, "model_fingerprint", model);
@@ -248,10 +249,11 @@ enum status checkpoint_read(struct trainer *t, const char *dir, struct err *e) {
     if (state && compare(t, state, dir, e) == ST_OK && trained_read(t->adapter, dir, e) == ST_OK &&
         read_optimizer(t, optimizer, e) == ST_OK) {
         json_int(state, own, "step", 0, &t->step, e);
+        json_int(state, own, "steps_with_pictures", t->step, &t->pictured, e);
         json_int(state, own, "best_step", 0, &t->best_step, e);
         json_int(state, own, "without_gain", 0, &t->without_gain, e);
         json_num(state, own, "best_metric", 0, &t->best_metric, e);
-        if (t->step < 0 || t->step > t->steps)
+        if (t->step < 0 || t->step > t->steps || t->pictured < 0 || t->pictured > t->step)
             err_set(e, ST_FAIL, "%s: step %lld is outside the run", own, (long long)t->step);
     }
     cJSON_Delete(state);

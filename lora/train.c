@@ -43,14 +43,17 @@ static void micro_batch(struct trainer *t, const struct batch *b, int64_t index)
     }
 }
 
-static bool all_alike(const struct adapter *a, bool one_rate) {
-    for (int64_t i = 0; i < a->count; i++)
-        if (!a->trained[i].decays || (a->trained[i].head && !one_rate)) return false;
+static bool all_alike(const struct adapter *a, bool one_rate, bool always_pictures) {
+    for (int64_t i = 0; i < a->count; i++) {
+        const struct trained *p = &a->trained[i];
+        if (!p->decays || (p->head && !one_rate) || (p->of_pictures && !always_pictures)) return false;
+    }
     return true;
 }
 
-/* One update of all that is trained; a head with its own rate, or a bias, takes one call for each tensor. */
-static void update(struct trainer *t, double rate, double head_rate, double grad_scale) {
+/* One update of all that is trained; a head with its own rate, or a bias, takes one call for each tensor. What had no
+ * gradient because the step had no pictures stays as it is, moments and count of steps too, as torch leaves it. */
+static void update(struct trainer *t, bool pictures, double rate, double head_rate, double grad_scale) {
     const struct settings *s = t->settings;
     struct adapter *a = t->adapter;
     struct adamw h = {.lr = rate,
@@ -60,12 +63,14 @@ static void update(struct trainer *t, double rate, double head_rate, double grad
                       .weight_decay = settings_number(s, "weight_decay"),
                       .grad_scale = grad_scale,
                       .step = t->step + 1};
-    if (all_alike(a, rate == head_rate)) {
+    if (all_alike(a, rate == head_rate, pictures && t->pictured == t->step)) {
         op_adamw(t->model->be, &a->values, &a->m, &a->v, &a->grads, &h);
         return;
     }
     for (int64_t i = 0; i < a->count; i++) {
         struct trained *p = &a->trained[i];
+        if (p->of_pictures && !pictures) continue;
+        h.step = (p->of_pictures ? t->pictured : t->step) + 1;
         h.lr = p->head ? head_rate : rate;
         h.weight_decay = p->decays ? settings_number(s, "weight_decay") : 0;
         op_adamw(t->model->be, &p->value, &p->m, &p->v, &p->grad, &h);
@@ -157,7 +162,7 @@ enum status train_step(struct trainer *t, struct step_report *out, struct err *e
         if (loader_next(t->loader, &b, e) != ST_OK) return e->code;
         micro_batch(t, b, i);
         t->scored[i] = b->scored;
-        out->scored += b->scored, out->tokens += b->N;
+        out->scored += b->scored, out->tokens += b->N, out->images += b->images;
     }
     op_sum_squares_add(be, &t->norm, &t->adapter->grads);
 
@@ -176,11 +181,12 @@ enum status train_step(struct trainer *t, struct step_report *out, struct err *e
     double factor = schedule_factor(&t->schedule, out->step), rate = settings_number(t->settings, "learning_rate");
     double head =
         settings_get(t->settings, "head_learning_rate") ? settings_number(t->settings, "head_learning_rate") : rate;
-    update(t, factor * rate, factor * head, mean * clip);
+    update(t, out->images > 0, factor * rate, factor * head, mean * clip);
     adapter_refresh(t->adapter);
 
     out->learning_rate = factor * rate;
     t->step++;
+    t->pictured += out->images > 0;
     out->epoch = (double)(t->step * t->accum * t->rows) / (double)dataset_rows(t->data);
     out->seconds = clock_now() - started;
     return ST_OK;

@@ -28,6 +28,7 @@ struct trainer {
     bool micro_means;    // loss_normalization: micro_batch
     struct schedule schedule;
     int64_t step, steps; // done, in all
+    int64_t pictured;    // of the steps done, those with pictures
 
     struct memory_plan plan;
     struct workspace *workspace;
@@ -46,7 +47,7 @@ struct trainer {
 
 /* What a step did. */
 struct step_report {
-    int64_t step, tokens, scored;
+    int64_t step, tokens, scored, images;
     double loss, grad_norm, learning_rate, epoch, seconds;
 };
 

@@ -272,6 +272,15 @@ static void leave_unused_layers(struct model *m) {
     }
 }
 
+static bool lies_in(const char *name, const char *module) {
+    size_t n = module ? strlen(module) : 0;
+    return n && strncmp(name, module, n) == 0 && (name[n] == 0 || name[n] == '.');
+}
+
+bool model_is_of_pictures(const struct model *m, const char *name) {
+    return lies_in(name, m->vision_prefix) || lies_in(name, m->projector_prefix);
+}
+
 static void register_connector(struct model *m) {
     struct connector *c = &m->connector;
     char *perceiver = mem_format("%s.perceiver_resampler", m->projector_prefix);

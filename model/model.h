@@ -79,6 +79,10 @@ uint64_t model_fingerprint(const struct model *m); // of its configuration and t
 struct param *model_param(const struct model *m, const char *name);
 struct linear *model_linear(const struct model *m, const char *path);
 
+/* Whether a module or parameter takes part in a pass only where there are pictures: of the tower and of what leads from
+ * it into the language model. */
+bool model_is_of_pictures(const struct model *m, const char *name);
+
 /* Whether a module is the output embedding (lm_head), which "all-linear" leaves out. */
 bool model_is_output(const struct model *m, const struct linear *l);
 

@@ -285,6 +285,23 @@ static void test_resume_refuses(void **state) {
     assert_false(training_has(t, "nowhere"));
 }
 
+/* The second row has no pictures: what only they train has done fewer steps than the rest, and goes on so. */
+static void test_resume_behind_a_step_without_pictures(void **state) {
+    (void)state;
+    struct training t;
+    training_open(&t, "tests/golden/models/mllava-clip/model");
+    training_put_data(&t, "pictures.yaml", "mllava-clip-suffix");
+    const char *flags =
+        "--data_config_file pictures.yaml --conv_template llama_3 --target_modules .*(q_proj|fc1) --max_steps 5 "
+        "--per_device_train_batch_size 1 --gradient_accumulation_steps 1 --shuffle false --save_steps 3";
+    char *resumed = mem_format("%s --resume_from_checkpoint out/checkpoint-3", flags);
+    training_run(&t, "out", flags, 0, NULL);
+    training_run(&t, "elsewhere", resumed, 0, NULL);
+    same_adapter(&t, "out", "elsewhere");
+    free(resumed);
+    training_close(&t);
+}
+
 static void cut_file(const struct training *t, const char *name, off_t size) {
     char *path = training_path(t, name);
     assert_int_equal(truncate(path, size), 0);
@@ -362,6 +379,7 @@ int main(void) {
         TRAINING_TEST(test_one_at_a_time),
         TRAINING_TEST(test_says_where_it_begins),
         TRAINING_TEST(test_resume_refuses),
+        cmocka_unit_test(test_resume_behind_a_step_without_pictures),
         TRAINING_TEST(test_damaged_checkpoint),
         TRAINING_TEST(test_best_and_limit),
     };

@@ -455,10 +455,16 @@ ADAPTERS = {
         ),
     ),
     "mllava-clip-suffix": dict(
-        about="mllava with CLIP, suffixes that match every linear layer of the tower and some of the language model",
+        about="mllava with CLIP, suffixes that match the whole tower and some of the text; a step without pictures",
         base="mllava-clip",
         lora=dict(r=3, lora_alpha=5, target_modules=["q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2"]),
-        train=dict(lr_scheduler_type="cosine", warmup_steps=1),
+        train=dict(
+            lr_scheduler_type="cosine",
+            warmup_steps=1,
+            weight_decay=0.1,
+            per_device_train_batch_size=1,
+            gradient_accumulation_steps=1,
+        ),
     ),
 }
 
