@@ -15,12 +15,12 @@ struct cross_entropy {
     float scale;
 };
 
-/* Takes x into sum, the sum of exp relative to most, the largest so far. */
+/* Takes x into sum, the sum of exp relative to most, the largest so far. NaN stays in the sum. */
 __device__ inline void take(float &most, float &sum, float x) {
     if (x > most) {
         sum = sum * expf(most - x) + 1.0f;
         most = x;
-    } else if (most > -INFINITY) {
+    } else if (x != -INFINITY) {
         sum += expf(x - most);
     }
 }
@@ -41,7 +41,7 @@ template <int THREADS, int V> __global__ void __launch_bounds__(THREADS) cross_e
     }
     float mine = most, wanted = x[target];
     most = block_max<THREADS>(most);
-    sum = block_sum<THREADS>(mine > -INFINITY ? sum * expf(mine - most) : 0.0f);
+    sum = block_sum<THREADS>(mine > -INFINITY ? sum * expf(mine - most) : sum);
     if (threadIdx.x == 0) p.loss[row] = logf(sum) + (most - wanted);
     if (!p.gradient) return;
     float factor = p.scale / sum;
