@@ -130,6 +130,6 @@ void cuda_linear_backward(struct backend *be, const struct tensor *dx, const str
         backward_by_columns(be, dx, dy, W, beta, what);
         return;
     }
-    int64_t N = dy->dim[0], rows = slice_width(N, W->dim[1] * static_cast<int64_t>(sizeof(float)), PLACE_BYTES);
+    int64_t N = dy->dim[0], rows = slice_width(N, padded(W->dim[1]) * static_cast<int64_t>(sizeof(float)), PLACE_BYTES);
     for (int64_t n = 0; n < N; n += rows) backward_rows(be, dx, dy, W, beta, n, least(rows, N - n), what);
 }
