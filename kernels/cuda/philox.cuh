@@ -29,7 +29,7 @@ template <int V> __device__ inline void philox_words(uint32_t (&words)[V], const
     uint32_t four[4];
     if constexpr (V == 1) {
         philox_block(four, r, uint64_t(at) / 4);
-        words[0] = four[at % 4];
+        words[0] = at & 2 ? (at & 1 ? four[3] : four[2]) : (at & 1 ? four[1] : four[0]);
     } else {
 #pragma unroll
         for (int k = 0; k < V; k += 4) {
