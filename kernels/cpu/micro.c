@@ -64,7 +64,7 @@ static void pack_a(void *panels, const struct factor *f, int64_t first, int64_t 
 /* Columns [j, j + TRANSPOSE) of B, whose lines lie along k. */
 static void pack_columns(float *panels, const struct factor *f, int64_t j, int64_t n, int64_t line, int64_t k, int kn) {
     float lines[TRANSPOSE * KC], *dst = panels + j / COLS * COLS * KC + j % COLS;
-    if (f->type == F32 && n >= TRANSPOSE && kn % TRANSPOSE == 0) {
+    if (f->type == F32 && !f->dropout && n >= TRANSPOSE && kn % TRANSPOSE == 0) {
         transpose(dst, COLS, (const float *)f->data + line * f->stride + k, f->stride, TRANSPOSE, kn);
         return;
     }
