@@ -35,7 +35,13 @@ static double sum_exp(const float *x, float base, int64_t n) {
     return sum_of(e, n);
 }
 
-/* Returns the sum of exp(x - *most), *most being the largest of x. */
+static bool any_nan(const float *x, int64_t n) {
+    bool found = false;
+    for (int64_t i = 0; i < n; i++) found |= x[i] != x[i];
+    return found;
+}
+
+/* Returns the sum of exp(x - *most), *most being the largest of x; NaN when one of x is. */
 static double row_sum(const float *x, int64_t V, float *most) {
     double sum = 0;
     *most = -INFINITY;
@@ -43,7 +49,10 @@ static double row_sum(const float *x, int64_t V, float *most) {
         int64_t n = least(CHUNK, V - c);
         float m = largest(x + c, n);
         if (m > *most) sum *= exp((double)*most - (double)m), *most = m;
-        if (*most > -INFINITY) sum += sum_exp(x + c, *most, n);
+        if (*most > -INFINITY)
+            sum += sum_exp(x + c, *most, n);
+        else if (any_nan(x + c, n))
+            sum = NAN;
     }
     return sum;
 }
