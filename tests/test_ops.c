@@ -645,8 +645,8 @@ static void case_cross_entropy(struct check *c, const int64_t *shape) {
     check_near(c, "dlogits", &grad, g_want, g_size, 16);
 }
 
-/* M, V, how many logits, how much further on from row to row: a logit that is NaN makes the loss and the gradient of its
- * row so, wherever it stands; -INFINITY takes no part. */
+/* M, V, how many logits, how much further on from row to row: one that is NaN makes the loss and the gradient of its row
+ * so, wherever it stands; -INFINITY takes no part. */
 static void case_cross_entropy_nan(struct check *c, const int64_t *shape) {
     int64_t M = shape[0], V = shape[1];
     struct tensor x = check_input2(c, F32, M, V, -3, 3), targets = check_indices(c, M, V - 1, V);
@@ -667,7 +667,7 @@ static void case_cross_entropy_nan(struct check *c, const int64_t *shape) {
 
 static void test_cross_entropy(void **state) {
     (void)state;
-    RUN(case_cross_entropy_nan, {7, 5, 1, 1}, {32, 24, 1, 1}, {2, 2100, 1, 1}, {5, 2100, 2090, 0});
+    RUN(case_cross_entropy_nan, {7, 5, 1, 1}, {32, 24, 1, 1}, {2, 2100, 1, 1}, {5, 2100, 2048, 0});
     RUN(case_cross_entropy, {1, 1, 3}, {31, 33, 3}, {3, 1029, 30}, {2, 5000, 1}, {1, 100003, 10}, {129, 17, 90});
 }
 
