@@ -645,8 +645,8 @@ static void case_cross_entropy(struct check *c, const int64_t *shape) {
     check_near(c, "dlogits", &grad, g_want, g_size, 16);
 }
 
-/* M, V, how many logits, how much further on from row to row: one that is NaN makes the loss and the gradient of its row
- * so, wherever it stands; -INFINITY takes no part. */
+/* M, V, how many logits, how much further on from row to row: one that is NaN makes the loss and the gradient of its
+ * row so, wherever it stands; -INFINITY takes no part. */
 static void case_cross_entropy_nan(struct check *c, const int64_t *shape) {
     int64_t M = shape[0], V = shape[1];
     struct tensor x = check_input2(c, F32, M, V, -3, 3), targets = check_indices(c, M, V - 1, V);
