@@ -227,7 +227,7 @@ static void test_asked_to_stop(void **state) {
             }
             free(said);
         }
-        assert_true(stopped >= 2);
+        assert_true(stopped > 0); // asked before the first change it always stops; later the last part may be begun
         free(calm), free(out);
     }
     free(quiet), free(dir);
