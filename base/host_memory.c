@@ -58,14 +58,11 @@ static void ask_group(struct host_memory *m, const char *root, const struct grou
 }
 
 void host_memory_read(struct host_memory *m, const char *root) {
-    int64_t total = number_in(root, "/proc/meminfo", "MemTotal"); // both in kB
+    enum { KB = 1024 };
+    int64_t total = number_in(root, "/proc/meminfo", "MemTotal");
     int64_t available = number_in(root, "/proc/meminfo", "MemAvailable");
-    *m = (struct host_memory){total > 0 ? total * 1024 : 0,
-                              (available > 0 ? available
-                               : total > 0   ? total
-                                             : 0) *
-                                  1024,
-                              0};
+    *m = (struct host_memory){.total = total > 0 ? total * KB : 0};
+    m->available = available > 0 ? available * KB : m->total;
     for (size_t k = 0; k < sizeof kinds / sizeof *kinds; k++) {
         char *group = group_path(root, &kinds[k]);
         for (;;) { // the group itself, then those around it
